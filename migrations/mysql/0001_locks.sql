@@ -1,0 +1,10 @@
+-- One row per lock name, kept between holds, so that the token of a name can only rise.
+-- Times are microseconds since 1970 in UTC: no session time zone can bend them.
+create table rowlock_locks (
+  name varbinary(255) not null primary key,      -- compared byte by byte
+  owner varbinary(64),                           -- who holds it: the id of one acquire; null when released
+  token bigint not null,                         -- fencing token, rises with every change of owner
+  expires_at bigint not null,                    -- held only before that moment of this server's clock
+  holder varbinary(255),                         -- host:pid of the holder, for people
+  session varbinary(64)                          -- GET_LOCK name of the holder's session, if the lease ends with that session
+) engine = InnoDB;

@@ -1,0 +1,9 @@
+-- One row per lock name, kept between holds, so that the token of a name can only rise.
+create table rowlock_locks (
+  name text collate "C" primary key,             -- compared byte by byte
+  owner text,                                    -- who holds it: the id of one acquire; null when released
+  token bigint not null,                         -- fencing token, rises with every change of owner
+  expires_at timestamptz not null,               -- held only before that moment of this server's clock
+  holder text,                                   -- host:pid of the holder, for people
+  session bigint                                 -- advisory lock key of the holder's session, if the lease ends with that session
+) with (fillfactor = 50);                        -- room for HOT updates; hence also no index on expires_at

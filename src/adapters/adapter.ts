@@ -1,0 +1,62 @@
+import type { MemoryDatabase } from '../store/memory.ts'
+
+/** Text and values in ... */
+export interface Statement {
+  readonly text: string
+  readonly values: readonly unknown[]
+}
+
+/** ... rows out. */
+export interface Result {
+  readonly rows: readonly Record<string, unknown>[]
+  /** MySQL and MariaDB: what `last_insert_id(expression)` was set to; absent or 0 when no row was reached. */
+  readonly insertId?: bigint | number | string | undefined
+  /** MySQL and MariaDB: rows that an UPDATE matched, or only those it changed, as the client was set up. */
+  readonly affectedRows?: bigint | number | undefined
+  /** Whether a transaction was open after the statement, if the driver passes on what the server says. */
+  readonly inTransaction?: boolean | undefined
+}
+
+export type SqlEngine = 'postgres' | 'mysql' | 'sqlite'
+
+/** One connection, reserved until the function it was given to ends. */
+export interface Connection {
+  query(statement: Statement): Promise<Result>
+}
+
+/** A connection kept for as long as this process holds locks by it. It does not keep the process alive. */
+export interface DedicatedConnection extends Connection {
+  /** The server's process or thread id as the driver was told it: a pooler in between betrays itself by another one. */
+  readonly backendId: number | undefined
+  /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
+  onLost(listener: (cause: unknown) => void): void
+  close(): Promise<void>
+}
+
+/** What a driver or an ORM has to offer, and the type `Tx` of its open transactions, which `guard` accepts. */
+export interface SqlAdapter<Tx> {
+  readonly engine: SqlEngine
+  /** True if `queryIn` answers synchronously. */
+  readonly synchronous?: boolean
+  /** True if there is one connection for all: nothing can be asked beside an open transaction. */
+  readonly single?: boolean
+  /** True if `queryIn` can be given nothing but an open transaction, so that PostgreSQL need not be asked whether it is one. */
+  readonly typedTransactions?: boolean
+  /** Runs one statement that commits by itself. */
+  query(statement: Statement): Promise<Result>
+  /**
+   * Runs one statement in the caller's open transaction. Synchronous drivers answer (and throw) synchronously, so that a
+   * guard works in their synchronous transactions. Throws INVALID_ARGUMENT for a handle that is no open transaction.
+   */
+  queryIn(tx: Tx, statement: Statement): Result | Promise<Result>
+  /** Runs several statements on one connection. */
+  reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>
+  /** Opens a connection of rowlock's own, if the driver can tell when it breaks. */
+  dedicate?(): Promise<DedicatedConnection>
+}
+
+/** The in-memory engine has no SQL to run. */
+export interface MemoryAdapter {
+  readonly engine: 'memory'
+  readonly database: MemoryDatabase
+}

@@ -1,0 +1,122 @@
+import { LockError } from '../errors.ts'
+import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapter.ts'
+
+/** A connection of mysql2/promise on which the caller has begun a transaction. */
+export interface Mysql2Transaction {
+  query(sql: string, values: unknown[]): Promise<[unknown, unknown]>
+  beginTransaction(): Promise<void>
+}
+
+interface Mysql2Connection extends Mysql2Transaction {
+  release(): void
+  destroy(): void
+  readonly threadId: number
+  on(event: string, listener: (cause?: unknown) => void): unknown
+}
+
+/** A pool of mysql2/promise. */
+export interface Mysql2Pool {
+  query(sql: string, values: unknown[]): Promise<[unknown, unknown]>
+  getConnection(): Promise<Mysql2Connection>
+}
+
+export interface Mysql2Options {
+  /**
+   * A pool that reaches the server directly, of which `takeover: 'session'` keeps one connection, when `pool` goes through
+   * a proxy or has just one connection. Default: `pool`.
+   */
+  readonly sessions?: Mysql2Pool
+}
+
+/** Set in the status that the server sends along with each answer while a transaction is open. */
+const SERVER_STATUS_IN_TRANS = 1
+
+/** MySQL and MariaDB through `mysql2/promise`. Guards take the connection on which the caller has begun a transaction. */
+export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAdapter<Mysql2Transaction> {
+  if (typeof pool?.getConnection !== 'function' || typeof pool.query !== 'function' || isCallbackPool(pool)) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'fromMysql2 takes a pool of mysql2/promise (of the callback API: pool.promise())',
+    )
+  }
+  return {
+    engine: 'mysql',
+    query: async (statement) => toResult(await pool.query(statement.text, [...statement.values])),
+    async queryIn(tx, statement) {
+      if (typeof tx?.query !== 'function' || typeof tx.beginTransaction !== 'function') {
+        throw new LockError(
+          'INVALID_ARGUMENT',
+          'pass the mysql2 connection on which the transaction was begun, not the pool',
+        )
+      }
+      return send(tx, statement)
+    },
+    async reserve(use) {
+      const connection = await pool.getConnection()
+      try {
+        const result = await use({ query: (statement) => send(connection, statement) })
+        connection.release()
+        return result
+      } catch (error) {
+        connection.destroy()
+        throw error
+      }
+    },
+    dedicate: () => dedicate(options.sessions ?? pool),
+  }
+}
+
+async function send(connection: Mysql2Transaction, { text, values }: Statement): Promise<Result> {
+  return toResult(await connection.query(text, [...values]))
+}
+
+function toResult([answer]: [unknown, unknown]): Result {
+  if (Array.isArray(answer)) return { rows: answer as Record<string, unknown>[] }
+  const { insertId, affectedRows, serverStatus } = answer as Record<
+    'insertId' | 'affectedRows' | 'serverStatus',
+    number
+  >
+  return { rows: [], insertId, affectedRows, inTransaction: (serverStatus & SERVER_STATUS_IN_TRANS) !== 0 }
+}
+
+async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {
+  if (connectionLimit(pool) === 1) {
+    throw new LockError(
+      'UNSUPPORTED',
+      "takeover: 'session' keeps a connection, and this pool has just one: enlarge it, or give fromMysql2 another pool as its sessions option",
+    )
+  }
+  const connection = await pool.getConnection()
+  let closed = false
+  let lost: { cause: unknown } | undefined
+  let listener: ((cause: unknown) => void) | undefined
+  const lose = (cause: unknown) => {
+    if (closed || lost !== undefined) return
+    lost = { cause }
+    listener?.(cause)
+  }
+  connection.on('error', lose)
+  ;(connection as unknown as { connection?: { stream?: { unref?(): void } } }).connection?.stream?.unref?.()
+  connection.on('end', () => lose(new Error('the connection has ended')))
+  return {
+    backendId: connection.threadId,
+    query: (statement) => send(connection, statement),
+    onLost(callback) {
+      if (lost !== undefined) callback(lost.cause)
+      else listener = callback
+    },
+    async close() {
+      closed = true
+      // Not back into the pool: it would take the session lock along.
+      connection.destroy()
+    },
+  }
+}
+
+function isCallbackPool(pool: unknown): boolean {
+  return typeof (pool as { promise?: unknown }).promise === 'function'
+}
+
+function connectionLimit(pool: unknown): number | undefined {
+  return (pool as { pool?: { config?: { connectionLimit?: number } } }).pool?.config?.connectionLimit
+}

@@ -1,0 +1,98 @@
+import { LockError } from '../errors.ts'
+import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapter.ts'
+
+/** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
+export interface PgTransaction {
+  query(text: string, values: unknown[]): Promise<{ rows: Record<string, unknown>[] }>
+}
+
+interface PgPoolClient extends PgTransaction {
+  release(destroy?: boolean): void
+}
+
+interface PgClient extends PgTransaction {
+  connect(): Promise<unknown>
+  end(): Promise<void>
+  unref?(): void
+  on(event: string, listener: (cause?: unknown) => void): unknown
+}
+
+/** A pg.Pool. */
+export interface PgPool extends PgTransaction {
+  connect(): Promise<PgPoolClient>
+}
+
+export interface PgOptions {
+  /**
+   * A pool that reaches the server directly, for the one connection that `takeover: 'session'` keeps, when `pool` goes
+   * through a pooler. Default: `pool`.
+   */
+  readonly sessions?: PgPool
+}
+
+/** PostgreSQL through `pg`. Guards take the client on which the caller has begun a transaction. */
+export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTransaction> {
+  if (typeof pool?.connect !== 'function' || typeof pool.query !== 'function') {
+    throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool')
+  }
+  return {
+    engine: 'postgres',
+    query: (statement) => send(pool, statement),
+    queryIn(tx, statement) {
+      if (typeof tx?.query !== 'function' || (tx as unknown) === pool) {
+        throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
+      }
+      return send(tx, statement)
+    },
+    async reserve(use) {
+      const client = await pool.connect()
+      try {
+        const result = await use({ query: (statement) => send(client, statement) })
+        client.release()
+        return result
+      } catch (error) {
+        client.release(true)
+        throw error
+      }
+    },
+    dedicate: () => dedicate(options.sessions ?? pool),
+  }
+}
+
+async function send(client: PgTransaction, { text, values }: Statement): Promise<Result> {
+  const { rows } = await client.query(text, [...values])
+  return { rows }
+}
+
+/** A connection beside the pool, made with the pool's own settings, so that a pool of one is not used up by it. */
+async function dedicate(pool: PgPool): Promise<DedicatedConnection> {
+  const { Client, options } = pool as unknown as { Client?: new (options: unknown) => PgClient; options?: unknown }
+  if (Client === undefined)
+    throw new LockError('UNSUPPORTED', "takeover: 'session' needs a pg.Pool that knows its Client class")
+  const client = new Client(options)
+  let closed = false
+  let lost: { cause: unknown } | undefined
+  let listener: ((cause: unknown) => void) | undefined
+  const lose = (cause: unknown) => {
+    if (closed || lost !== undefined) return
+    lost = { cause }
+    listener?.(cause)
+  }
+  client.on('error', lose)
+  client.on('end', () => lose(new Error('the connection has ended')))
+  await client.connect()
+  client.unref?.()
+  return {
+    // pg keeps the id from the server's BackendKeyData, a pooler invents one.
+    backendId: (client as unknown as { processID?: number | null }).processID ?? undefined,
+    query: (statement) => send(client, statement),
+    onLost(callback) {
+      if (lost !== undefined) callback(lost.cause)
+      else listener = callback
+    },
+    async close() {
+      closed = true
+      await client.end()
+    },
+  }
+}

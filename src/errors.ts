@@ -1,0 +1,73 @@
+/**
+ * Stable codes of {@link LockError}:
+ *
+ * - `LOCK_TIMEOUT`: the lock stayed held for the whole `wait`. Try again later.
+ * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
+ * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
+ * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
+ * - `TRANSACTION_ABORTED`: the database ended the caller's transaction. Roll back and retry all of it.
+ * - `UNSUPPORTED`: this engine, or what stands before it, cannot do that.
+ * - `DATABASE`: the database or the way to it failed; `cause` is the driver's error. Not a statement about the lock.
+ */
+export type LockErrorCode =
+  | 'LOCK_TIMEOUT'
+  | 'LOCK_LOST'
+  | 'INVALID_ARGUMENT'
+  | 'NOT_MIGRATED'
+  | 'TRANSACTION_ABORTED'
+  | 'UNSUPPORTED'
+  | 'DATABASE'
+
+/** Every error of rowlock's own. Tell errors apart by `code`; `cause` keeps what led to it. */
+export class LockError extends Error {
+  override readonly name: string = 'LockError'
+  readonly code: LockErrorCode
+
+  constructor(code: LockErrorCode, message: string, options?: { cause?: unknown }) {
+    super(message, options)
+    this.code = code
+  }
+}
+
+/** The lock was not free within `wait` milliseconds. */
+export class LockTimeoutError extends LockError {
+  override readonly name = 'LockTimeoutError'
+  readonly lock: string
+
+  constructor(lock: string, waitedMs: number, holder?: string) {
+    const by = holder === undefined ? '' : `; it is held by ${holder}`
+    super('LOCK_TIMEOUT', `lock ${JSON.stringify(lock)} was not free within ${Math.round(waitedMs)} ms${by}`)
+    this.lock = lock
+  }
+}
+
+/** A lease that was ours is over: it ran out, was taken over, force-released or released. */
+export class LockLostError extends LockError {
+  override readonly name = 'LockLostError'
+  readonly lock: string
+  /** What the body of `run` resolved with, when it finished although its lease had been lost. */
+  readonly result: unknown
+
+  constructor(lock: string, reason: string, options?: { cause?: unknown; result?: unknown }) {
+    super('LOCK_LOST', `the lease on ${JSON.stringify(lock)} is lost: ${reason}`, options)
+    this.lock = lock
+    this.result = options?.result
+  }
+}
+
+/**
+ * The database, or the way to it, failed. `failure` says what may be done about it:
+ *
+ * - `conflict`: the statement had no effect and may simply be repeated (serialization failure, deadlock, busy file).
+ * - `connection`: nobody knows whether the statement took effect. Only idempotent statements may be repeated.
+ * - `other`: repeating it will not help.
+ */
+export class DatabaseError extends LockError {
+  override readonly name = 'DatabaseError'
+  readonly failure: 'conflict' | 'connection' | 'other'
+
+  constructor(failure: DatabaseError['failure'], message: string, options: { cause?: unknown }) {
+    super('DATABASE', message, options)
+    this.failure = failure
+  }
+}

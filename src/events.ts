@@ -1,0 +1,52 @@
+interface OfLease {
+  readonly name: string
+  readonly token: bigint
+  readonly owner: string
+}
+
+/** What happened, one union, told apart by `type`. Times are milliseconds of this process's monotonic clock. */
+export type LockEvent =
+  | ({ readonly type: 'acquired'; readonly waitedMs: number } & OfLease)
+  /** An `acquired` that took the lock from a holder that had not released it: its lease ran out or its session died. */
+  | ({ readonly type: 'takeover' } & OfLease)
+  | ({ readonly type: 'renewed'; readonly remainingMs: number } & OfLease)
+  /** The row is ours but locked by a transaction (a guard, most likely), so the expiry could not be moved; tried again soon. */
+  | ({ readonly type: 'held' } & OfLease)
+  /** A renewal got no answer. The lease lives on until its deadline, and is renewed again before. */
+  | ({ readonly type: 'unknown'; readonly cause: unknown } & OfLease)
+  | ({ readonly type: 'lost'; readonly reason: string } & OfLease)
+  | ({ readonly type: 'released' } & OfLease)
+  | { readonly type: 'timeout'; readonly name: string; readonly waitedMs: number }
+  | { readonly type: 'forced'; readonly name: string }
+  /** Something failed in the background, where nobody could catch it. Nothing is granted or lost because of it. */
+  | { readonly type: 'error'; readonly during: string; readonly cause: unknown }
+
+export type LockListener = (event: LockEvent) => void
+
+export class Events {
+  readonly #listeners = new Set<LockListener>()
+
+  /** Returns the function that unsubscribes. */
+  on(listener: LockListener): () => void {
+    this.#listeners.add(listener)
+    return () => void this.#listeners.delete(listener)
+  }
+
+  emit(event: LockEvent): void {
+    for (const listener of this.#listeners) {
+      try {
+        listener(event)
+      } catch (error) {
+        // A listener must not be able to break a lease, nor may its error vanish.
+        process.emitWarning(error instanceof Error ? error : new Error(String(error)), {
+          type: 'RowlockListenerWarning',
+          detail: `a listener threw on the event '${event.type}'`,
+        })
+      }
+    }
+  }
+
+  clear(): void {
+    this.#listeners.clear()
+  }
+}

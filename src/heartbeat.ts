@@ -1,0 +1,108 @@
+import type { Hold, Renewal } from './store/store.ts'
+
+/** A lease as its renewal sees it. Times are of performance.now(). */
+export interface Renewable extends Hold {
+  /** How far to move the expiry, from now; null when the lease is not to be renewed any more. */
+  renewalTtlMs(): number | null
+  /** The outcome of a renewal that was sent at `sentAt`. */
+  onRenewal(renewal: Renewal, sentAt: number): void
+  /** A renewal got no answer, or the database's error. The lease is neither lost nor longer trusted because of it. */
+  onUnknown(cause: unknown): void
+}
+
+/** A lease is renewed when this part of its ttl has passed: two more tries fit in before it runs out. */
+const RENEW_AFTER = 1 / 3
+/** A renewal that failed or found the row locked is repeated after this part of the ttl. */
+const RETRY_AFTER = 1 / 12
+/** Leases due within this part of their ttl are renewed along with those that are due, so that they fall into step. */
+const ALONG_WITHIN = 1 / 6
+
+interface Beat {
+  dueAt: number
+  sentAt: number | null
+}
+
+/**
+ * Renews all leases of this process: one statement for all that are due. It never keeps the process alive: if nothing else
+ * does, there is no work for which the locks would have to be kept.
+ */
+export class Heartbeat {
+  readonly #renew: (holds: readonly (Hold & { ttlMs: number })[]) => Promise<Renewal[]>
+  readonly #beats = new Map<Renewable, Beat>()
+  #timer: NodeJS.Timeout | undefined
+  #timerAt = Number.POSITIVE_INFINITY
+
+  constructor(renew: (holds: readonly (Hold & { ttlMs: number })[]) => Promise<Renewal[]>) {
+    this.#renew = renew
+  }
+
+  add(lease: Renewable): void {
+    const ttlMs = lease.renewalTtlMs()
+    if (ttlMs === null) return
+    this.#beats.set(lease, { dueAt: performance.now() + ttlMs * RENEW_AFTER, sentAt: null })
+    this.#schedule()
+  }
+
+  remove(lease: Renewable): void {
+    this.#beats.delete(lease)
+    if (this.#beats.size === 0) this.stop()
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer)
+    this.#timerAt = Number.POSITIVE_INFINITY
+    this.#beats.clear()
+  }
+
+  #schedule(): void {
+    let next = Number.POSITIVE_INFINITY
+    for (const { dueAt } of this.#beats.values()) next = Math.min(next, dueAt)
+    if (next === this.#timerAt) return
+    clearTimeout(this.#timer)
+    this.#timerAt = next
+    if (next === Number.POSITIVE_INFINITY) return
+    this.#timer = setTimeout(() => this.#beat(), Math.max(0, next - performance.now()))
+    this.#timer.unref()
+  }
+
+  #beat(): void {
+    this.#timerAt = Number.POSITIVE_INFINITY
+    const now = performance.now()
+    const batch: { lease: Renewable; beat: Beat; ttlMs: number }[] = []
+    for (const [lease, beat] of this.#beats) {
+      const ttlMs = lease.renewalTtlMs()
+      if (ttlMs === null) {
+        this.#beats.delete(lease)
+      } else if (beat.dueAt <= now + ttlMs * ALONG_WITHIN) {
+        if (beat.sentAt !== null) lease.onUnknown(new Error('the renewal before this one has not been answered yet'))
+        beat.sentAt = now
+        // If there is no answer until then, another is sent beside it.
+        beat.dueAt = now + ttlMs * RENEW_AFTER
+        batch.push({ lease, beat, ttlMs })
+      }
+    }
+    if (batch.length > 0) void this.#send(batch, now)
+    this.#schedule()
+  }
+
+  async #send(batch: readonly { lease: Renewable; beat: Beat; ttlMs: number }[], sentAt: number): Promise<void> {
+    try {
+      const renewals = await this.#renew(
+        batch.map(({ lease: { name, owner, token }, ttlMs }) => ({ name, owner, token, ttlMs })),
+      )
+      batch.forEach(({ lease, beat, ttlMs }, index) => {
+        const renewal = renewals[index]!
+        if (beat.sentAt === sentAt) beat.sentAt = null
+        if (renewal.outcome === 'held') beat.dueAt = performance.now() + ttlMs * RETRY_AFTER
+        lease.onRenewal(renewal, sentAt)
+      })
+    } catch (error) {
+      for (const { lease, beat, ttlMs } of batch) {
+        if (beat.sentAt === sentAt) beat.sentAt = null
+        beat.dueAt = Math.min(beat.dueAt, performance.now() + ttlMs * RETRY_AFTER)
+        lease.onUnknown(error)
+      }
+    }
+    this.#schedule()
+  }
+}

@@ -1,0 +1,14 @@
+export type { Duration } from './duration.ts'
+export { DatabaseError, LockError, type LockErrorCode, LockLostError, LockTimeoutError } from './errors.ts'
+export type { LockEvent, LockListener } from './events.ts'
+export type { Lease, LeaseJson } from './lease.ts'
+export { type Adapter, createLocks, type LockInfo, type Locks, type RunOutcome } from './locks.ts'
+export type { InstanceOptions, LockOptions } from './request.ts'
+export type { GuardedQuery } from './store/statement.ts'
+export type {
+  PendingLease,
+  PendingLeaseOptions,
+  TransactionHold,
+  TransactionLocks,
+  TransactionOptions,
+} from './transaction.ts'

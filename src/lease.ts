@@ -1,0 +1,333 @@
+import type { Duration } from './duration.ts'
+import { LockError, LockLostError } from './errors.ts'
+import type { Events } from './events.ts'
+import type { Heartbeat, Renewable } from './heartbeat.ts'
+import { toTtl } from './request.ts'
+import { type GuardedQuery, toCallerQuery } from './store/statement.ts'
+import type { GuardResult, Hold, Renewal, Store } from './store/store.ts'
+import { currentTransaction } from './transaction.ts'
+
+/**
+ * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
+ */
+export interface Lease<Tx> {
+  readonly name: string
+  /** The fencing token: it rises with every change of owner of this lock. */
+  readonly token: bigint
+  readonly owner: string
+  /** Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest. Not on release. */
+  readonly signal: AbortSignal
+  /** Whether the lease is trusted at this moment. Compares clocks, so a stalled event loop cannot make it lie. */
+  isHeld(): boolean
+  /** Milliseconds until the lease stops being trusted unless it is renewed; 0 when it is over. */
+  remainingMs(): number
+  /** Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours. */
+  extend(ttl: Duration): Promise<void>
+  /**
+   * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
+   * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
+   * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously.
+   */
+  guard(tx: Tx | (() => Tx)): Promise<void>
+  /**
+   * Runs `query` in `tx` under a guard and answers its rows: in one round trip on PostgreSQL, where it must have no WITH of
+   * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query.
+   */
+  guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]>
+  /**
+   * Gives the lock back: true, or false if it had already been lost. Repeated calls answer the same. Rejects if the
+   * database cannot be asked, or if a transaction keeps the row locked; the lock then frees itself at its expiry at the latest.
+   *
+   * With `tx`, gives it back with the commit of that transaction, whose commit thereby depends on the lease as with `guard`:
+   * LockLostError if it is lost. The lease is not renewed any more; if `tx` rolls back, call `release()` or let it run out.
+   */
+  release(tx?: Tx | (() => Tx)): Promise<boolean>
+  [Symbol.asyncDispose](): Promise<void>
+  /** What `locks.restore` takes; the token as text. */
+  toJSON(): LeaseJson
+}
+
+export interface LeaseJson {
+  readonly name: string
+  readonly owner: string
+  readonly token: string
+  readonly ttlMs: number
+}
+
+export interface LeaseContext<Tx> {
+  readonly store: Store<Tx>
+  readonly heartbeat: Heartbeat
+  readonly events: Events
+  /** How long to wait for a row that some transaction keeps locked, in milliseconds. */
+  readonly lockedRowMs: number
+  /** The lock was given back: somebody of this process may be waiting for it. */
+  onReleased(): void
+}
+
+export interface LeaseTerms {
+  readonly ttlMs: number
+  /** What is left of a lease that goes on; the whole ttl of a new one. */
+  readonly remainingMs: number
+  readonly renew: boolean
+  readonly maxHoldMs: number
+  /** performance.now() from before the request for the lease was sent. */
+  readonly sentAt: number
+}
+
+/**
+ * The holder trusts its lease for less than the database grants: less 1 % for clocks that run at different rates, less
+ * 50 ms for timers that fire late; never more than a twentieth, so that short leases remain of use.
+ */
+export function trusted(ttlMs: number): number {
+  if (ttlMs === Number.POSITIVE_INFINITY) return ttlMs
+  return ttlMs - Math.min(ttlMs / 20, ttlMs / 100 + 50)
+}
+
+export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
+  readonly name: string
+  readonly owner: string
+  readonly token: bigint
+  readonly #context: LeaseContext<Tx>
+  readonly #terms: LeaseTerms
+  readonly #controller = new AbortController()
+  readonly #lastDeadline: number
+  #ttlMs: number
+  #deadline: number
+  #timer: NodeJS.Timeout | undefined
+  #state: 'held' | 'released' | 'lost' = 'held'
+  #reason = ''
+  #releasing: Promise<boolean> | undefined
+  #releasedWithCommit = false
+  readonly #onEnd: (() => void)[] = []
+
+  constructor(context: LeaseContext<Tx>, hold: Hold, terms: LeaseTerms) {
+    this.name = hold.name
+    this.owner = hold.owner
+    this.token = hold.token
+    this.#context = context
+    this.#terms = terms
+    this.#ttlMs = terms.ttlMs
+    this.#lastDeadline = terms.sentAt + trusted(terms.maxHoldMs)
+    this.#deadline = Math.min(this.#lastDeadline, terms.sentAt + trusted(terms.remainingMs))
+    this.#watch()
+    if (terms.renew) context.heartbeat.add(this)
+  }
+
+  get signal(): AbortSignal {
+    this.isHeld()
+    return this.#controller.signal
+  }
+
+  isHeld(): boolean {
+    if (this.#state === 'held' && performance.now() >= this.#deadline) {
+      this.lose(this.#deadline === this.#lastDeadline ? 'it has lasted for maxHold' : 'it was not renewed in time')
+    }
+    return this.#state === 'held'
+  }
+
+  remainingMs(): number {
+    return this.isHeld() ? this.#deadline - performance.now() : 0
+  }
+
+  async extend(ttl: Duration): Promise<void> {
+    const ttlMs = toTtl(ttl)
+    this.#assertHeld()
+    const wanted = this.#withinMaxHold(ttlMs)
+    await this.#untilUnlocked(async () => {
+      this.#assertHeld()
+      const sentAt = performance.now()
+      const [renewal] = await this.#context.store.renew([{ ...this.#hold(), ttlMs: wanted }])
+      this.onRenewal(renewal!, sentAt)
+      return renewal!.outcome !== 'held'
+    }, 'extend')
+    this.#assertHeld()
+    this.#ttlMs = ttlMs
+    // With another ttl it is due at another time.
+    if (this.#terms.renew) this.#context.heartbeat.add(this)
+  }
+
+  guard(tx: Tx | (() => Tx)): Promise<void> {
+    try {
+      const checked = this.#guard(currentTransaction(tx))
+      return checked instanceof Promise ? checked : Promise.resolve()
+    } catch (error) {
+      // A synchronous transaction can be stopped only by what is thrown before it goes on.
+      if (this.#context.store.synchronous) throw error
+      return Promise.reject(error)
+    }
+  }
+
+  async guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]> {
+    const { store } = this.#context
+    this.#assertHeld()
+    const caller = toCallerQuery(query)
+    const transaction = currentTransaction(tx)
+    if (store.guardedQuery !== undefined) return (await store.guardedQuery(transaction, this.#hold(), caller)) as Row[]
+    await this.#guard(transaction)
+    return (await store.query(transaction, caller)) as Row[]
+  }
+
+  release(tx?: Tx | (() => Tx)): Promise<boolean> {
+    if (tx !== undefined) return this.#releaseIn(currentTransaction(tx))
+    this.#releasing ??= this.#release().catch((error: unknown) => {
+      this.#releasing = undefined
+      throw error
+    })
+    return this.#releasing
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release()
+  }
+
+  toJSON(): LeaseJson {
+    return { name: this.name, owner: this.owner, token: `${this.token}`, ttlMs: this.#ttlMs }
+  }
+
+  /** @internal Calls `listener` once, when the lease is released or lost; at once if it is already. */
+  onEnd(listener: () => void): void {
+    if (this.#state === 'held') this.#onEnd.push(listener)
+    else listener()
+  }
+
+  /** @internal */
+  renewalTtlMs(): number | null {
+    if (!this.isHeld()) return null
+    return this.#deadline < this.#lastDeadline ? this.#withinMaxHold(this.#ttlMs) : null
+  }
+
+  /** @internal */
+  onRenewal(renewal: Renewal, sentAt: number): void {
+    if (this.#state !== 'held') return
+    if (renewal.outcome === 'lost') {
+      this.lose('the database says that it ran out or that somebody else has it')
+      return
+    }
+    // Both deadlines hold, because no renewal shortens a lease.
+    this.#deadline = Math.min(this.#lastDeadline, Math.max(this.#deadline, sentAt + trusted(renewal.remainingMs)))
+    if (!this.isHeld()) return
+    if (renewal.outcome === 'held') this.#context.events.emit({ type: 'held', ...this.#hold() })
+    else this.#context.events.emit({ type: 'renewed', ...this.#hold(), remainingMs: this.remainingMs() })
+  }
+
+  /** @internal */
+  onUnknown(cause: unknown): void {
+    if (this.isHeld()) this.#context.events.emit({ type: 'unknown', ...this.#hold(), cause })
+  }
+
+  /** @internal */
+  lose(reason: string, cause?: unknown): void {
+    if (this.#state !== 'held') return
+    this.#end('lost')
+    this.#reason = reason
+    this.#context.events.emit({ type: 'lost', ...this.#hold(), reason })
+    this.#controller.abort(new LockLostError(this.name, reason, { cause }))
+  }
+
+  #hold(): Hold {
+    return { name: this.name, owner: this.owner, token: this.token }
+  }
+
+  #withinMaxHold(ttlMs: number): number {
+    return Math.ceil(Math.min(ttlMs, this.#terms.sentAt + this.#terms.maxHoldMs - performance.now()))
+  }
+
+  #assertHeld(): void {
+    if (!this.isHeld())
+      throw new LockLostError(this.name, this.#state === 'released' ? 'it was released' : this.#reason)
+  }
+
+  #guard(tx: Tx): void | Promise<void> {
+    this.#assertHeld()
+    const check = (result: GuardResult) => {
+      // 'expired' in an old snapshot, while renewals this process knows of have moved the expiry: the row lock protects us.
+      if (result === 'stands' || (result === 'expired' && this.isHeld())) return
+      this.lose('the database says that it ran out or that somebody else has it')
+      this.#assertHeld()
+    }
+    const result = this.#context.store.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
+    return result instanceof Promise ? result.then(check) : check(result)
+  }
+
+  async #releaseIn(tx: Tx): Promise<boolean> {
+    this.#assertHeld()
+    if (!(await this.#context.store.releaseIn(tx, this.#hold()))) {
+      this.lose('the database says that somebody else has it')
+      this.#assertHeld()
+    }
+    this.#releasedWithCommit = true
+    this.#end('released')
+    return true
+  }
+
+  async #release(): Promise<boolean> {
+    if (!this.isHeld()) {
+      await this.#releaseLost()
+      return this.#releasedWithCommit
+    }
+    this.#end('released')
+    let released = false
+    await this.#untilUnlocked(async () => {
+      const answer = await this.#context.store.release(this.#hold())
+      released = answer === 'released'
+      return answer !== 'locked'
+    }, 'release')
+    if (released) {
+      this.#context.events.emit({ type: 'released', ...this.#hold() })
+      this.#context.onReleased()
+      return true
+    }
+    // Force-released or taken over a moment ago, and not yet noticed.
+    this.#context.events.emit({ type: 'lost', ...this.#hold(), reason: 'found lost on release' })
+    return false
+  }
+
+  /** A lease that is not trusted any more may still stand in the database: others need not wait for its expiry. */
+  async #releaseLost(): Promise<void> {
+    try {
+      await this.#context.store.release(this.#hold())
+    } catch (cause) {
+      this.#context.events.emit({ type: 'error', during: 'releasing a lost lease', cause })
+    }
+  }
+
+  #end(state: 'released' | 'lost'): void {
+    this.#state = state
+    clearTimeout(this.#timer)
+    this.#context.heartbeat.remove(this)
+    for (const listener of this.#onEnd) listener()
+    this.#onEnd.length = 0
+  }
+
+  /** Aborts the signal at the deadline, which renewals move on meanwhile. Does not keep the process alive. */
+  #watch(): void {
+    this.#timer = setTimeout(
+      () => {
+        if (this.isHeld()) this.#watch()
+      },
+      Math.max(0, Math.ceil(this.#deadline - performance.now())),
+    )
+    this.#timer.unref()
+  }
+
+  async #untilUnlocked(attempt: () => Promise<boolean>, verb: string): Promise<void> {
+    if (await untilUnlocked(attempt, this.#context.lockedRowMs)) return
+    throw new LockError(
+      'LOCK_TIMEOUT',
+      `cannot ${verb} the lease on ${JSON.stringify(this.name)}: an open transaction keeps its row locked. If that is a transaction which this lease guards, call ${verb}() after it has ended`,
+    )
+  }
+}
+
+/** Pause between two looks at a row that a transaction keeps locked. */
+const LOCKED_ROW_PAUSE_MS = 20
+
+/** Repeats `attempt` until it is true; false after `limitMs`. */
+export async function untilUnlocked(attempt: () => Promise<boolean>, limitMs: number): Promise<boolean> {
+  const end = performance.now() + limitMs
+  while (!(await attempt())) {
+    if (performance.now() >= end) return false
+    await new Promise((resolve) => setTimeout(resolve, LOCKED_ROW_PAUSE_MS))
+  }
+  return true
+}

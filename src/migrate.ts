@@ -1,0 +1,95 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import type { SqlEngine } from './adapters/adapter.ts'
+import { LockError } from './errors.ts'
+
+/** Where rowlock's tables live. */
+export interface Naming {
+  /** PostgreSQL schema. Default: the first one of the connection's search_path. */
+  readonly schema?: string | undefined
+  /** Default: `rowlock_`. */
+  readonly tablePrefix?: string | undefined
+}
+
+export interface Migration {
+  readonly name: string
+  /** As it stands in migrations/, with its comments, and with the tables named as the user chose. */
+  readonly source: string
+  /** In order, quoted for the engine, without a closing semicolon. The last one records the migration. */
+  readonly statements: readonly string[]
+  /** Takes the migration back: drops its tables with all that is in them. */
+  readonly undo: readonly string[]
+}
+
+/** A table of ours, by the name it has in migrations/, quoted and placed as the user chose. */
+export function tableName(engine: SqlEngine, table: string, naming: Naming): string {
+  const { schema, tablePrefix = 'rowlock_' } = naming
+  checkIdentifier('tablePrefix', tablePrefix)
+  if (schema !== undefined) {
+    checkIdentifier('schema', schema)
+    if (engine !== 'postgres') {
+      throw new LockError('INVALID_ARGUMENT', 'schema is an option for PostgreSQL; use tablePrefix on this engine')
+    }
+  }
+  const quote = engine === 'mysql' ? '`' : '"'
+  const name = `${quote}${tablePrefix}${table}${quote}`
+  return schema === undefined ? name : `${quote}${schema}${quote}.${name}`
+}
+
+/** All migrations of an engine, oldest first, each with the statement that records it. */
+export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
+  const folder = new URL(`../migrations/${engine}/`, import.meta.url)
+  const history = tableName(engine, 'migrations', naming)
+  return readdirSync(folder)
+    .filter((file) => file.endsWith('.sql'))
+    .sort()
+    .map((file, index) => {
+      const name = file.slice(0, -'.sql'.length)
+      const source = readFileSync(new URL(file, folder), 'utf8').replace(/\browlock_(\w+)/g, (_, table: string) =>
+        tableName(engine, table, naming),
+      )
+      const statements = splitStatements(source)
+      const forget = index === 0 ? `drop table ${history}` : `delete from ${history} where name = '${name}'`
+      return {
+        name,
+        source,
+        statements: [...statements, `insert into ${history} (name) values ('${name}')`],
+        undo: [...statements.map(undoStatement).reverse(), forget],
+      }
+    })
+}
+
+/** Makes the table that remembers which migrations ran. */
+export function historyStatement(engine: SqlEngine, naming: Naming): string {
+  const type = engine === 'mysql' ? 'varchar(100)' : 'text'
+  return `create table if not exists ${tableName(engine, 'migrations', naming)} (name ${type} not null primary key)`
+}
+
+/** What a tool that is not rowlock has to run before the first migration. */
+export function preparation(engine: SqlEngine, naming: Naming): string[] {
+  const history = historyStatement(engine, naming)
+  return naming.schema === undefined ? [history] : [`create schema if not exists "${naming.schema}"`, history]
+}
+
+function undoStatement(statement: string): string {
+  const [, table] = /^create table (?:if not exists )?(\S+)/.exec(statement) ?? []
+  if (table === undefined) throw new Error(`undoStatement does not know yet how to undo: ${statement}`)
+  return `drop table ${table}`
+}
+
+function splitStatements(text: string): string[] {
+  return text
+    .replace(/--.*$/gm, '')
+    .split(/;\s*$/m)
+    .map((part) => part.replace(/\s+$/gm, '').trim())
+    .filter((part) => part !== '')
+}
+
+/** Quoted identifiers could hold anything; a short list of characters keeps them readable everywhere. */
+function checkIdentifier(what: string, identifier: string): void {
+  if (typeof identifier !== 'string' || !/^[A-Za-z_][A-Za-z0-9_]{0,39}$/.test(identifier)) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `${what} must be 1 to 40 letters, digits and underscores, not starting with a digit, not ${JSON.stringify(identifier)}`,
+    )
+  }
+}

@@ -1,0 +1,129 @@
+import { hostname } from 'node:os'
+import { type Duration, toMilliseconds } from './duration.ts'
+import { LockError } from './errors.ts'
+
+/** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
+export interface LockOptions {
+  /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
+  readonly ttl?: Duration | undefined
+  /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
+  readonly wait?: Duration | undefined
+  /** Ends the wait: the call rejects with the signal's reason, and leaves nothing behind. */
+  readonly signal?: AbortSignal | undefined
+  /** Whether this process keeps renewing the lease until it is released. Default true. */
+  readonly renew?: boolean | undefined
+  /** The longest time a lease may last, renewals and extensions included. Default: no limit. */
+  readonly maxHold?: Duration | undefined
+  /**
+   * When others may take the lock from a holder that does not release it: once its ttl has run out (`'expiry'`, the
+   * default), or also once the holder's database session is gone (`'session'`, PostgreSQL and single-primary MySQL).
+   */
+  readonly takeover?: 'expiry' | 'session' | undefined
+}
+
+export interface InstanceOptions extends LockOptions {
+  /** PostgreSQL schema of rowlock's tables. Default: the first one of the connection's search_path. */
+  readonly schema?: string | undefined
+  /** Default `rowlock_`. */
+  readonly tablePrefix?: string | undefined
+  /** Who we are, for `inspect`. Default: host:pid. At most 255 bytes. */
+  readonly holder?: string | undefined
+  /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
+  readonly statementTimeout?: Duration | undefined
+}
+
+/** What is asked for, checked and complete. */
+export interface LockRequest {
+  readonly name: string
+  readonly ttlMs: number
+  readonly waitMs: number
+  readonly signal: AbortSignal | undefined
+  readonly renew: boolean
+  readonly maxHoldMs: number
+  readonly takeover: 'expiry' | 'session'
+}
+
+export interface InstanceSettings {
+  readonly holder: string
+  readonly statementTimeoutMs: number
+}
+
+/** Shorter leases would be eaten up by round trips and timer resolution. */
+const MIN_TTL_MS = 10
+const MAX_NAME_BYTES = 255
+const DEFAULTS = { ttl: '30s', wait: '10s', renew: true, takeover: 'expiry', statementTimeout: '5s' } as const
+
+export function toSettings(options: InstanceOptions): InstanceSettings {
+  const holder = options.holder ?? `${hostname()}:${process.pid}`
+  checkText('holder', holder)
+  toRequest('x', {}, options)
+  return {
+    holder,
+    statementTimeoutMs: toMilliseconds('statementTimeout', options.statementTimeout ?? DEFAULTS.statementTimeout, {
+      min: 1,
+    }),
+  }
+}
+
+export function toRequest(name: string, options: LockOptions | undefined, defaults: LockOptions): LockRequest {
+  if (options !== undefined && (typeof options !== 'object' || options === null)) {
+    throw new LockError('INVALID_ARGUMENT', 'the second argument must be an object of options')
+  }
+  const given = { ...options }
+  const pick = <Key extends keyof LockOptions>(key: Key) => given[key] ?? defaults[key]
+  const {
+    signal,
+    renew = DEFAULTS.renew,
+    takeover = DEFAULTS.takeover,
+  } = {
+    signal: pick('signal'),
+    renew: pick('renew'),
+    takeover: pick('takeover'),
+  }
+  if (typeof renew !== 'boolean') throw new LockError('INVALID_ARGUMENT', `renew must be true or false, not ${renew}`)
+  if (takeover !== 'expiry' && takeover !== 'session') {
+    throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${JSON.stringify(takeover)}`)
+  }
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new LockError('INVALID_ARGUMENT', 'signal must be an AbortSignal')
+  }
+  const wait = pick('wait') ?? DEFAULTS.wait
+  const maxHold = pick('maxHold')
+  return {
+    name: checkName(name),
+    ttlMs: toTtl(pick('ttl') ?? DEFAULTS.ttl),
+    waitMs: wait === Number.POSITIVE_INFINITY ? wait : toMilliseconds('wait', wait),
+    signal,
+    renew,
+    maxHoldMs:
+      maxHold === undefined ? Number.POSITIVE_INFINITY : toMilliseconds('maxHold', maxHold, { min: MIN_TTL_MS }),
+    takeover,
+  }
+}
+
+export function toTtl(ttl: Duration): number {
+  return toMilliseconds('ttl', ttl, { min: MIN_TTL_MS })
+}
+
+export function checkName(name: string): string {
+  checkText('the name of a lock', name)
+  if (name === '') throw new LockError('INVALID_ARGUMENT', 'the name of a lock must not be empty')
+  return name
+}
+
+/** Engines differ in what they make of other text: they truncate it, collate it, or replace what they do not understand. */
+export function checkText(what: string, text: string): void {
+  if (typeof text !== 'string') throw new LockError('INVALID_ARGUMENT', `${what} must be a string, not ${typeof text}`)
+  if (!text.isWellFormed()) {
+    throw new LockError('INVALID_ARGUMENT', `${what} has a lone surrogate, which has no UTF-8 form`)
+  }
+  if (text.includes('\0'))
+    throw new LockError('INVALID_ARGUMENT', `${what} has a NUL character, which PostgreSQL refuses`)
+  const bytes = Buffer.byteLength(text)
+  if (bytes > MAX_NAME_BYTES) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `${what} is ${bytes} bytes long; the limit is ${MAX_NAME_BYTES} bytes of UTF-8`,
+    )
+  }
+}

@@ -1,0 +1,98 @@
+import pRetry from 'p-retry'
+import { DatabaseError } from './errors.ts'
+import type { Store } from './store/store.ts'
+
+/** How often an idempotent statement is repeated when the connection breaks under it; more is for the caller to decide. */
+const CONNECTION_RETRIES = 2
+
+/**
+ * The same store with patience: a statement that had no effect (serialization failure, deadlock, busy file) is repeated
+ * until `timeoutMs`; one whose fate is unknown a few times, if repeating it is harmless; and no call lasts much longer than
+ * `timeoutMs`, even if the pool never gives a connection. Only rowlock's own statements are ever repeated, never a
+ * transaction of the caller's.
+ */
+export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
+  const onConflict = <T>(call: () => Promise<T>) => repeat(call, timeoutMs, 0)
+  const idempotent = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, CONNECTION_RETRIES), timeoutMs)
+
+  return {
+    synchronous: store.synchronous,
+    single: store.single,
+    // The waiting loop bounds it, because a late grant must be given back.
+    acquire: (attempt) => onConflict(() => store.acquire(attempt)),
+    acquireIn: (tx, attempt) => bounded(store.acquireIn(tx, attempt), timeoutMs),
+    ...(store.acquireBehind && {
+      acquireBehind: (tx, attempt, waitMs) => store.acquireBehind!(tx, attempt, waitMs),
+    }),
+    releaseIn: (tx, hold) => store.releaseIn(tx, hold),
+    renew: (holds) =>
+      bounded(
+        onConflict(() => store.renew(holds)),
+        timeoutMs,
+      ),
+    release: async (hold) => {
+      let ambiguous = false
+      const answer = await idempotent(async () => {
+        try {
+          return await store.release(hold)
+        } catch (error) {
+          ambiguous ||= error instanceof DatabaseError && error.failure === 'connection'
+          throw error
+        }
+      })
+      // Not ours after an attempt that may have worked: it did work.
+      return ambiguous && answer === 'lost' ? 'released' : answer
+    },
+    guard: (tx, hold) => store.guard(tx, hold),
+    query: (tx, query) => store.query(tx, query),
+    ...(store.guardedQuery && { guardedQuery: (tx, hold, query) => store.guardedQuery!(tx, hold, query) }),
+    free: (names) =>
+      bounded(
+        onConflict(() => store.free(names)),
+        timeoutMs,
+      ),
+    inspect: (name) => idempotent(() => store.inspect(name)),
+    list: (prefix) => idempotent(() => store.list(prefix)),
+    forceRelease: (name) => idempotent(() => store.forceRelease(name)),
+    purge: (idleMs) => onConflict(() => store.purge(idleMs)),
+    openSession: (onLost) => store.openSession(onLost),
+    migrate: () => onConflict(() => store.migrate()),
+  }
+}
+
+function repeat<T>(call: () => Promise<T>, timeoutMs: number, connectionRetries: number): Promise<T> {
+  let broken = 0
+  return pRetry(call, {
+    retries: Number.POSITIVE_INFINITY,
+    maxRetryTime: timeoutMs,
+    minTimeout: 5,
+    maxTimeout: 100,
+    randomize: true,
+    shouldRetry: ({ error }) => {
+      if (!(error instanceof DatabaseError)) return false
+      if (error.failure === 'conflict') return true
+      return error.failure === 'connection' && ++broken <= connectionRetries
+    },
+  })
+}
+
+/** Settles with `promise`, or rejects after `timeoutMs`; what comes later is not looked at. */
+export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(noAnswer(timeoutMs)), timeoutMs)
+  })
+  try {
+    return await Promise.race([promise, timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+export function noAnswer(timeoutMs: number): DatabaseError {
+  return new DatabaseError(
+    'connection',
+    `no answer within ${timeoutMs} ms (statementTimeout): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
+    { cause: undefined },
+  )
+}

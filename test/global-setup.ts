@@ -1,0 +1,26 @@
+import type { TestProject } from 'vitest/node'
+import { startServer, type TestServer, wantedServers } from './servers/index.ts'
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    servers: TestServer[]
+  }
+}
+
+export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  const outcomes = await Promise.allSettled(wantedServers().map(startServer))
+  const running = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
+  const failures = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []))
+  const stopAll = async () => {
+    await Promise.all(running.map((server) => server.stop()))
+  }
+  if (failures.length > 0) {
+    await stopAll()
+    throw new Error(failures.map((failure) => failure.message).join('\n'), { cause: failures[0] })
+  }
+  project.provide(
+    'servers',
+    running.map(({ stop, ...server }) => server),
+  )
+  return stopAll
+}
