@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { DatabaseError, LockTimeoutError } from './errors.ts'
 import { untilUnlocked } from './lease.ts'
 import type { LockRequest } from './request.ts'
-import { noAnswer } from './retry.ts'
+import { noAnswer, sleep } from './retry.ts'
 import type { Attempt, AttemptResult, Hold, Store } from './store/store.ts'
 import type { Waiter, WakeUps } from './wake/wake.ts'
 
@@ -75,7 +75,7 @@ export async function acquire(
         failures++
         const inTime = performance.now() < deadline || failures < TRIES_AGAINST_FAILURES
         if (!(error instanceof DatabaseError) || error.failure === 'other' || !inTime) throw error
-        await pause(backoff(failures), cancel.signal)
+        await sleep(backoff(failures), cancel.signal)
         continue
       }
       if (request.waitMs === null) return null
@@ -166,21 +166,6 @@ async function awaken(waiter: Waiter, deadline: number, signal: AbortSignal): Pr
 
 function backoff(failures: number): number {
   return Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const abort = () => {
-      clearTimeout(timer)
-      reject(signal.reason)
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', abort)
-      resolve()
-    }, ms)
-    signal.addEventListener('abort', abort, { once: true })
-    if (signal.aborted) abort()
-  })
 }
 
 /** AbortSignal.any, but leaving nothing behind on signals that outlive the call. */

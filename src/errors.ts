@@ -71,3 +71,24 @@ export class DatabaseError extends LockError {
     this.failure = failure
   }
 }
+
+/** Each of these ends a transaction that may succeed when it is retried as a whole. */
+const ABORTED_SQLSTATES = ['40001', '40P01']
+const ABORTED_ERRNOS = [1213, 1205, 1020]
+
+/**
+ * Whether `error`, or one of its causes, says that the database gave up a transaction which may succeed when all of it is
+ * retried: serialization failures, deadlocks, lock timeouts, a busy SQLite file.
+ */
+export function isTransactionAborted(error: unknown): boolean {
+  for (let each = error; each instanceof Error; each = each.cause) {
+    if (each instanceof LockLostError) return false
+    if (each instanceof LockError && each.code === 'TRANSACTION_ABORTED') return true
+    const { code, errno, errcode } = each as { code?: unknown; errno?: unknown; errcode?: unknown }
+    if (typeof code === 'string' && (ABORTED_SQLSTATES.includes(code) || /^SQLITE_(BUSY|LOCKED)/.test(code)))
+      return true
+    if (typeof errno === 'number' && ABORTED_ERRNOS.includes(errno)) return true
+    if (code === 'ERR_SQLITE_ERROR' && typeof errcode === 'number' && [5, 6].includes(errcode & 0xff)) return true
+  }
+  return false
+}

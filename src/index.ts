@@ -1,5 +1,12 @@
 export type { Duration } from './duration.ts'
-export { DatabaseError, LockError, type LockErrorCode, LockLostError, LockTimeoutError } from './errors.ts'
+export {
+  DatabaseError,
+  isTransactionAborted,
+  LockError,
+  type LockErrorCode,
+  LockLostError,
+  LockTimeoutError,
+} from './errors.ts'
 export type { LockEvent, LockListener } from './events.ts'
 export type { Lease, LeaseJson } from './lease.ts'
 export { type Adapter, createLocks, type LockInfo, type Locks, type RunOutcome } from './locks.ts'

@@ -162,7 +162,14 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     this.#assertHeld()
     const caller = toCallerQuery(query)
     const transaction = currentTransaction(tx)
-    if (store.guardedQuery !== undefined) return (await store.guardedQuery(transaction, this.#hold(), caller)) as Row[]
+    if (store.guardedQuery !== undefined) {
+      try {
+        return (await store.guardedQuery(transaction, this.#hold(), caller)) as Row[]
+      } catch (error) {
+        await this.#assertNotTakenOver(error)
+        throw error
+      }
+    }
     await this.#guard(transaction)
     return (await store.query(transaction, caller)) as Row[]
   }
@@ -246,7 +253,25 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       this.#assertHeld()
     }
     const result = this.#context.store.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
-    return result instanceof Promise ? result.then(check) : check(result)
+    if (!(result instanceof Promise)) return check(result)
+    return result.then(check, async (error: unknown) => {
+      await this.#assertNotTakenOver(error)
+      throw error
+    })
+  }
+
+  /**
+   * A transaction whose snapshot is older than a takeover is aborted when it looks at the lock, and aborted it may be for
+   * many other reasons: only a look from outside of it can tell.
+   */
+  async #assertNotTakenOver(error: unknown): Promise<void> {
+    if (error instanceof LockLostError)
+      this.lose('the database says that it ran out or that somebody else has it', error)
+    if (!(error instanceof LockError) || error.code !== 'TRANSACTION_ABORTED') return
+    const sentAt = performance.now()
+    const [renewal] = await this.#context.store.renew([{ ...this.#hold(), ttlMs: this.#ttlMs }]).catch(() => [])
+    if (renewal !== undefined) this.onRenewal(renewal, sentAt)
+    if (!this.isHeld()) throw new LockLostError(this.name, this.#reason, { cause: error.cause })
   }
 
   async #releaseIn(tx: Tx): Promise<boolean> {
@@ -261,7 +286,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   }
 
   async #release(): Promise<boolean> {
-    if (!this.isHeld()) {
+    // One that failed before is repeated as it was.
+    if (!this.isHeld() && (this.#state === 'lost' || this.#releasedWithCommit)) {
       await this.#releaseLost()
       return this.#releasedWithCommit
     }

@@ -65,7 +65,7 @@ export function historyStatement(engine: SqlEngine, naming: Naming): string {
 }
 
 /** What a tool that is not rowlock has to run before the first migration. */
-export function preparation(engine: SqlEngine, naming: Naming): string[] {
+export function preparationStatements(engine: SqlEngine, naming: Naming): string[] {
   const history = historyStatement(engine, naming)
   return naming.schema === undefined ? [history] : [`create schema if not exists "${naming.schema}"`, history]
 }

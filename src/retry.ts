@@ -96,3 +96,19 @@ export function noAnswer(timeoutMs: number): DatabaseError {
     { cause: undefined },
   )
 }
+
+/** Rejects with the signal's own reason, unlike the sleep of node:timers/promises. */
+export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      clearTimeout(timer)
+      reject(signal.reason)
+    }
+    const timer = setTimeout(() => {
+      signal.removeEventListener('abort', abort)
+      resolve()
+    }, ms)
+    signal.addEventListener('abort', abort, { once: true })
+    if (signal.aborted) abort()
+  })
+}

@@ -1,9 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import { setTimeout } from 'node:timers/promises'
 import { DatabaseError, LockError, LockLostError, LockTimeoutError } from './errors.ts'
 import type { Lease } from './lease.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
-import { bounded } from './retry.ts'
+import { bounded, sleep } from './retry.ts'
 import type { Attempt, Hold, Store } from './store/store.ts'
 import type { WakeUps } from './wake/wake.ts'
 
@@ -101,8 +100,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
     const left = () => Math.max(0, deadline - performance.now())
     // Where there is one connection, and this transaction has it, nobody can be asked or woken.
     const waiter = store.single ? undefined : wakeUps.wait(name)
-    const pause = (ms: number) =>
-      waiter ? waiter.next(ms, signal) : setTimeout(Math.min(ms, LOOK_AGAIN_MS), null, { signal })
+    const pause = (ms: number) => (waiter ? waiter.next(ms, signal) : sleep(Math.min(ms, LOOK_AGAIN_MS), signal))
     try {
       // Before the first statement in the transaction: at REPEATABLE READ that one fixes what all later ones see.
       if (request.waitMs > 0 && !(await this.#looksFree(name))) await pause(left())
@@ -148,9 +146,12 @@ export function confirmationFailed(name: string): LockLostError {
   )
 }
 
-/** ORMs that keep their transaction in AsyncLocalStorage give a function; query builders whose transaction is callable do not. */
+/**
+ * ORMs that keep their transaction in AsyncLocalStorage give a function. The transactions of Knex and postgres.js can be
+ * called, too, but take an argument: a table's name, a template.
+ */
 export function currentTransaction<Tx>(tx: Tx | (() => Tx)): Tx {
-  if (typeof tx !== 'function' || 'isTransaction' in tx) return tx as Tx
+  if (typeof tx !== 'function' || tx.length > 0) return tx as Tx
   const current = (tx as () => Tx)()
   if (current == null)
     throw new LockError('INVALID_ARGUMENT', 'the function that was passed for tx knows of no transaction')

@@ -1,3 +1,6 @@
+import { readFile, writeFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
 import { PGlite } from '@electric-sql/pglite'
 import type Sqlite from 'better-sqlite3'
 import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
@@ -12,6 +15,7 @@ import { fromNodeSqlite } from '../src/adapters/node-sqlite.ts'
 import { fromPg } from '../src/adapters/pg.ts'
 import { fromPglite } from '../src/adapters/pglite.ts'
 import type { Adapter } from '../src/index.ts'
+import { cached } from './servers/cache.ts'
 
 /** What a test sees of an adapter: the same for all, so that one suite serves every engine. */
 export interface Connected {
@@ -20,6 +24,8 @@ export interface Connected {
   transaction<T>(body: (tx: unknown) => Promise<T>, isolation?: Isolation): Promise<T>
   /** Runs a statement by itself, or in the transaction `tx`. */
   sql(text: string, tx?: unknown): Promise<Record<string, unknown>[]>
+  /** Handles of the driver that are no open transactions. */
+  withoutTransaction(use: (handle: unknown, what: string) => Promise<void>): Promise<void>
   close(): Promise<void>
 }
 
@@ -51,9 +57,7 @@ async function bracketed<T>(run: (sql: string) => Promise<unknown>, begin: strin
 /** Each makes a connection as a process of its own would. `url` is that of a server's database, or a file's path. */
 export const connectors = {
   pg(url: string, { poolSize = 5 }: ConnectOptions = {}): Connected {
-    const pool = new pg.Pool({ connectionString: url, max: poolSize })
-    // Idle connections that the server ends are replaced by the pool.
-    pool.on('error', () => undefined)
+    const pool = createPgPool(url, poolSize)
     return over(fromPg(pool), {
       async transaction(body, isolation = 'read committed') {
         const client = await pool.connect()
@@ -68,6 +72,11 @@ export const connectors = {
         }
       },
       sql: async (text, tx) => (await ((tx as pg.PoolClient | undefined) ?? pool).query(text)).rows,
+      async withoutTransaction(use) {
+        await use(pool, 'the pool')
+        const client = await pool.connect()
+        await use(client, 'a client that has not begun a transaction').finally(() => client.release())
+      },
       close: () => pool.end(),
     })
   },
@@ -92,6 +101,11 @@ export const connectors = {
         const [rows] = await ((tx as mysql.PoolConnection | undefined) ?? pool).query(text)
         return Array.isArray(rows) ? (rows as Rows) : []
       },
+      async withoutTransaction(use) {
+        await use(pool, 'the pool')
+        const connection = await pool.getConnection()
+        await use(connection, 'a connection that has not begun a transaction').finally(() => connection.release())
+      },
       close: () => pool.end(),
     })
   },
@@ -114,6 +128,7 @@ export const connectors = {
         statement.run()
         return []
       },
+      withoutTransaction: (use) => use(database, 'the database, without a transaction'),
       close: async () => void database.close(),
     })
   },
@@ -132,13 +147,13 @@ export const connectors = {
           () => body(database),
         ),
       sql: async (text) => database.prepare(text).all() as Rows,
+      withoutTransaction: (use) => use(database, 'the database, without a transaction'),
       close: async () => void database.close(),
     })
   },
 
   async pglite(): Promise<Connected> {
-    const pglite = new PGlite()
-    await pglite.waitReady
+    const pglite = await PGlite.create({ loadDataDir: new Blob([await emptyPgliteCluster()]) })
     return over(fromPglite(pglite), {
       transaction: (body, isolation = 'read committed') =>
         pglite.transaction(async (tx) => {
@@ -146,6 +161,7 @@ export const connectors = {
           return body(tx)
         }),
       sql: async (text, tx) => (await ((tx as typeof pglite | undefined) ?? pglite).query(text)).rows as Rows,
+      withoutTransaction: (use) => use(pglite, 'the PGlite'),
       close: () => pglite.close(),
     })
   },
@@ -154,13 +170,16 @@ export const connectors = {
     return over(fromMemory(database), {
       transaction: (body) => database.transaction(body),
       sql: () => Promise.reject(new Error('the in-memory engine runs no SQL')),
+      async withoutTransaction(use) {
+        await use(database, 'the database')
+        await use(await database.transaction(async (tx) => tx), 'a transaction that has ended')
+      },
       close: async () => undefined,
     })
   },
 
   'kysely-postgres'(url: string, { poolSize = 5 }: ConnectOptions = {}): Connected {
-    const pool = new pg.Pool({ connectionString: url, max: poolSize })
-    pool.on('error', () => undefined)
+    const pool = createPgPool(url, poolSize)
     return overKysely(new Kysely({ dialect: new PostgresDialect({ pool }) }))
   },
 
@@ -178,11 +197,31 @@ export const connectors = {
   },
 }
 
+/** What PGlite makes when it starts without data, which takes it seconds; loading that takes a fraction of them. */
+async function emptyPgliteCluster(): Promise<Buffer<ArrayBuffer>> {
+  const { version } = createRequire(import.meta.url)('../node_modules/@electric-sql/pglite/package.json')
+  const directory = await cached(`pglite-${version}`, 'an empty PGlite', async (draft) => {
+    const pglite = await PGlite.create()
+    const dump = await pglite.dumpDataDir('none')
+    await writeFile(join(draft, 'cluster.tar'), Buffer.from(await dump.arrayBuffer()))
+    await pglite.close()
+  })
+  return readFile(join(directory, 'cluster.tar'))
+}
+
 interface NodeSqlite {
   readonly isTransaction: boolean
   exec(sql: string): void
   prepare(sql: string): { all(...values: unknown[]): unknown[]; run(...values: unknown[]): unknown }
   close(): void
+}
+
+/** Connections that the server ends while nothing is asked of them end no test. */
+function createPgPool(url: string, poolSize: number): pg.Pool {
+  const pool = new pg.Pool({ connectionString: url, max: poolSize })
+  pool.on('error', () => undefined)
+  pool.on('connect', (client) => client.on('error', () => undefined))
+  return pool
 }
 
 function overKysely(db: Kysely<unknown>): Connected {
@@ -196,6 +235,10 @@ function overKysely(db: Kysely<unknown>): Connected {
       return (isolation === undefined ? builder : builder.setIsolationLevel(isolation)).execute(body)
     },
     sql: (text, tx) => run((tx as Kysely<unknown> | undefined) ?? db, text),
+    async withoutTransaction(use) {
+      await use(db, 'the Kysely instance')
+      await db.connection().execute((connection) => use(connection, 'a connection of it'))
+    },
     close: () => db.destroy(),
   })
 }

@@ -146,7 +146,8 @@ export function freshName(): string {
   return `test:${randomBytes(4).toString('hex')}:${++names}`
 }
 
-async function openEngine(
+/** An engine on which `connect` connects; `remove` removes its database. */
+export async function openEngine(
   url: string,
   connect: (options?: ConnectOptions) => Promise<Connected>,
   remove: () => Promise<unknown>,

@@ -4,6 +4,8 @@ import type { MemoryDatabase } from '../store/memory.ts'
 export interface Statement {
   readonly text: string
   readonly values: readonly unknown[]
+  /** The same text has the same name, for drivers that prepare statements; absent if the text hardly ever recurs. */
+  readonly name?: string
 }
 
 /** ... rows out. */
@@ -49,10 +51,29 @@ export interface SqlAdapter<Tx> {
    * guard works in their synchronous transactions. Throws INVALID_ARGUMENT for a handle that is no open transaction.
    */
   queryIn(tx: Tx, statement: Statement): Result | Promise<Result>
+  /**
+   * Runs `use` in a savepoint of the transaction, and rolls back to it in the end. For clients whose transactions do not
+   * commit once a statement has failed, although that failure was handled; SQL does it for the others.
+   */
+  undoneIn?(tx: Tx, use: (savepoint: Tx) => Promise<void>): Promise<void>
   /** Runs several statements on one connection. */
   reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>
   /** Opens a connection of rowlock's own, if the driver can tell when it breaks. */
   dedicate?(): Promise<DedicatedConnection>
+}
+
+/** For ORMs that open no connection beside their pool. */
+export interface SessionOptions {
+  /** `fromPg` or `fromMysql2` of the same database, for the connection that `takeover: 'session'` keeps. */
+  readonly sessions?: Pick<SqlAdapter<never>, 'dedicate'>
+}
+
+/** What `reserve` gives where only a transaction keeps a connection: there is no need to begin another one in it. */
+export function connectionIn(query: Connection['query']): Connection {
+  return {
+    query: async (statement) =>
+      /^(begin|begin immediate|commit|rollback)$/.test(statement.text) ? { rows: [] } : query(statement),
+  }
 }
 
 /** The in-memory engine has no SQL to run. */

@@ -70,7 +70,8 @@ async function send(connection: Mysql2Transaction, { text, values }: Statement):
   return toResult(await connection.query(text, [...values]))
 }
 
-function toResult([answer]: [unknown, unknown]): Result {
+/** Of the pair that mysql2 answers, which some ORMs pass on. */
+export function toResult([answer]: [unknown, unknown]): Result {
   if (Array.isArray(answer)) return { rows: answer as Record<string, unknown>[] }
   const { insertId, affectedRows, serverStatus } = answer as Record<
     'insertId' | 'affectedRows' | 'serverStatus',

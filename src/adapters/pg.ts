@@ -3,11 +3,13 @@ import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapt
 
 /** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
 export interface PgTransaction {
-  query(text: string, values: unknown[]): Promise<{ rows: Record<string, unknown>[] }>
+  query(query: { text: string; values: unknown[]; name?: string }): Promise<{ rows: Record<string, unknown>[] }>
 }
 
 interface PgPoolClient extends PgTransaction {
   release(destroy?: boolean): void
+  on(event: 'error', listener: (cause: unknown) => void): unknown
+  off(event: 'error', listener: (cause: unknown) => void): unknown
 }
 
 interface PgClient extends PgTransaction {
@@ -30,14 +32,32 @@ export interface PgOptions {
   readonly sessions?: PgPool
 }
 
+/**
+ * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them: it says
+ * so before it executes anything, and from then on they are sent unprepared. Never prepared in a caller's transaction,
+ * which that error would abort.
+ */
+const STATEMENT_LOST = ['26000', '42P05']
+
 /** PostgreSQL through `pg`. Guards take the client on which the caller has begun a transaction. */
 export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTransaction> {
   if (typeof pool?.connect !== 'function' || typeof pool.query !== 'function') {
     throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool')
   }
+  let prepare = true
   return {
     engine: 'postgres',
-    query: (statement) => send(pool, statement),
+    async query(statement) {
+      if (!prepare || statement.name === undefined) return send(pool, statement)
+      try {
+        const { rows } = await pool.query({ name: statement.name, text: statement.text, values: [...statement.values] })
+        return { rows }
+      } catch (error) {
+        if (!STATEMENT_LOST.includes((error as { code?: string }).code ?? '')) throw error
+        prepare = false
+        return send(pool, statement)
+      }
+    },
     queryIn(tx, statement) {
       if (typeof tx?.query !== 'function' || (tx as unknown) === pool) {
         throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
@@ -46,13 +66,17 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
     },
     async reserve(use) {
       const client = await pool.connect()
+      // Without a listener it would end the process. The query that is under way rejects with it.
+      const onError = () => undefined
+      client.on('error', onError)
+      let broken = true
       try {
         const result = await use({ query: (statement) => send(client, statement) })
-        client.release()
+        broken = false
         return result
-      } catch (error) {
-        client.release(true)
-        throw error
+      } finally {
+        client.off('error', onError)
+        client.release(broken)
       }
     },
     dedicate: () => dedicate(options.sessions ?? pool),
@@ -60,7 +84,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
 }
 
 async function send(client: PgTransaction, { text, values }: Statement): Promise<Result> {
-  const { rows } = await client.query(text, [...values])
+  const { rows } = await client.query({ text, values: [...values] })
   return { rows }
 }
 

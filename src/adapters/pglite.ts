@@ -1,5 +1,5 @@
 import { LockError } from '../errors.ts'
-import type { SqlAdapter } from './adapter.ts'
+import { connectionIn, type SqlAdapter } from './adapter.ts'
 
 /** A transaction of PGlite, as `pglite.transaction` passes it to its callback. */
 export interface PgliteTransaction {
@@ -40,13 +40,6 @@ export function fromPglite(pglite: Pglite): SqlAdapter<PgliteTransaction> {
     },
     // One session serves all: what is between begin and commit must be a transaction of PGlite's own.
     reserve: (use) =>
-      pglite.transaction((tx) =>
-        use({
-          async query({ text, values }) {
-            if (/^(begin|commit|rollback)$/.test(text)) return { rows: [] }
-            return tx.query(text, [...values]) as Promise<Rows>
-          },
-        }),
-      ),
+      pglite.transaction((tx) => use(connectionIn(({ text, values }) => tx.query(text, [...values]) as Promise<Rows>))),
   }
 }

@@ -14,8 +14,8 @@ interface Row {
 export class MemoryTransaction {
   /** @internal What ends with the transaction. */
   readonly onEnd: (() => void)[] = []
-  /** @internal What a rollback undoes, latest first. */
-  readonly onRollback: (() => void)[] = []
+  /** @internal What becomes true with the commit, in order. */
+  readonly onCommit: (() => void)[] = []
   /** @internal */
   open = true
 }
@@ -28,14 +28,13 @@ export class MemoryDatabase {
   /** @internal */
   readonly rows = new Map<string, Row>()
 
-  /** Gives guards and `within` something to hold on to. Only what locks do in it is rolled back if `body` rejects. */
+  /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
   async transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T> {
     const tx = new MemoryTransaction()
     try {
-      return await body(tx)
-    } catch (error) {
-      for (const undo of tx.onRollback.reverse()) undo()
-      throw error
+      const result = await body(tx)
+      for (const apply of tx.onCommit) apply()
+      return result
     } finally {
       tx.open = false
       for (const end of tx.onEnd) end()
@@ -75,23 +74,21 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       row = { owner: null, token: 0n, expiresAt: 0, holder, guards: new Set() }
       rows.set(name, row)
     }
-    const before = { ...row }
     const again = row.owner === owner
     const lockedByOthers = [...row.guards].some((other) => other !== tx)
     // WHO HOLDS THE LOCK is decided here.
     if (!again && (isHeld(row) || lockedByOthers)) return { granted: false, holder: isHeld(row) ? row.holder : null }
-    if (!again) row.token = nextToken(row.token)
-    row.owner = ttlMs === null ? null : owner
-    row.expiresAt = now() + (ttlMs ?? 0)
-    row.holder = holder
-    if (tx !== undefined) {
-      lockUntilEnd(row, tx)
-      const taken = row
-      tx.onRollback.push(() =>
-        Object.assign(taken, { owner: before.owner, token: before.token, expiresAt: before.expiresAt }),
-      )
+    const takeover = !again && row.owner !== null
+    const token = again ? row.token : nextToken(row.token)
+    const taken = { owner: ttlMs === null ? null : owner, token, expiresAt: now() + (ttlMs ?? 0), holder }
+    if (tx === undefined) {
+      Object.assign(row, taken)
+    } else {
+      const locked = row
+      lockUntilEnd(locked, tx)
+      tx.onCommit.push(() => Object.assign(locked, taken))
     }
-    return { granted: true, token: row.token, takeover: !again && before.owner !== null }
+    return { granted: true, token, takeover }
   }
 
   return {
@@ -111,11 +108,8 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       checkOpen(tx)
       const row = ours(hold)
       if (row === undefined) return false
-      const { owner, expiresAt } = row
       lockUntilEnd(row, tx)
-      tx.onRollback.push(() => Object.assign(row, { owner, expiresAt }))
-      row.owner = null
-      row.expiresAt = Math.min(row.expiresAt, now())
+      tx.onCommit.push(() => Object.assign(row, { owner: null, expiresAt: Math.min(row.expiresAt, now()) }))
       return true
     },
 

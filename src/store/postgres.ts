@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { type RawBuilder, sql } from 'kysely'
-import type { SqlAdapter } from '../adapters/adapter.ts'
+import type { SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
 import {
@@ -252,6 +252,15 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     })
   }
 
+  async function undoneIn(tx: Tx, use: (savepoint: Tx) => Promise<void>): Promise<void> {
+    if (adapter.undoneIn !== undefined) return adapter.undoneIn(tx, use)
+    const run = (text: string) => runner.runIn(tx, { text, values: [] }, () => undefined)
+    await run('savepoint rowlock_wait')
+    await use(tx)
+    await run('rollback to savepoint rowlock_wait')
+    await run('release savepoint rowlock_wait')
+  }
+
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
@@ -263,19 +272,19 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     acquireIn,
 
     async acquireBehind(tx, attempt, waitMs) {
-      const run = (text: string, values: unknown[] = []) => runner.runIn(tx, { text, values }, () => undefined)
-      await run('savepoint rowlock_wait')
-      await run("select set_config('lock_timeout', $1::text, true)", [`${Math.max(1, Math.floor(waitMs))}ms`])
-      try {
-        const exists = await runner.runIn(tx, statements.waitForRow(attempt), ({ rows }) => rows.length === 1)
-        if (!exists) await runner.runIn(tx, statements.waitForCreation(attempt), () => undefined)
-      } catch (error) {
-        // Everything else, a deadlock above all, has to end the transaction.
-        if (!(error instanceof LockError) || sqlState(error.cause) !== LOCK_NOT_AVAILABLE) throw error
-      }
-      // Takes back the row lock, which would keep a holder from renewing, and lock_timeout.
-      await run('rollback to savepoint rowlock_wait')
-      await run('release savepoint rowlock_wait')
+      // Undone at once: the row lock would keep a holder from renewing, and lock_timeout is the caller's.
+      await undoneIn(tx, async (savepoint) => {
+        const run = (query: Statement) => runner.runIn(savepoint, query, ({ rows }) => rows)
+        const timeout = `${Math.max(1, Math.floor(waitMs))}ms`
+        await run({ text: "select set_config('lock_timeout', $1::text, true)", values: [timeout] })
+        try {
+          const rows = await run(statements.waitForRow(attempt))
+          if (rows.length === 0) await run(statements.waitForCreation(attempt))
+        } catch (error) {
+          // Everything else, a deadlock above all, has to end the transaction.
+          if (!(error instanceof LockError) || sqlState(error.cause) !== LOCK_NOT_AVAILABLE) throw error
+        }
+      })
       return acquireIn(tx, attempt)
     },
 
@@ -303,19 +312,10 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     guard(tx, hold): GuardResult | Promise<GuardResult> {
-      const query = statements.guard(hold)
-      const answer = runner.runIn(tx, query, ({ rows: [row] }): GuardResult => {
+      return runner.runIn(tx, statements.guard(hold), ({ rows: [row] }): GuardResult => {
         if (row === undefined) return 'lost'
         if (row.autocommit === true) throw noTransaction('guard(tx)')
         return row.stands === true ? 'stands' : 'expired'
-      })
-      if (!(answer instanceof Promise)) return answer
-      return answer.catch((error: unknown) => {
-        // In a snapshot older than a takeover the row lock fails with 40001, and so it should.
-        if (!(error instanceof LockError) || sqlState(error.cause) !== '40001') throw error
-        throw new LockLostError(hold.name, 'somebody else took the lock after the snapshot of this transaction', {
-          cause: error.cause,
-        })
       })
     },
 
@@ -331,13 +331,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
             cause,
           })
         }
-        if (code === '40001') {
-          throw new LockLostError(hold.name, 'somebody else took the lock after the snapshot of this transaction', {
-            cause,
-          })
-        }
-        // What is wrong with the caller's own statement is for the caller: through unchanged.
-        throw code === undefined || code === '25P02' ? error : cause
+        // What is wrong with the caller's own statement is for the caller: through unchanged. 40001 may be the guard's.
+        throw code === undefined || code === '25P02' || code === '40001' ? error : cause
       }
     },
 

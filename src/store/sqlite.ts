@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
 import type { SqlAdapter } from '../adapters/adapter.ts'
-import { LockError } from '../errors.ts'
+import { DatabaseError, LockError } from '../errors.ts'
 import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
 import { databaseError, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
 import type { Attempt, AttemptResult, Hold, LockState, Renewal, Store } from './store.ts'
@@ -125,6 +125,9 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     single: adapter.single ?? false,
 
     async acquire(attempt): Promise<AttemptResult> {
+      // Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked.
+      const held = await this.inspect(attempt.name)
+      if (held !== null && held.owner !== attempt.owner) return { granted: false, holder: held.holder }
       const [row] = (await runner.run(statements.acquire(attempt))).rows
       return row ? toGrant(row) : { granted: false, holder: (await this.inspect(attempt.name))?.holder ?? null }
     },
@@ -178,7 +181,13 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async forceRelease(name) {
-      return (await runner.run(statements.forceRelease({ name }))).rows.length === 1 ? 'released' : 'free'
+      try {
+        return (await runner.run(statements.forceRelease({ name }))).rows.length === 1 ? 'released' : 'free'
+      } catch (error) {
+        // A busy file is to us what a locked row is on other engines.
+        if (error instanceof DatabaseError && error.failure === 'conflict') return 'locked'
+        throw error
+      }
     },
 
     async purge(idleMs) {
@@ -236,7 +245,7 @@ function explain(error: unknown, inTransaction: boolean, table: string): LockErr
   const base = typeof errcode === 'number' ? errcode & 0xff : undefined
   const busy = base === SQLITE_BUSY || base === SQLITE_LOCKED || /^SQLITE_(BUSY|LOCKED)/.test(String(code))
   if (busy) return inTransaction ? transactionAborted(error) : databaseError('conflict', error)
-  // SQLite has no result code of its own for a missing table.
-  if (/^no such (table|column)/.test(error.message)) return notMigrated(table, error)
+  // SQLite has no result code of its own for a missing table; Knex puts the statement before the message.
+  if (/\bno such (table|column): /.test(error.message)) return notMigrated(table, error)
   return databaseError('other', error)
 }

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import {
   DummyDriver,
   Kysely,
@@ -58,7 +59,9 @@ export function statement<Values extends object>(
     get: (_, name) => sql.val(new Parameter(String(name))),
   })
   const { text, values: compiled } = compile(engine, build(parameters))
+  const name = `rowlock_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`
   return (values) => ({
+    name,
     text,
     values: compiled.map((value) => (value instanceof Parameter ? values[value.name as keyof Values] : value)),
   })
@@ -118,7 +121,7 @@ export function notMigrated(table: string, cause: unknown): LockError {
 export function isConnectionFailure(error: unknown): boolean {
   if (!(error instanceof Error) || error instanceof TypeError || error instanceof RangeError) return false
   const code = (error as { code?: unknown }).code
-  return code === undefined || (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECTION_\w+)$/.test(code))
+  return code === undefined || (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECT(ION)?_\w+)$/.test(code))
 }
 
 export function databaseError(failure: DatabaseError['failure'], error: unknown): DatabaseError {
