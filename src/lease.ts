@@ -97,6 +97,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   #state: 'held' | 'released' | 'lost' = 'held'
   #reason = ''
   #releasing: Promise<boolean> | undefined
+  #releaseFailed = false
   #releasedWithCommit = false
   readonly #onEnd: (() => void)[] = []
 
@@ -148,8 +149,9 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   guard(tx: Tx | (() => Tx)): Promise<void> {
     try {
-      const checked = this.#guard(currentTransaction(tx))
-      return checked instanceof Promise ? checked : Promise.resolve()
+      const transaction = currentTransaction(tx)
+      const checked = this.#guard(transaction)
+      return checked instanceof Promise ? checked : new Guarded(() => this.#context.store.assertOpen?.(transaction))
     } catch (error) {
       // A synchronous transaction can be stopped only by what is thrown before it goes on.
       if (this.#context.store.synchronous) throw error
@@ -178,6 +180,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     if (tx !== undefined) return this.#releaseIn(currentTransaction(tx))
     this.#releasing ??= this.#release().catch((error: unknown) => {
       this.#releasing = undefined
+      this.#releaseFailed = true
       throw error
     })
     return this.#releasing
@@ -295,7 +298,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     let released = false
     await this.#untilUnlocked(async () => {
       const answer = await this.#context.store.release(this.#hold())
-      released = answer === 'released'
+      // Not ours after a release that failed: that one may have worked nevertheless.
+      released = answer === 'released' || (answer === 'lost' && this.#releaseFailed)
       return answer !== 'locked'
     }, 'release')
     if (released) {
@@ -342,6 +346,25 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       'LOCK_TIMEOUT',
       `cannot ${verb} the lease on ${JSON.stringify(this.name)}: an open transaction keeps its row locked. If that is a transaction which this lease guards, call ${verb}() after it has ended`,
     )
+  }
+}
+
+/** The answer of a synchronous guard: nothing more happens, unless somebody awaits it. */
+class Guarded extends Promise<void> {
+  static override readonly [Symbol.species] = Promise
+  readonly #assertOpen: () => void
+
+  constructor(assertOpen: () => void) {
+    super((resolve) => resolve())
+    this.#assertOpen = assertOpen
+  }
+
+  // biome-ignore lint/suspicious/noThenProperty: that is what awaiting calls.
+  override then<T = void, U = never>(
+    onFulfilled?: ((value: undefined) => T | PromiseLike<T>) | null,
+    onRejected?: ((reason: unknown) => U | PromiseLike<U>) | null,
+  ): Promise<T | U> {
+    return super.then(() => void this.#assertOpen()).then(onFulfilled, onRejected)
   }
 }
 

@@ -35,7 +35,7 @@ import { Polling } from './wake/poll.ts'
 import type { WakeUps } from './wake/wake.ts'
 
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
-export type Adapter<Tx> = SqlAdapter<Tx> | ([MemoryTransaction] extends [Tx] ? MemoryAdapter : never)
+export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
 
 export interface LockInfo extends LockState {
   /** Callers of this instance that wait for the lock. */
@@ -88,6 +88,8 @@ export interface Locks<Tx> {
 }
 
 /** Sets up locks on a database. Does not connect yet. */
+export function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): Locks<MemoryTransaction>
+export function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>
 export function createLocks<Tx>(adapter: Adapter<Tx>, options: InstanceOptions = {}): Locks<Tx> {
   const settings = toSettings(options)
   return new Instance<Tx>(patient(createStore(adapter, options), settings.statementTimeoutMs), settings, options)

@@ -44,6 +44,7 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
       return ambiguous && answer === 'lost' ? 'released' : answer
     },
     guard: (tx, hold) => store.guard(tx, hold),
+    ...(store.assertOpen && { assertOpen: (tx) => store.assertOpen!(tx) }),
     query: (tx, query) => store.query(tx, query),
     ...(store.guardedQuery && { guardedQuery: (tx, hold, query) => store.guardedQuery!(tx, hold, query) }),
     free: (names) =>

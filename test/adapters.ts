@@ -25,7 +25,7 @@ export interface Connected {
   /** Runs a statement by itself, or in the transaction `tx`. */
   sql(text: string, tx?: unknown): Promise<Record<string, unknown>[]>
   /** Handles of the driver that are no open transactions. */
-  withoutTransaction(use: (handle: unknown, what: string) => Promise<void>): Promise<void>
+  withoutTransaction(use: (handle: unknown, what: string) => Promise<void>): Promise<unknown>
   close(): Promise<void>
 }
 
@@ -75,7 +75,8 @@ export const connectors = {
       async withoutTransaction(use) {
         await use(pool, 'the pool')
         const client = await pool.connect()
-        await use(client, 'a client that has not begun a transaction').finally(() => client.release())
+        await use(client, 'a client that has not begun a transaction')
+        client.release()
       },
       close: () => pool.end(),
     })
@@ -104,7 +105,8 @@ export const connectors = {
       async withoutTransaction(use) {
         await use(pool, 'the pool')
         const connection = await pool.getConnection()
-        await use(connection, 'a connection that has not begun a transaction').finally(() => connection.release())
+        await use(connection, 'a connection that has not begun a transaction')
+        connection.release()
       },
       close: () => pool.end(),
     })

@@ -1,6 +1,7 @@
 -- One row per lock name, kept between holds, so that the token of a name can only rise.
--- Times are microseconds since 1970 in UTC: no session time zone can bend them.
-create table rowlock_locks (
+-- Times are microseconds since 1970 in UTC: no session time zone can bend them. DDL commits by itself here, hence IF NOT
+-- EXISTS: a migration that was cut off is simply run again.
+create table if not exists rowlock_locks (
   name varbinary(255) not null primary key,      -- compared byte by byte
   owner varbinary(64),                           -- who holds it: the id of one acquire; null when released
   token bigint not null,                         -- fencing token, rises with every change of owner

@@ -1,5 +1,6 @@
 import { LockError } from '../errors.ts'
 import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapter.ts'
+import { toResult } from './mysql-result.ts'
 
 /** A connection of mysql2/promise on which the caller has begun a transaction. */
 export interface Mysql2Transaction {
@@ -27,9 +28,6 @@ export interface Mysql2Options {
    */
   readonly sessions?: Mysql2Pool
 }
-
-/** Set in the status that the server sends along with each answer while a transaction is open. */
-const SERVER_STATUS_IN_TRANS = 1
 
 /** MySQL and MariaDB through `mysql2/promise`. Guards take the connection on which the caller has begun a transaction. */
 export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAdapter<Mysql2Transaction> {
@@ -70,14 +68,11 @@ async function send(connection: Mysql2Transaction, { text, values }: Statement):
   return toResult(await connection.query(text, [...values]))
 }
 
-/** Of the pair that mysql2 answers, which some ORMs pass on. */
-export function toResult([answer]: [unknown, unknown]): Result {
-  if (Array.isArray(answer)) return { rows: answer as Record<string, unknown>[] }
-  const { insertId, affectedRows, serverStatus } = answer as Record<
-    'insertId' | 'affectedRows' | 'serverStatus',
-    number
-  >
-  return { rows: [], insertId, affectedRows, inTransaction: (serverStatus & SERVER_STATUS_IN_TRANS) !== 0 }
+interface ResultHeader {
+  readonly insertId: Result['insertId']
+  readonly affectedRows: number
+  /** mysql2 passes it on, the driver `mariadb` does not. */
+  readonly serverStatus?: number
 }
 
 async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {

@@ -4,6 +4,8 @@ import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapt
 /** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
 export interface PgTransaction {
   query(query: { text: string; values: unknown[]; name?: string }): Promise<{ rows: Record<string, unknown>[] }>
+  /** What the server said last: idle, in a transaction, or in a failed one. Since pg 8.21. */
+  getTransactionStatus?(): 'I' | 'T' | 'E' | null
 }
 
 interface PgPoolClient extends PgTransaction {
@@ -61,6 +63,12 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
     queryIn(tx, statement) {
       if (typeof tx?.query !== 'function' || (tx as unknown) === pool) {
         throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
+      }
+      if (tx.getTransactionStatus?.() === 'I') {
+        throw new LockError(
+          'INVALID_ARGUMENT',
+          'no transaction is open on this pg client, so nothing would be protected: await BEGIN on it first',
+        )
       }
       return send(tx, statement)
     },

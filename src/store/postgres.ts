@@ -161,7 +161,7 @@ export function postgresStatements(naming: Naming, typedTransactions: boolean) {
     ),
     waitForCreation: statement<{ name: string }>(
       engine,
-      (p) => sql`select pg_advisory_xact_lock(hashtextextended(${p.name}::text, ${sql.lit(NEW_NAME_SEED)}))`,
+      (p) => sql`select 1 from pg_advisory_xact_lock(hashtextextended(${p.name}::text, ${sql.lit(NEW_NAME_SEED)}))`,
     ),
 
     // Needs no expiry to be safe: as long as this row lock lasts, no statement that grants the lock gets past it.
@@ -326,7 +326,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       } catch (error) {
         const cause = error instanceof LockError ? error.cause : undefined
         const code = sqlState(cause)
-        if (code === '22P02' && (cause as Error).message.includes(GUARD_FAILED)) {
+        if (isFailedCast(cause, GUARD_OUTSIDE)) throw noTransaction('guarded(tx, query)')
+        if (isFailedCast(cause, GUARD_FAILED)) {
           throw new LockLostError(hold.name, 'the statement was undone, and its transaction can only roll back', {
             cause,
           })
@@ -406,7 +407,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
           const run = (text: string, values: unknown[] = []) => connection.query({ text, values })
           await run('begin')
           try {
-            await run('select pg_advisory_xact_lock($1::bigint)', [MIGRATION_LOCK])
+            await run('select 1 from pg_advisory_xact_lock($1::bigint)', [MIGRATION_LOCK])
             if (naming.schema !== undefined) {
               const { rows } = await run('select 1 as found from pg_namespace where nspname = $1::text', [
                 naming.schema,
@@ -436,6 +437,14 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 }
 
 const GUARD_FAILED = 'rowlock: the lease is lost'
+const GUARD_OUTSIDE = 'rowlock: no transaction'
+
+/** Whether the server quotes this text. Knex puts the statement before the message, where the text is a literal. */
+function isFailedCast(error: unknown, text: string): boolean {
+  if (sqlState(error) !== '22P02') return false
+  const { message } = error as Error
+  return message.lastIndexOf(text) > message.lastIndexOf(`'${text}'`) + 1
+}
 
 /**
  * The caller's statement as a CTE beside the guard. If the guard finds no row, a cast fails and takes the whole statement
@@ -443,16 +452,20 @@ const GUARD_FAILED = 'rowlock: the lease is lost'
  */
 function foldGuard(guard: { text: string; values: readonly unknown[] }, query: CallerQuery): CallerQuery {
   const text = query.text.trim().replace(/;$/, '')
-  if (/^with\b/i.test(text)) {
+  const bare = text.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"|--.*$|\/\*[\s\S]*?\*\//gm, ' ').trim()
+  if (/^with\b/i.test(bare)) {
     throw new LockError('INVALID_ARGUMENT', 'guarded() takes a statement without WITH: call guard(tx) before that one')
   }
   const shifted = guard.text.replace(/\$(\d+)/g, (_, index: string) => `$${Number(index) + query.values.length}`)
-  const returnsRows = /^select\b/i.test(text) || /\breturning\b/i.test(text)
+  const returnsRows = /^(\(|(select|values|table)\b)/i.test(bare) || /\breturning\b/i.test(bare)
   return {
-    text: `with rowlock_query as (${text}), rowlock_row as materialized (${shifted}), rowlock_guard as materialized (
-      select case when count(*) filter (where stands and not autocommit) = 1 then 1
-                  else ('${GUARD_FAILED}' || left(count(*)::text, 0))::int end as stands from rowlock_row)
-      select ${returnsRows ? 'rowlock_query.* from rowlock_query' : '1'} where (select stands from rowlock_guard) = 1`,
+    text: `with rowlock_query as (${text}
+      ), rowlock_row as materialized (${shifted}), rowlock_guard as materialized (
+        select case when count(*) filter (where not autocommit) = 1 then 1
+                    else (case when count(*) = 0 then '${GUARD_FAILED}' else '${GUARD_OUTSIDE}' end)::int
+               end as stands
+        from rowlock_row)
+      select ${returnsRows ? 'rowlock_query.* from rowlock_query where 1' : '1 where 0'} = (select stands from rowlock_guard)`,
     values: [...query.values, ...guard.values],
   }
 }

@@ -120,6 +120,18 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     return { granted: true, token: BigInt(row.token as number | bigint), takeover: Number(row.takeover) === 1 }
   }
 
+  function assertOpen(tx: Tx): void {
+    try {
+      adapter.queryIn(tx, { text: 'select 1', values: [] })
+    } catch (cause) {
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        'the transaction is over: those of a synchronous driver take no async callback. Do not await in it, or say BEGIN IMMEDIATE and COMMIT yourself',
+        { cause },
+      )
+    }
+  }
+
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
@@ -134,13 +146,16 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
 
     async acquireIn(tx, attempt) {
       const row = await runner.runIn(tx, statements.acquire(attempt), ({ rows }) => rows[0])
+      if (adapter.synchronous) assertOpen(tx)
       if (row) return toGrant(row)
       const state = await runner.runIn(tx, statements.inspect(attempt), ({ rows }) => rows[0])
       return { granted: false, holder: (state?.holder as string | undefined) ?? null }
     },
 
     async releaseIn(tx, hold) {
-      return runner.runIn(tx, statements.release(hold), ({ rows }) => rows.length === 1)
+      const released = await runner.runIn(tx, statements.release(hold), ({ rows }) => rows.length === 1)
+      if (adapter.synchronous) assertOpen(tx)
+      return released
     },
 
     async renew(holds): Promise<Renewal[]> {
@@ -160,6 +175,8 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     guard(tx, hold) {
       return runner.runIn(tx, statements.guard(hold), ({ rows }) => (rows.length === 1 ? 'stands' : 'lost'))
     },
+
+    ...(adapter.synchronous && { assertOpen }),
 
     async query(tx, query) {
       return (await adapter.queryIn(tx, query)).rows

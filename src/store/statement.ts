@@ -130,15 +130,19 @@ export function databaseError(failure: DatabaseError['failure'], error: unknown)
     connection: 'no answer from the database; whether the statement took effect is not known',
     other: 'the database refused the statement',
   }[failure]
-  return new DatabaseError(failure, `${advice}: ${error instanceof Error ? error.message : String(error)}`, {
-    cause: error,
-  })
+  return new DatabaseError(failure, `${advice}: ${messageOf(error)}`, { cause: error })
+}
+
+/** An AggregateError, as of a host name with several addresses, has a code but no message. */
+function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error)
+  return error.message || String((error as { code?: unknown }).code ?? error.name)
 }
 
 export function transactionAborted(error: unknown): LockError {
   return new LockError(
     'TRANSACTION_ABORTED',
-    `the transaction cannot go on; roll it back and retry all of it: ${error instanceof Error ? error.message : String(error)}`,
+    `the transaction cannot go on; roll it back and retry all of it: ${messageOf(error)}`,
     { cause: error },
   )
 }

@@ -90,6 +90,11 @@ export interface Store<Tx> {
   release(hold: Hold): Promise<'released' | 'lost' | 'locked'>
   /** Makes the commit of `tx` depend on the hold. Throws and answers synchronously where the driver does. */
   guard(tx: Tx, hold: Hold & { readonly ttlMs: number }): GuardResult | Promise<GuardResult>
+  /**
+   * Of a synchronous driver: throws if the transaction is over. It is before an async callback gets past its first await,
+   * and what that goes on to write would commit by itself.
+   */
+  assertOpen?(tx: Tx): void
   /** Runs a statement of the caller's in the caller's transaction. The driver's errors come through unchanged. */
   query(tx: Tx, query: CallerQuery): Promise<readonly Record<string, unknown>[]>
   /** Guard and the caller's statement in one round trip; the statement fails if the guard does. Undefined: cannot be done. */

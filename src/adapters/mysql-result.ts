@@ -1,0 +1,12 @@
+import type { Result } from './adapter.ts'
+
+/** Set in the status that the server sends along with each answer while a transaction is open. */
+const SERVER_STATUS_IN_TRANS = 1
+
+/** Of the pair that mysql2 answers, which some ORMs pass on, and the driver `mariadb` through some ORMs. */
+export function toResult([answer]: readonly [unknown, unknown]): Result {
+  if (Array.isArray(answer)) return { rows: answer as Record<string, unknown>[] }
+  const { insertId, affectedRows, serverStatus } = answer as ResultHeader
+  const inTransaction = serverStatus === undefined ? undefined : (serverStatus & SERVER_STATUS_IN_TRANS) !== 0
+  return { rows: [], insertId, affectedRows, inTransaction }
+}

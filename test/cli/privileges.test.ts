@@ -1,0 +1,133 @@
+import { randomBytes } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
+import { createLocks, type Locks } from '../../src/index.ts'
+import { type Connected, connectors } from '../adapters.ts'
+import { connect, createDatabase, type TestConnection, type TestDatabase } from '../connect.ts'
+import { freshName } from '../engines.ts'
+
+/** What an application does all day. */
+const NEEDED = ['select', 'insert', 'update'] as const
+
+describe.each(inject('servers'))('the least privileges on $name', (server) => {
+  const isPostgres = server.engine === 'postgres'
+  const naming = isPostgres ? { schema: 'app' } : {}
+  const table = (name: string) => `${isPostgres ? 'app.' : ''}rowlock_${name}`
+
+  let database: TestDatabase
+  let owner: TestConnection
+  /** The application. */
+  let role: string
+  let connected: Connected
+  let locks: Locks<unknown>
+
+  const connector = isPostgres ? connectors.pg : connectors.mysql2
+  const logins: string[] = []
+
+  const grant = (privileges: string) => owner.query(`grant ${privileges} to ${role}`)
+  const revoke = (privileges: string) => owner.query(`revoke ${privileges} from ${role}`)
+
+  /** Somebody who may do this, and nothing else. */
+  async function createLogin(privileges: readonly string[]): Promise<{ login: string; connection: Connected }> {
+    const user = `rowlock_${randomBytes(6).toString('hex')}`
+    const login = isPostgres ? user : `'${user}'@'%'`
+    logins.push(login)
+    await owner.query(
+      isPostgres ? `create role ${login} login password 'secret'` : `create user ${login} identified by 'secret'`,
+    )
+    for (const each of privileges) await owner.query(`grant ${each} to ${login}`)
+    const url = new URL(database.url)
+    url.username = user
+    url.password = 'secret'
+    return { login, connection: connector(url.href) }
+  }
+
+  beforeAll(async () => {
+    database = await createDatabase(server)
+    owner = await connect(database.url)
+    const migrating = connector(database.url)
+    await createLocks(migrating.adapter, naming).migrate()
+    await migrating.close()
+
+    const usage = isPostgres ? ['usage on schema app'] : []
+    const application = await createLogin([...usage, ...NEEDED.map((privilege) => `${privilege} on ${table('locks')}`)])
+    connected = application.connection
+    role = application.login
+    locks = createLocks(connected.adapter, naming)
+  })
+
+  afterAll(async () => {
+    await locks.close()
+    await connected.close()
+    await owner.close()
+    await database.drop()
+    const admin = await connect(server.url)
+    for (const login of logins) await admin.query(isPostgres ? `drop role ${login}` : `drop user ${login}`)
+    await admin.close()
+  })
+
+  it('let an application do all that it does with locks', async () => {
+    const name = freshName()
+    const lease = await locks.acquire(name)
+    expect(await locks.tryAcquire(name)).toBeNull()
+    expect(await locks.inspect(name)).toMatchObject({ name })
+    expect(await locks.list({ prefix: name })).toHaveLength(1)
+    await lease.extend('60s')
+    await connected.transaction((tx) => lease.guard(tx))
+    expect(await connected.transaction((tx) => lease.guarded(tx, { text: 'select 1 as one', values: [] }))).toEqual([
+      { one: 1 },
+    ])
+    expect(await (await locks.restore(JSON.parse(JSON.stringify(lease)))).release()).toBe(true)
+
+    await connected.transaction((tx) => locks.within(tx).acquire(name))
+    const pending = await connected.transaction((tx) => locks.within(tx).lease(name))
+    const started = await pending.confirm()
+    await connected.transaction((tx) => started.release(tx))
+
+    await locks.acquire(name)
+    expect(await locks.forceRelease(name)).toBe(true)
+    expect(await locks.run(name, { takeover: 'session' }, () => 'ran')).toBe('ran')
+  })
+
+  it.each(NEEDED)('contain nothing that could be spared: %s', async (privilege) => {
+    const name = freshName()
+    await locks.run(name, {}, () => undefined)
+    await revoke(`${privilege} on ${table('locks')}`)
+    // An insert is for a name that is new, an update for one that is not.
+    const attempt = locks.tryAcquire(privilege === 'insert' ? freshName() : name)
+    await expect(attempt).rejects.toMatchObject({ code: 'DATABASE', message: expect.stringMatching(/denied/) })
+    await grant(`${privilege} on ${table('locks')}`)
+    await locks.run(name, {}, () => undefined)
+  })
+
+  it.runIf(isPostgres)('contain nothing that could be spared: usage on the schema', async () => {
+    await revoke('usage on schema app')
+    await expect(locks.tryAcquire(freshName())).rejects.toMatchObject({ code: 'DATABASE' })
+    await grant('usage on schema app')
+  })
+
+  it('are delete besides, for purge alone', async () => {
+    await expect(locks.purge({ idleFor: 0 })).rejects.toMatchObject({ code: 'DATABASE' })
+    await grant(`delete on ${table('locks')}`)
+    expect(await locks.purge({ idleFor: 0 })).toBeGreaterThan(0)
+    await revoke(`delete on ${table('locks')}`)
+  })
+
+  it('are these to migrate: to create tables, and to read and fill the one that remembers', async () => {
+    const { connection } = await createLogin(
+      isPostgres
+        ? ['usage, create on schema app']
+        : [`create, select, insert on \`${new URL(database.url).pathname.slice(1)}\`.*`],
+    )
+    const migrating = createLocks(connection.adapter, { ...naming, tablePrefix: 'other_' })
+    expect(await migrating.migrate()).not.toEqual([])
+    expect(await migrating.migrate()).toEqual([])
+    await connection.close()
+  })
+
+  it('are select on the other table, for an application that calls migrate() when the owner has migrated', async () => {
+    await expect(locks.migrate()).rejects.toMatchObject({ code: 'DATABASE' })
+    await grant(`select on ${table('migrations')}`)
+    expect(await locks.migrate()).toEqual([])
+    await revoke(`select on ${table('migrations')}`)
+  })
+})
