@@ -3,6 +3,13 @@ import type { Result } from './adapter.ts'
 /** Set in the status that the server sends along with each answer while a transaction is open. */
 const SERVER_STATUS_IN_TRANS = 1
 
+interface ResultHeader {
+  readonly insertId: Result['insertId']
+  readonly affectedRows: number
+  /** mysql2 passes it on, the driver `mariadb` does not. */
+  readonly serverStatus?: number
+}
+
 /** Of the pair that mysql2 answers, which some ORMs pass on, and the driver `mariadb` through some ORMs. */
 export function toResult([answer]: readonly [unknown, unknown]): Result {
   if (Array.isArray(answer)) return { rows: answer as Record<string, unknown>[] }

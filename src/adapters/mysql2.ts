@@ -68,13 +68,6 @@ async function send(connection: Mysql2Transaction, { text, values }: Statement):
   return toResult(await connection.query(text, [...values]))
 }
 
-interface ResultHeader {
-  readonly insertId: Result['insertId']
-  readonly affectedRows: number
-  /** mysql2 passes it on, the driver `mariadb` does not. */
-  readonly serverStatus?: number
-}
-
 async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {
   if (connectionLimit(pool) === 1) {
     throw new LockError(

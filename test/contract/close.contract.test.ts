@@ -1,0 +1,4 @@
+import { closeSuite } from './close.ts'
+import { onEveryEngine } from './harness.ts'
+
+onEveryEngine('close', closeSuite)

@@ -1,0 +1,4 @@
+import { onEveryEngine } from './harness.ts'
+import { waitingSuite } from './waiting.ts'
+
+onEveryEngine('waiting', waitingSuite)

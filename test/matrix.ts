@@ -1,0 +1,61 @@
+/**
+ * Writes the README's matrix of ORM x engine x feature from a run of the suite that every ORM has to pass: a feature is
+ * named only if all its tests passed. `npm run matrix`.
+ */
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+interface Report {
+  testResults: { assertionResults: { ancestorTitles: string[]; status: string }[] }[]
+}
+
+/** Groups of tests in test/orms/suite.ts, by the name that the matrix gives them. */
+const FEATURES = new Map([
+  ['leases', 'leases'],
+  ['guards', 'guards'],
+  ['within a transaction', 'within'],
+])
+/** Others did not run: what an engine cannot have is left out. */
+const RAN = ['passed', 'failed']
+
+const START = '<!-- matrix: npm run matrix -->'
+const END = '<!-- end of matrix -->'
+
+const folder = mkdtempSync(join(tmpdir(), 'rowlock-matrix-'))
+try {
+  const outputFile = join(folder, 'report.json')
+  const suites = ['suite-a', 'prisma-b', 'typeorm-b', 'sequelize-b', 'mikro-orm-b'].map((name) => `test/orms/${name}`)
+  spawnSync('npx', ['vitest', 'run', ...suites, '--reporter=json', `--outputFile=${outputFile}`], { stdio: 'inherit' })
+  const table = toTable(JSON.parse(readFileSync(outputFile, 'utf8')) as Report)
+  const readme = readFileSync('README.md', 'utf8')
+  const [before, rest] = readme.split(START)
+  const after = rest?.split(END)[1]
+  if (before === undefined || after === undefined) throw new Error(`README.md has no place for the matrix: ${START}`)
+  writeFileSync('README.md', `${before}${START}\n${table}\n${END}${after}`)
+} finally {
+  rmSync(folder, { recursive: true })
+}
+
+function toTable({ testResults }: Report): string {
+  // orm -> engine -> feature -> whether all of its tests passed
+  const orms = new Map<string, Map<string, Map<string, boolean>>>()
+  for (const { ancestorTitles, status } of testResults.flatMap(({ assertionResults }) => assertionResults)) {
+    const [subject = '', group = ''] = ancestorTitles.filter((title) => title !== '')
+    const [orm, engine] = subject.split(' on ')
+    const feature = FEATURES.get(group)
+    if (orm === undefined || engine === undefined || feature === undefined || !RAN.includes(status)) continue
+    const engines = orms.get(orm) ?? new Map<string, Map<string, boolean>>()
+    const features = engines.get(engine) ?? new Map<string, boolean>()
+    features.set(feature, (features.get(feature) ?? true) && status === 'passed')
+    orms.set(orm, engines.set(engine, features))
+  }
+  const columns = [...new Set([...orms.values()].flatMap((engines) => [...engines.keys()]))].sort()
+  const cell = (features: Map<string, boolean> | undefined) =>
+    [...(features ?? [])].flatMap(([feature, passed]) => (passed ? [feature] : [])).join(', ')
+  const lines = [...orms].map(
+    ([orm, engines]) => `| ${orm} | ${columns.map((engine) => cell(engines.get(engine))).join(' | ')} |`,
+  )
+  return [`| | ${columns.join(' | ')} |`, `|---${'|---'.repeat(columns.length)}|`, ...lines].join('\n')
+}

@@ -1,0 +1,91 @@
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import ts from 'typescript'
+import { describe, expect, it } from 'vitest'
+
+/** All that users can import: a change here is a change of the public interface. */
+const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
+  '.': {
+    values: ['DatabaseError', 'LockError', 'LockLostError', 'LockTimeoutError', 'createLocks', 'isTransactionAborted'],
+    types: [
+      'Adapter',
+      'Duration',
+      'GuardedQuery',
+      'InstanceOptions',
+      'Lease',
+      'LeaseJson',
+      'LockErrorCode',
+      'LockEvent',
+      'LockInfo',
+      'LockListener',
+      'LockOptions',
+      'Locks',
+      'PendingLease',
+      'PendingLeaseOptions',
+      'RunOutcome',
+      'TransactionHold',
+      'TransactionLocks',
+      'TransactionOptions',
+    ],
+  },
+  './pg': { values: ['fromPg'], types: ['PgOptions', 'PgPool', 'PgTransaction'] },
+  './mysql2': { values: ['fromMysql2'], types: ['Mysql2Options', 'Mysql2Pool', 'Mysql2Transaction'] },
+  './better-sqlite3': { values: ['fromBetterSqlite3'], types: ['BetterSqlite3Database'] },
+  './node-sqlite': { values: ['fromNodeSqlite'], types: ['NodeSqliteDatabase'] },
+  './kysely': { values: ['fromKysely'], types: ['KyselyDatabase', 'KyselyOptions'] },
+  './pglite': { values: ['fromPglite'], types: ['Pglite', 'PgliteTransaction'] },
+  './memory': { values: ['MemoryDatabase', 'fromMemory'], types: ['MemoryTransaction'] },
+  './postgres-js': { values: ['fromPostgresJs'], types: ['PostgresJs', 'PostgresJsTransaction'] },
+  './knex': { values: ['fromKnex'], types: ['KnexDatabase', 'KnexTransaction'] },
+  './drizzle': { values: ['fromDrizzle'], types: ['DrizzleDatabase', 'DrizzleTransaction'] },
+  './prisma': { values: ['fromPrisma'], types: ['PrismaClient', 'PrismaOptions', 'PrismaTransaction'] },
+  './typeorm': {
+    values: ['fromTypeorm'],
+    types: ['TypeormDataSource', 'TypeormQueryRunner', 'TypeormTransaction'],
+  },
+  './sequelize': { values: ['fromSequelize'], types: ['SequelizeInstance', 'SequelizeTransaction'] },
+  './mikro-orm': { values: ['fromMikroOrm'], types: ['MikroOrm', 'MikroOrmOptions', 'MikroOrmTransaction'] },
+}
+
+const root = new URL('../../', import.meta.url)
+const { exports } = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')) as {
+  exports: Record<string, string>
+}
+const subpaths = Object.keys(exports).filter((subpath) => subpath !== './package.json')
+const sourceOf = (subpath: string) =>
+  fileURLToPath(new URL(exports[subpath]!.replace('./dist/', 'src/').replace(/\.js$/, '.ts'), root))
+
+describe('the package', () => {
+  it('has these subpaths', () => {
+    expect(subpaths).toEqual(Object.keys(EXPORTS))
+    expect(exports['./package.json']).toBe('./package.json')
+  })
+
+  it('exports these types and values, and no others', () => {
+    const files = subpaths.map(sourceOf)
+    const program = ts.createProgram(files, {
+      module: ts.ModuleKind.NodeNext,
+      allowImportingTsExtensions: true,
+      noEmit: true,
+    })
+    const checker = program.getTypeChecker()
+    const found = subpaths.map((subpath, index) => {
+      const module = checker.getSymbolAtLocation(program.getSourceFile(files[index]!)!)!
+      const symbols = checker.getExportsOfModule(module)
+      const names = (wanted: (symbol: ts.Symbol) => boolean) => symbols.filter(wanted).map(({ name }) => name)
+      const isOfValue = (symbol: ts.Symbol) => isValue(symbol, checker)
+      return [subpath, { values: names(isOfValue).sort(), types: names((each) => !isOfValue(each)).sort() }]
+    })
+    expect(Object.fromEntries(found)).toEqual(EXPORTS)
+  })
+
+  it.each(subpaths)('exports from %s at run time just the values of that list', async (subpath) => {
+    expect(Object.keys(await import(sourceOf(subpath))).sort()).toEqual(EXPORTS[subpath]!.values)
+  })
+})
+
+function isValue(symbol: ts.Symbol, checker: ts.TypeChecker): boolean {
+  if (symbol.declarations?.some(ts.isTypeOnlyExportDeclaration)) return false
+  const target = symbol.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(symbol) : symbol
+  return (target.flags & ts.SymbolFlags.Value) !== 0
+}
