@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import ms from 'ms'
 import { LockError } from './errors.ts'
 
@@ -29,5 +30,5 @@ function parse(text: string): number {
 }
 
 function describe(value: unknown): string {
-  return typeof value === 'string' ? JSON.stringify(value) : String(value)
+  return typeof value === 'string' ? JSON.stringify(value) : inspect(value, { depth: 0 })
 }

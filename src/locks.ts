@@ -8,6 +8,7 @@ import { Heartbeat } from './heartbeat.ts'
 import { type Lease, LeaseHandle, type LeaseJson, type LeaseTerms, untilUnlocked } from './lease.ts'
 import {
   checkName,
+  checkOptions,
   checkText,
   type InstanceOptions,
   type InstanceSettings,
@@ -122,6 +123,8 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #wakeUps: WakeUps
   readonly #sessions: Sessions
   readonly #leases = new Set<LeaseHandle<Tx>>()
+  /** Calls that may yet end in a lease. */
+  readonly #underWay = new Set<Promise<unknown>>()
   readonly #background = new Set<Promise<void>>()
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
@@ -145,11 +148,11 @@ class Instance<Tx> implements Locks<Tx> {
   async acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {
     const request = toRequest(name, options, this.#defaults)
     // Only a try answers null.
-    return (await this.#acquire(request, request.waitMs)) as LeaseHandle<Tx>
+    return (await this.#leasing(this.#acquire(request, request.waitMs))) as LeaseHandle<Tx>
   }
 
   async tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
-    return this.#acquire(toRequest(name, options, this.#defaults), null)
+    return this.#leasing(this.#acquire(toRequest(name, options, this.#defaults), null))
   }
 
   async run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
@@ -175,7 +178,7 @@ class Instance<Tx> implements Locks<Tx> {
       holder: this.#settings.holder,
       closing: this.#closing.signal,
       request: (name, options) => toRequest(name, options, this.#defaults),
-      confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
+      confirm: (hold, request) => this.#leasing(this.#confirm(hold, request, confirmationFailed(hold.name))),
     }
     return new Transaction(context, currentTransaction(tx))
   }
@@ -184,7 +187,7 @@ class Instance<Tx> implements Locks<Tx> {
     const { owner, token, ttlMs } = checkLeaseJson(json)
     const request = toRequest(json.name, { ...options, ttl: ttlMs }, this.#defaults)
     const hold = { name: request.name, owner, token }
-    return this.#confirm(hold, request, new LockLostError(json.name, 'it is not held any more'))
+    return this.#leasing(this.#confirm(hold, request, new LockLostError(json.name, 'it is not held any more')))
   }
 
   async inspect(name: string): Promise<LockInfo | null> {
@@ -194,7 +197,9 @@ class Instance<Tx> implements Locks<Tx> {
     return state === null ? null : this.#toInfo(state)
   }
 
-  async list({ prefix = '' }: { readonly prefix?: string } = {}): Promise<LockInfo[]> {
+  async list(options: { readonly prefix?: string } = {}): Promise<LockInfo[]> {
+    checkOptions(options)
+    const { prefix = '' } = options
     checkText('prefix', prefix)
     this.#assertOpen()
     return (await this.#store.list(prefix)).map((state) => this.#toInfo(state))
@@ -222,8 +227,9 @@ class Instance<Tx> implements Locks<Tx> {
     return forced
   }
 
-  async purge({ idleFor }: { readonly idleFor: Duration }): Promise<number> {
-    const idleMs = toMilliseconds('idleFor', idleFor, { max: Number.MAX_SAFE_INTEGER })
+  async purge(options: { readonly idleFor: Duration }): Promise<number> {
+    checkOptions(options)
+    const idleMs = toMilliseconds('idleFor', options.idleFor, { max: Number.MAX_SAFE_INTEGER })
     this.#assertOpen()
     return this.#store.purge(idleMs)
   }
@@ -262,6 +268,15 @@ class Instance<Tx> implements Locks<Tx> {
     this.#events.emit({ type: 'acquired', ...hold, waitedMs })
     if (takeover) this.#events.emit({ type: 'takeover', ...hold })
     return lease
+  }
+
+  async #leasing<T>(call: Promise<T>): Promise<T> {
+    this.#underWay.add(call)
+    try {
+      return await call
+    } finally {
+      this.#underWay.delete(call)
+    }
   }
 
   /** A lease that exists already: renewed now, which shows that it does. */
@@ -321,6 +336,7 @@ class Instance<Tx> implements Locks<Tx> {
 
   async #close(): Promise<void> {
     this.#closing.abort(closedError())
+    await Promise.allSettled(this.#underWay)
     const releases = [...this.#leases].map(async (lease) => {
       try {
         await lease.release()

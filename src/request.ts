@@ -54,32 +54,23 @@ const MAX_NAME_BYTES = 255
 const DEFAULTS = { ttl: '30s', wait: '10s', renew: true, takeover: 'expiry', statementTimeout: '5s' } as const
 
 export function toSettings(options: InstanceOptions): InstanceSettings {
-  const holder = options.holder ?? `${hostname()}:${process.pid}`
+  checkOptions(options)
+  const { holder = `${hostname()}:${process.pid}`, statementTimeout = DEFAULTS.statementTimeout } = options
   checkText('holder', holder)
   toRequest('x', {}, options)
-  return {
-    holder,
-    statementTimeoutMs: toMilliseconds('statementTimeout', options.statementTimeout ?? DEFAULTS.statementTimeout, {
-      min: 1,
-    }),
-  }
+  return { holder, statementTimeoutMs: toMilliseconds('statementTimeout', statementTimeout, { min: 1 }) }
 }
 
-export function toRequest(name: string, options: LockOptions | undefined, defaults: LockOptions): LockRequest {
-  if (options !== undefined && (typeof options !== 'object' || options === null)) {
-    throw new LockError('INVALID_ARGUMENT', 'the second argument must be an object of options')
-  }
-  const given = { ...options }
-  const pick = <Key extends keyof LockOptions>(key: Key) => given[key] ?? defaults[key]
+export function toRequest(name: string, options: LockOptions = {}, defaults: LockOptions): LockRequest {
+  checkOptions(options)
   const {
-    signal,
+    ttl = DEFAULTS.ttl,
+    wait = DEFAULTS.wait,
     renew = DEFAULTS.renew,
     takeover = DEFAULTS.takeover,
-  } = {
-    signal: pick('signal'),
-    renew: pick('renew'),
-    takeover: pick('takeover'),
-  }
+    signal,
+    maxHold,
+  } = { ...defaults, ...given(options) }
   if (typeof renew !== 'boolean') throw new LockError('INVALID_ARGUMENT', `renew must be true or false, not ${renew}`)
   if (takeover !== 'expiry' && takeover !== 'session') {
     throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${JSON.stringify(takeover)}`)
@@ -87,17 +78,26 @@ export function toRequest(name: string, options: LockOptions | undefined, defaul
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new LockError('INVALID_ARGUMENT', 'signal must be an AbortSignal')
   }
-  const wait = pick('wait') ?? DEFAULTS.wait
-  const maxHold = pick('maxHold')
   return {
     name: checkName(name),
-    ttlMs: toTtl(pick('ttl') ?? DEFAULTS.ttl),
+    ttlMs: toTtl(ttl),
     waitMs: wait === Number.POSITIVE_INFINITY ? wait : toMilliseconds('wait', wait),
     signal,
     renew,
     maxHoldMs:
       maxHold === undefined ? Number.POSITIVE_INFINITY : toMilliseconds('maxHold', maxHold, { min: MIN_TTL_MS }),
     takeover,
+  }
+}
+
+/** Only what is undefined was left out: null is a mistake, and found as one. */
+function given(options: LockOptions): LockOptions {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
+}
+
+export function checkOptions(options: object): void {
+  if (typeof options !== 'object' || options === null) {
+    throw new LockError('INVALID_ARGUMENT', `options must be an object, not ${String(options)}`)
   }
 }
 

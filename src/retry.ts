@@ -55,7 +55,11 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
     inspect: (name) => idempotent(() => store.inspect(name)),
     list: (prefix) => idempotent(() => store.list(prefix)),
     forceRelease: (name) => idempotent(() => store.forceRelease(name)),
-    purge: (idleMs) => onConflict(() => store.purge(idleMs)),
+    purge: (idleMs) =>
+      bounded(
+        onConflict(() => store.purge(idleMs)),
+        timeoutMs,
+      ),
     openSession: (onLost) => store.openSession(onLost),
     migrate: () => onConflict(() => store.migrate()),
   }

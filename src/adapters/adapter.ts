@@ -42,8 +42,6 @@ export interface SqlAdapter<Tx> {
   readonly synchronous?: boolean
   /** True if there is one connection for all: nothing can be asked beside an open transaction. */
   readonly single?: boolean
-  /** True if `queryIn` can be given nothing but an open transaction, so that PostgreSQL need not be asked whether it is one. */
-  readonly typedTransactions?: boolean
   /** Runs one statement that commits by itself. */
   query(statement: Statement): Promise<Result>
   /**
@@ -55,7 +53,7 @@ export interface SqlAdapter<Tx> {
    * Runs `use` in a savepoint of the transaction, and rolls back to it in the end. For clients whose transactions do not
    * commit once a statement has failed, although that failure was handled; SQL does it for the others.
    */
-  undoneIn?(tx: Tx, use: (savepoint: Tx) => Promise<void>): Promise<void>
+  undoneIn?(tx: Tx, use: (savepoint: Connection) => Promise<void>): Promise<void>
   /** Runs several statements on one connection. */
   reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>
   /** Opens a connection of rowlock's own, if the driver can tell when it breaks. */

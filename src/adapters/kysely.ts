@@ -51,7 +51,6 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
     engine,
     // Kysely's own dialect for SQLite has one connection.
     single: engine === 'sqlite',
-    typedTransactions: true,
     query: (statement) => send(db, statement),
     async queryIn(tx, statement) {
       if (tx?.isTransaction !== true) {

@@ -46,6 +46,8 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   if (typeof pool?.connect !== 'function' || typeof pool.query !== 'function') {
     throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool')
   }
+  // A pg.Client looks much like a pool, but what rowlock ran on it would be part of the caller's transactions.
+  if ('escapeIdentifier' in pool) throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool, not a client')
   let prepare = true
   return {
     engine: 'postgres',
@@ -60,16 +62,11 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
         return send(pool, statement)
       }
     },
-    queryIn(tx, statement) {
+    async queryIn(tx, statement) {
       if (typeof tx?.query !== 'function' || (tx as unknown) === pool) {
         throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
       }
-      if (tx.getTransactionStatus?.() === 'I') {
-        throw new LockError(
-          'INVALID_ARGUMENT',
-          'no transaction is open on this pg client, so nothing would be protected: await BEGIN on it first',
-        )
-      }
+      await assertInTransaction(tx)
       return send(tx, statement)
     },
     async reserve(use) {
@@ -95,6 +92,30 @@ async function send(client: PgTransaction, { text, values }: Statement): Promise
   const { rows } = await client.query({ text, values: [...values] })
   return { rows }
 }
+
+async function assertInTransaction(tx: PgTransaction): Promise<void> {
+  const refuse = (cause?: unknown) => {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'no transaction is open on this pg client, so nothing would be protected: await BEGIN on it first',
+      { cause },
+    )
+  }
+  if (tx.getTransactionStatus !== undefined) {
+    if (tx.getTransactionStatus() === 'I') refuse()
+    return
+  }
+  // Before 8.21, pg does not tell, but the server does.
+  try {
+    await tx.query({ text: 'savepoint rowlock_check', values: [] })
+  } catch (error) {
+    if ((error as { code?: string }).code === NO_ACTIVE_TRANSACTION) refuse(error)
+    throw error
+  }
+  await tx.query({ text: 'release savepoint rowlock_check', values: [] })
+}
+
+const NO_ACTIVE_TRANSACTION = '25P01'
 
 /** A connection beside the pool, made with the pool's own settings, so that a pool of one is not used up by it. */
 async function dedicate(pool: PgPool): Promise<DedicatedConnection> {

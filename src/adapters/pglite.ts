@@ -27,7 +27,6 @@ export function fromPglite(pglite: Pglite): SqlAdapter<PgliteTransaction> {
   return {
     engine: 'postgres',
     single: true,
-    typedTransactions: true,
     query: ({ text, values }) => pglite.query(text, [...values]) as Promise<Rows>,
     queryIn(tx, { text, values }) {
       if (typeof tx?.rollback !== 'function') {

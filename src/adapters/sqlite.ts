@@ -74,7 +74,7 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
       return run(statement)
     },
     async reserve(use) {
-      return use({ query: async (statement) => run(statement) })
+      return use({ query: async (statement) => impatiently(statement) })
     },
   }
 }

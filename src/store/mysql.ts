@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Result, SqlAdapter } from '../adapters/adapter.ts'
-import { LockError } from '../errors.ts'
+import { DatabaseError, LockError } from '../errors.ts'
 import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
 import {
   compile,
@@ -89,7 +89,7 @@ export function mysqlStatements(naming: Naming) {
       engine,
       (p) => sql`
         select expires_at > ${now} as held, holder, session,
-               case when session is null then 0 else is_free_lock(session) end as session_gone
+               case when session is null then 0 else is_free_lock(session) end as gone
         from ${locks}
         where name = ${p.name}`,
     ),
@@ -266,7 +266,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
         // last_insert_id() is set before the duplicate is found; but a row that IGNORE left out is never counted.
         return Number(created.affectedRows) === 1 ? granted(tokenOf(created)) : { granted: false, holder: null }
       }
-      if (Number(row.session_gone) === 1) {
+      if (Number(row.gone) === 1) {
         const second = tokenOf(await runner.run(statements.acquire({ ...values, deadSession: row.session as Buffer })))
         if (second !== 0n) return granted(second)
       }
@@ -278,7 +278,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       // Looked at on another connection first. In the transaction, a plain read would fix its snapshot, and at REPEATABLE
       // READ even a locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew.
       const [row] = (await runner.run(statements.look({ name: values.name }))).rows
-      const gone = Number(row?.session_gone) === 1
+      const gone = Number(row?.gone) === 1
       if (row === undefined) await runner.run(statements.createFree({ name: values.name }))
       else if (Number(row.held) === 1 && !gone) return { granted: false, holder: text(row.holder) }
       const query = statements.acquire({ ...values, deadSession: gone ? (row?.session as Buffer) : null })
@@ -410,8 +410,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
         }
         const id = `rowlock:${randomBytes(16).toString('hex')}`
         const { rows } = await connection.query({
-          text: 'select connection_id() as backend, get_lock(?, 0) as locked',
-          values: [id],
+          // In a session that is a proxy's own the lock would stay behind.
+          text: 'select connection_id() as backend, case when coalesce(?, connection_id()) = connection_id() then get_lock(?, 0) end as locked',
+          values: [connection.backendId ?? null, id],
         })
         if (connection.backendId !== undefined && connection.backendId !== Number(rows[0]?.backend)) {
           throw new LockError(
@@ -419,6 +420,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
             "takeover: 'session' needs a direct connection: a proxy that shares sessions stands between. Give fromMysql2 a direct pool as its sessions option, or use takeover: 'expiry'",
           )
         }
+        if (Number(rows[0]?.locked) !== 1)
+          throw new DatabaseError('other', 'the session lock could not be taken', { cause: undefined })
         connection.onLost(onLost)
         return {
           id,
@@ -517,6 +520,8 @@ const NO_SUCH_TABLE = 1146
 const NO_SUCH_COLUMN = 1054
 /** Shutting down, killed, node not ready (Galera), server gone or lost, read-only while failing over. */
 const NO_SERVER = [1053, 1317, 1927, 1047, 2006, 2013, 1290, 1836, 4031]
+/** The driver `mariadb` numbers its own errors, too: connection or pool closed, cut off, or not there in time. */
+const NO_CONNECTION = [45001, 45004, 45009, 45012, 45013, 45019, 45026, 45028, 45042, 45061]
 
 function errnoOf(error: unknown): unknown {
   return (error as { errno?: unknown } | null | undefined)?.errno
@@ -529,5 +534,5 @@ function explain(error: unknown, inTransaction: boolean, table: string): LockErr
   }
   if (errno === NO_SUCH_TABLE || errno === NO_SUCH_COLUMN) return notMigrated(table, error)
   if (CONFLICTS.includes(errno)) return inTransaction ? transactionAborted(error) : databaseError('conflict', error)
-  return databaseError(NO_SERVER.includes(errno) ? 'connection' : 'other', error)
+  return databaseError([...NO_SERVER, ...NO_CONNECTION].includes(errno) ? 'connection' : 'other', error)
 }

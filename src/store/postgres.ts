@@ -1,17 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { type RawBuilder, sql } from 'kysely'
-import type { SqlAdapter, Statement } from '../adapters/adapter.ts'
+import { sql } from 'kysely'
+import type { Connection, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
-import {
-  databaseError,
-  isConnectionFailure,
-  noTransaction,
-  notMigrated,
-  Runner,
-  statement,
-  transactionAborted,
-} from './statement.ts'
+import { databaseError, isConnectionFailure, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
 import type {
   Attempt,
   AttemptResult,
@@ -45,21 +37,19 @@ const NEW_NAME_SEED = 7239615
  * Strengths of row locks: whatever changes the owner to somebody else locks FOR UPDATE; a guard locks FOR KEY SHARE, which
  * makes that wait; renewing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here waits.
  */
-export function postgresStatements(naming: Naming, typedTransactions: boolean) {
-  // Each statement of an open transaction starts later than the transaction; one on its own starts it.
-  const outsideTransaction = typedTransactions ? sql`false` : sql`transaction_timestamp() = statement_timestamp()`
+export function postgresStatements(naming: Naming) {
   const locks = sql.raw(tableName('postgres', 'locks', naming))
   const engine = 'postgres'
-  // WHO HOLDS THE LOCK is decided by the WHERE of `free`: checked, locked, and checked again on the row as locked. The
-  // advisory lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
-  const acquire = (allowed: RawBuilder<unknown>) =>
-    statement<Attempt>(
+  return {
+    // WHO HOLDS THE LOCK is decided by the WHERE of `free`: checked, locked, and checked again on the row as locked. The
+    // advisory lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
+    acquire: statement<Attempt>(
       engine,
       (p) => sql`
         with free as (
           select name, owner = ${p.owner}::text as again, owner is not null as takeover
           from ${locks}
-          where name = ${p.name}::text and ${allowed}
+          where name = ${p.name}::text
             and (owner = ${p.owner}::text or expires_at <= clock_timestamp() or ${sessionGone})
           for update skip locked
         ), taken as (
@@ -77,24 +67,18 @@ export function postgresStatements(naming: Naming, typedTransactions: boolean) {
           select ${p.name}::text, case when ${p.ttlMs}::float8 is not null then ${p.owner}::text end, ${clockToken},
                  clock_timestamp() + coalesce(${p.ttlMs}::float8, 0) * interval '1 ms',
                  ${p.holder}::text, ${p.session}::bigint
-          where case when not (${allowed}) or exists (select from ${locks} where name = ${p.name}::text) then false
+          where case when exists (select from ${locks} where name = ${p.name}::text) then false
                      else pg_try_advisory_xact_lock(hashtextextended(${p.name}::text, ${sql.lit(NEW_NAME_SEED)})) end
           on conflict (name) do nothing
           returning token, false as takeover
         )
-        select token::text, takeover, null as holder, false as refused from taken
+        select token::text, takeover, null as holder from taken
         union all
-        select token::text, takeover, null, false from created
+        select token::text, takeover, null from created
         union all
-        select null, null, holder, false from ${locks}
-        where ${allowed} and name = ${p.name}::text and expires_at > clock_timestamp() and not exists (select from taken)
-        union all
-        select null, null, null, true where not (${allowed})`,
-    )
-
-  return {
-    acquire: acquire(sql`true`),
-    acquireIn: acquire(sql`not ${outsideTransaction}`),
+        select null, null, holder from ${locks}
+        where name = ${p.name}::text and expires_at > clock_timestamp() and not exists (select from taken)`,
+    ),
 
     // In name order, so that two batches cannot deadlock. A renewal never shortens: a late one is harmless.
     renew: statement<{ holds: string }>(
@@ -150,7 +134,7 @@ export function postgresStatements(naming: Naming, typedTransactions: boolean) {
         update ${locks}
         set owner = null, session = null, expires_at = least(expires_at, clock_timestamp())
         where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
-        returning ${outsideTransaction} as autocommit`,
+        returning 1 as released`,
     ),
 
     // These two wait for whoever has the row locked, or is creating it. Rolled back to a savepoint at once, so that they
@@ -168,7 +152,7 @@ export function postgresStatements(naming: Naming, typedTransactions: boolean) {
     guard: statement<Hold>(
       engine,
       (p) => sql`
-        select expires_at > clock_timestamp() as stands, ${outsideTransaction} as autocommit
+        select expires_at > clock_timestamp() as stands
         from ${locks}
         where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
         for key share`,
@@ -241,24 +225,21 @@ export function postgresStatements(naming: Naming, typedTransactions: boolean) {
 }
 
 export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<Tx> {
-  const statements = postgresStatements(naming, adapter.typedTransactions ?? false)
+  const statements = postgresStatements(naming)
   const table = tableName('postgres', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
 
   async function acquireIn(tx: Tx, attempt: Attempt): Promise<AttemptResult> {
-    return runner.runIn(tx, statements.acquireIn(attempt), ({ rows: [row] }) => {
-      if (row?.refused === true) throw noTransaction('within(tx)')
-      return toAttemptResult(row)
-    })
+    return runner.runIn(tx, statements.acquire(attempt), ({ rows: [row] }) => toAttemptResult(row))
   }
 
-  async function undoneIn(tx: Tx, use: (savepoint: Tx) => Promise<void>): Promise<void> {
+  async function undoneIn(tx: Tx, use: (savepoint: Connection) => Promise<void>): Promise<void> {
     if (adapter.undoneIn !== undefined) return adapter.undoneIn(tx, use)
-    const run = (text: string) => runner.runIn(tx, { text, values: [] }, () => undefined)
-    await run('savepoint rowlock_wait')
-    await use(tx)
-    await run('rollback to savepoint rowlock_wait')
-    await run('release savepoint rowlock_wait')
+    const savepoint = { query: async (query: Statement) => adapter.queryIn(tx, query) }
+    await savepoint.query({ text: 'savepoint rowlock_wait', values: [] })
+    await use(savepoint)
+    await savepoint.query({ text: 'rollback to savepoint rowlock_wait', values: [] })
+    await savepoint.query({ text: 'release savepoint rowlock_wait', values: [] })
   }
 
   return {
@@ -272,27 +253,28 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     acquireIn,
 
     async acquireBehind(tx, attempt, waitMs) {
-      // Undone at once: the row lock would keep a holder from renewing, and lock_timeout is the caller's.
-      await undoneIn(tx, async (savepoint) => {
-        const run = (query: Statement) => runner.runIn(savepoint, query, ({ rows }) => rows)
-        const timeout = `${Math.max(1, Math.floor(waitMs))}ms`
-        await run({ text: "select set_config('lock_timeout', $1::text, true)", values: [timeout] })
+      const timeout = `${Math.max(1, Math.floor(waitMs))}ms`
+      const wait = async (savepoint: Connection) => {
+        await savepoint.query({ text: "select set_config('lock_timeout', $1::text, true)", values: [timeout] })
         try {
-          const rows = await run(statements.waitForRow(attempt))
-          if (rows.length === 0) await run(statements.waitForCreation(attempt))
+          const { rows } = await savepoint.query(statements.waitForRow(attempt))
+          if (rows.length === 0) await savepoint.query(statements.waitForCreation(attempt))
         } catch (error) {
           // Everything else, a deadlock above all, has to end the transaction.
-          if (!(error instanceof LockError) || sqlState(error.cause) !== LOCK_NOT_AVAILABLE) throw error
+          if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error
         }
-      })
+      }
+      try {
+        // Undone at once: the row lock would keep a holder from renewing, and lock_timeout is the caller's.
+        await undoneIn(tx, wait)
+      } catch (error) {
+        throw error instanceof LockError ? error : explain(error, true, table)
+      }
       return acquireIn(tx, attempt)
     },
 
     async releaseIn(tx, hold) {
-      return runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) => {
-        if (row?.autocommit === true) throw noTransaction('release(tx)')
-        return row !== undefined
-      })
+      return runner.runIn(tx, statements.releaseIn(hold), ({ rows }) => rows.length === 1)
     },
 
     async renew(holds): Promise<Renewal[]> {
@@ -314,7 +296,6 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     guard(tx, hold): GuardResult | Promise<GuardResult> {
       return runner.runIn(tx, statements.guard(hold), ({ rows: [row] }): GuardResult => {
         if (row === undefined) return 'lost'
-        if (row.autocommit === true) throw noTransaction('guard(tx)')
         return row.stands === true ? 'stands' : 'expired'
       })
     },
@@ -326,7 +307,6 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       } catch (error) {
         const cause = error instanceof LockError ? error.cause : undefined
         const code = sqlState(cause)
-        if (isFailedCast(cause, GUARD_OUTSIDE)) throw noTransaction('guarded(tx, query)')
         if (isFailedCast(cause, GUARD_FAILED)) {
           throw new LockLostError(hold.name, 'the statement was undone, and its transaction can only roll back', {
             cause,
@@ -377,8 +357,10 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       try {
         const id = (randomBytes(8).readBigInt64BE() >> 1n).toString()
         const { rows } = await connection.query({
-          text: 'select pg_backend_pid() as backend, pg_try_advisory_lock($1::bigint) as locked',
-          values: [id],
+          // In a session that is a pooler's own the lock would stay behind.
+          text: `select pg_backend_pid() as backend,
+                   case when $2::int is null or $2::int = pg_backend_pid() then pg_try_advisory_lock($1::bigint) end as locked`,
+          values: [id, connection.backendId ?? null],
         })
         const backend = Number(rows[0]?.backend)
         if (connection.backendId !== undefined && connection.backendId !== backend) {
@@ -437,7 +419,6 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 }
 
 const GUARD_FAILED = 'rowlock: the lease is lost'
-const GUARD_OUTSIDE = 'rowlock: no transaction'
 
 /** Whether the server quotes this text. Knex puts the statement before the message, where the text is a literal. */
 function isFailedCast(error: unknown, text: string): boolean {
@@ -461,9 +442,7 @@ function foldGuard(guard: { text: string; values: readonly unknown[] }, query: C
   return {
     text: `with rowlock_query as (${text}
       ), rowlock_row as materialized (${shifted}), rowlock_guard as materialized (
-        select case when count(*) filter (where not autocommit) = 1 then 1
-                    else (case when count(*) = 0 then '${GUARD_FAILED}' else '${GUARD_OUTSIDE}' end)::int
-               end as stands
+        select case when count(*) = 1 then 1 else ('${GUARD_FAILED}' || left(count(*)::text, 0))::int end as stands
         from rowlock_row)
       select ${returnsRows ? 'rowlock_query.* from rowlock_query where 1' : '1 where 0'} = (select stands from rowlock_guard)`,
     values: [...query.values, ...guard.values],

@@ -73,6 +73,7 @@ export class Polling implements WakeUps {
     const place = new Place(() => {
       places.delete(place)
       if (places.size === 0 && this.#places.get(name) === places) this.#places.delete(name)
+      if (this.#places.size === 0) this.close()
     })
     places.add(place)
     this.#places.set(name, places)

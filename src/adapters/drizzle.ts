@@ -1,0 +1,132 @@
+import { LockError } from '../errors.ts'
+import {
+  type Connection,
+  connectionIn,
+  type Result,
+  type SessionOptions,
+  type SqlAdapter,
+  type SqlEngine,
+  type Statement,
+} from './adapter.ts'
+import { type BetterSqlite3Database, fromBetterSqlite3 } from './better-sqlite3.ts'
+import { toResult } from './mysql-result.ts'
+
+/** A Drizzle database of node-postgres, postgres.js, mysql2 or better-sqlite3. */
+export interface DrizzleDatabase<Tx> {
+  transaction(use: (tx: Tx) => never): unknown
+}
+
+/** What guards take: transactions. With better-sqlite3 also the database itself, once `begin immediate` has been run on it. */
+export type DrizzleTransaction<Db, Tx> = Db extends { all(query: string): unknown[] } ? Tx | Db : Tx
+
+/** Drizzle takes all that looks like its `sql` for one: text and values, as they are. */
+interface Sql {
+  getSQL(): Sql
+  toQuery(): { sql: string; params: readonly unknown[] }
+}
+
+interface Executor {
+  execute(query: Sql): Promise<unknown>
+  transaction<T>(use: (tx: Executor) => Promise<T>): Promise<T>
+}
+
+const engines = new Map<string, SqlEngine>([
+  ['NodePgDatabase', 'postgres'],
+  ['PostgresJsDatabase', 'postgres'],
+  ['MySql2Database', 'mysql'],
+  ['BetterSQLite3Database', 'sqlite'],
+])
+
+/**
+ * PostgreSQL, MySQL, MariaDB or SQLite through Drizzle. Guards take its transactions. With better-sqlite3 they work, and
+ * throw, synchronously, as its transactions do.
+ */
+export function fromDrizzle<Db, Tx>(
+  db: Db & DrizzleDatabase<Tx>,
+  options: SessionOptions = {},
+): SqlAdapter<DrizzleTransaction<Db, Tx>> {
+  const { $primary = db, $client } = (db ?? {}) as { $primary?: unknown; $client?: unknown }
+  const engine = kindsOf($primary)
+    .map((kind) => engines.get(kind))
+    .find(Boolean)
+  if (engine === undefined) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'fromDrizzle takes what drizzle() answers for node-postgres, postgres.js, mysql2 or better-sqlite3',
+    )
+  }
+  if (engine === 'sqlite') {
+    const client = $client as BetterSqlite3Database
+    const driver: SqlAdapter<BetterSqlite3Database> = fromBetterSqlite3(client)
+    return {
+      ...(driver as SqlAdapter<never>),
+      queryIn(tx, statement) {
+        if (tx !== db) checkTransaction(tx)
+        return driver.queryIn(client, statement)
+      },
+    }
+  }
+
+  const executor = db as unknown as Executor
+  const dedicate = options.sessions?.dedicate
+  return {
+    engine,
+    query: (statement) => send(engine, executor, statement),
+    async queryIn(tx, statement) {
+      checkTransaction(tx)
+      return send(engine, tx as Executor, statement)
+    },
+    async undoneIn(tx, use) {
+      const undo = new Error('undo')
+      const attempt = (tx as Executor).transaction(async (savepoint) => {
+        await use({ query: (statement) => send(engine, savepoint, statement) })
+        throw undo
+      })
+      await attempt.catch((error: unknown) => {
+        if (error !== undo) throw error
+      })
+    },
+    reserve: <T>(use: (connection: Connection) => Promise<T>) =>
+      executor.transaction((tx) => use(connectionIn((statement) => send(engine, tx, statement)))),
+    ...(dedicate && { dedicate }),
+  }
+}
+
+function checkTransaction(tx: unknown): void {
+  if (!kindsOf(tx).some((kind) => /^(Pg|MySql|SQLite)Transaction$/.test(kind))) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'pass the transaction that Drizzle gave to your callback, not the Drizzle database',
+    )
+  }
+  const { session } = tx as { session?: { client?: { getTransactionStatus?(): string | null } } }
+  if (session?.client?.getTransactionStatus?.() === 'I') {
+    throw new LockError('INVALID_ARGUMENT', 'this transaction of Drizzle has ended already')
+  }
+}
+
+async function send(engine: SqlEngine, executor: Executor, { text, values }: Statement): Promise<Result> {
+  const query: Sql = { getSQL: () => query, toQuery: () => ({ sql: text, params: values }) }
+  let answer: unknown
+  try {
+    answer = await executor.execute(query)
+  } catch (error) {
+    // A DrizzleQueryError: codes are on the driver's error.
+    throw error instanceof Error && 'params' in error && error.cause !== undefined ? error.cause : error
+  }
+  if (engine === 'mysql') return toResult(answer as [unknown, unknown])
+  // Of node-postgres a result, of postgres.js the rows themselves.
+  return { rows: (Array.isArray(answer) ? answer : (answer as Result).rows) as Result['rows'] }
+}
+
+/** The names by which Drizzle tells its classes apart, also across copies of itself. */
+function kindsOf(value: unknown): string[] {
+  const kinds: string[] = []
+  for (let each = value; each !== null && typeof each === 'object'; each = Object.getPrototypeOf(each)) {
+    const kind = (each.constructor as { [entityKind]?: string } | undefined)?.[entityKind]
+    if (kind !== undefined) kinds.push(kind)
+  }
+  return kinds
+}
+
+const entityKind = Symbol.for('drizzle:entityKind')

@@ -1,0 +1,116 @@
+import { LockError } from '../errors.ts'
+import type { Result, SessionOptions, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
+import { toResult } from './mysql-result.ts'
+import { type SqliteHandle, synchronousSqlite } from './sqlite.ts'
+
+/** A QueryRunner of TypeORM. */
+export interface TypeormQueryRunner {
+  readonly isTransactionActive: boolean
+  readonly isReleased: boolean
+  query(
+    text: string,
+    values: unknown[],
+    structured: true,
+  ): Promise<{ readonly raw: unknown; readonly records: unknown }>
+  release(): Promise<void>
+}
+
+/** The EntityManager of a transaction, or the QueryRunner that has begun one. */
+export type TypeormTransaction = TypeormQueryRunner | { readonly queryRunner?: TypeormQueryRunner | undefined }
+
+/** A DataSource for PostgreSQL, MySQL, MariaDB or better-sqlite3. */
+export interface TypeormDataSource {
+  readonly options: { readonly type: string }
+  readonly driver: object
+  createQueryRunner(): TypeormQueryRunner
+}
+
+/** TypeORM's driver for better-sqlite3 has one connection: this one, once the DataSource is initialized. */
+interface BetterSqlite3Driver {
+  readonly databaseConnection?: SqliteHandle & { readonly inTransaction: boolean }
+}
+
+const engines: Record<string, SqlEngine> = {
+  postgres: 'postgres',
+  mysql: 'mysql',
+  mariadb: 'mysql',
+  'better-sqlite3': 'sqlite',
+}
+
+/** PostgreSQL, MySQL, MariaDB or SQLite through TypeORM. Guards take the EntityManager that a transaction was given. */
+export function fromTypeorm(
+  dataSource: TypeormDataSource,
+  options: SessionOptions = {},
+): SqlAdapter<TypeormTransaction> {
+  if (typeof dataSource?.createQueryRunner !== 'function') {
+    throw new LockError('INVALID_ARGUMENT', 'fromTypeorm takes a DataSource')
+  }
+  const engine = engines[dataSource.options.type]
+  if (engine === undefined) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `fromTypeorm knows postgres, mysql, mariadb and better-sqlite3, and not ${dataSource.options.type}`,
+    )
+  }
+  if (engine === 'sqlite') return onBetterSqlite3(dataSource)
+  const dedicate = options.sessions?.dedicate
+  const reserve = async <T>(use: (runner: TypeormQueryRunner) => Promise<T>) => {
+    const runner = dataSource.createQueryRunner()
+    try {
+      return await use(runner)
+    } finally {
+      await runner.release()
+    }
+  }
+  return {
+    engine,
+    query: (statement) => reserve((runner) => send(engine, runner, statement)),
+    queryIn: async (tx, statement) => send(engine, openRunner(tx), statement),
+    reserve: (use) => reserve((runner) => use({ query: (statement) => send(engine, runner, statement) })),
+    ...(dedicate && { dedicate }),
+  }
+}
+
+/** Past TypeORM, whose calls are asynchronous: a transaction could begin between the look for one and the statement. */
+function onBetterSqlite3(dataSource: TypeormDataSource): SqlAdapter<TypeormTransaction> {
+  const open = () => {
+    const { databaseConnection } = dataSource.driver as BetterSqlite3Driver
+    if (databaseConnection === undefined) throw new LockError('INVALID_ARGUMENT', 'initialize the DataSource first')
+    return databaseConnection
+  }
+  const handle: SqliteHandle = { exec: (text) => open().exec(text), prepare: (text) => open().prepare(text) }
+  const adapter = synchronousSqlite(handle, () => open().inTransaction)
+  return {
+    engine: 'sqlite',
+    synchronous: true,
+    single: true,
+    query: adapter.query,
+    queryIn(tx, statement) {
+      openRunner(tx)
+      return adapter.queryIn(handle, statement)
+    },
+    reserve: adapter.reserve,
+  }
+}
+
+function openRunner(tx: TypeormTransaction): TypeormQueryRunner {
+  const { queryRunner } = (tx ?? {}) as { queryRunner?: TypeormQueryRunner }
+  const runner = queryRunner ?? (tx as TypeormQueryRunner | null)
+  if (runner?.isTransactionActive !== true || runner.isReleased) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'pass the EntityManager that TypeORM gave to your transaction, or the QueryRunner that began it, while it is open; not the DataSource',
+    )
+  }
+  return runner
+}
+
+async function send(engine: SqlEngine, runner: TypeormQueryRunner, { text, values }: Statement): Promise<Result> {
+  try {
+    const { raw, records } = await runner.query(text, [...values], true)
+    if (engine === 'mysql') return toResult([raw, undefined])
+    return { rows: Array.isArray(records) ? records : [] }
+  } catch (error) {
+    throw (error as { driverError?: unknown }).driverError ?? error
+  }
+}
