@@ -10,7 +10,7 @@ export default defineConfig({
     exclude: isNode24 ? configDefaults.exclude : [...configDefaults.exclude, node24Tests],
     globalSetup: isNode24 ? [] : ['test/global-setup.ts'],
     pool: 'forks',
-    maxWorkers: 2,
+    maxWorkers: 4,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // Servers stop here.
