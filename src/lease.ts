@@ -15,7 +15,10 @@ export interface Lease<Tx> {
   /** The fencing token: it rises with every change of owner of this lock. */
   readonly token: bigint
   readonly owner: string
-  /** Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest. Not on release. */
+  /**
+   * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
+   * `locks.close()` releases it. Not on a release of the holder's own.
+   */
   readonly signal: AbortSignal
   /** Whether the lease is trusted at this moment. Compares clocks, so a stalled event loop cannot make it lie. */
   isHeld(): boolean
@@ -192,6 +195,12 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   toJSON(): LeaseJson {
     return { name: this.name, owner: this.owner, token: `${this.token}`, ttlMs: this.#ttlMs }
+  }
+
+  /** @internal Releases it although its holder may still be at work, and tells that holder first. */
+  evict(reason: string): Promise<boolean> {
+    if (this.isHeld()) this.#controller.abort(new LockLostError(this.name, reason))
+    return this.release()
   }
 
   /** @internal Calls `listener` once, when the lease is released or lost; at once if it is already. */

@@ -83,7 +83,10 @@ export interface Locks<Tx> {
   purge(options: { readonly idleFor: Duration }): Promise<number>
   /** Calls `listener` for each event of this instance. Returns the function that unsubscribes. */
   on(listener: LockListener): () => void
-  /** Ends all waits, releases the leases of this instance, and stops its timers. The pool or handle stays the caller's. */
+  /**
+   * Ends all waits, releases the leases of this instance, whose signals abort first, and stops its timers. The pool or
+   * handle stays the caller's.
+   */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
@@ -310,7 +313,7 @@ class Instance<Tx> implements Locks<Tx> {
       await this.#releaseAfterRun(lease)
       throw error
     }
-    if (!(await this.#releaseAfterRun(lease))) {
+    if (!(await this.#releaseAfterRun(lease)) || lease.signal.aborted) {
       throw new LockLostError(
         lease.name,
         'the body finished, but others may have held the lock meanwhile; see result',
@@ -339,7 +342,7 @@ class Instance<Tx> implements Locks<Tx> {
     await Promise.allSettled(this.#underWay)
     const releases = [...this.#leases].map(async (lease) => {
       try {
-        await lease.release()
+        await lease.evict('its instance was closed')
       } catch (cause) {
         this.#events.emit({ type: 'error', during: `releasing ${JSON.stringify(lease.name)} on close`, cause })
       }
@@ -352,7 +355,11 @@ class Instance<Tx> implements Locks<Tx> {
     } catch (cause) {
       this.#events.emit({ type: 'error', during: 'waiting for what is under way on close', cause })
     }
-    await this.#sessions.close()
+    try {
+      await this.#sessions.close()
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: 'closing the session', cause })
+    }
     this.#events.clear()
   }
 

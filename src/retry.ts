@@ -60,7 +60,17 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
         onConflict(() => store.purge(idleMs)),
         timeoutMs,
       ),
-    openSession: (onLost) => store.openSession(onLost),
+    openSession: async (onLost) => {
+      const opening = store.openSession(onLost)
+      try {
+        const { id, ping, close } = await bounded(opening, timeoutMs)
+        return { id, ping: () => bounded(ping(), timeoutMs), close: () => bounded(close(), timeoutMs) }
+      } catch (error) {
+        // One that comes too late is not needed any more.
+        opening.then((session) => session.close()).catch(() => undefined)
+        throw error
+      }
+    },
     migrate: () => onConflict(() => store.migrate()),
   }
 }

@@ -20,7 +20,7 @@ export default async function setup(project: TestProject): Promise<() => Promise
   }
   project.provide(
     'servers',
-    running.map(({ stop, ...server }) => server),
+    running.map(({ stop, crash, ...server }) => server),
   )
   return stopAll
 }

@@ -1,4 +1,4 @@
 import { acquireSuite } from './acquire.ts'
 import { onEveryEngine } from './harness.ts'
 
-onEveryEngine('acquire', acquireSuite)
+onEveryEngine({ acquire: acquireSuite })

@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import { hostname } from 'node:os'
 import { expect, it } from 'vitest'
 import { createLocks, type Lease, LockTimeoutError } from '../../src/index.ts'
@@ -128,6 +129,19 @@ export function acquireSuite(subject: Subject): void {
     expect(lease.isHeld()).toBe(true)
     expect(lease.signal.aborted).toBe(false)
     expect(await lease.release()).toBe(true)
+  })
+
+  it('leaves no listener on a signal that outlives its calls', async () => {
+    const { locks, others } = subject
+    const { signal } = new AbortController()
+    const lease = await others.acquire(freshName(), { signal })
+    expect(await locks.tryAcquire(lease.name, { signal })).toBeNull()
+    await settled(locks.acquire(lease.name, { signal, wait: 100 }))
+    const waiting = locks.acquire(lease.name, { signal })
+    await untilWaiting(locks, lease.name)
+    await lease.release()
+    await (await waiting).release()
+    expect(getEventListeners(signal, 'abort')).toEqual([])
   })
 
   it('leaks no lock when an abort crosses the grant of a free one', async () => {

@@ -1,4 +1,4 @@
 import { administrationSuite } from './administration.ts'
 import { onEveryEngine } from './harness.ts'
 
-onEveryEngine('administration', administrationSuite)
+onEveryEngine({ administration: administrationSuite })

@@ -1,4 +1,4 @@
 import { argumentsSuite } from './arguments.ts'
 import { onEveryEngine } from './harness.ts'
 
-onEveryEngine('arguments', argumentsSuite)
+onEveryEngine({ arguments: argumentsSuite })

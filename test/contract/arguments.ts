@@ -91,7 +91,7 @@ export function argumentsSuite(subject: Subject): void {
     const { locks } = subject
     const nothing = { ttl: undefined, wait: undefined, signal: undefined, renew: undefined, maxHold: undefined }
     const lease = await locks.acquire(freshName(), { ...nothing, takeover: undefined })
-    expect(lease.toJSON().ttlMs).toBe(20_000)
+    expect(lease.toJSON().ttlMs).toBe(40_000)
     await lease.release()
     expect(await locks.run(freshName(), undefined as unknown as LockOptions, () => 1)).toBe(1)
     expect(await locks.list({ prefix: undefined as never })).toEqual(await locks.list(undefined))

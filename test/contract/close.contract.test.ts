@@ -1,4 +1,4 @@
 import { closeSuite } from './close.ts'
 import { onEveryEngine } from './harness.ts'
 
-onEveryEngine('close', closeSuite)
+onEveryEngine({ close: closeSuite })

@@ -20,6 +20,26 @@ export function closeSuite(subject: Subject): void {
     expect(await foreign.release()).toBe(true)
   })
 
+  it('tells those at work before anybody else can get the lock, and a run does not pass for protected', async () => {
+    const { database, others } = subject
+    const closing = await database.locks(DEFAULTS)
+    const name = freshName()
+    const running = settled(
+      closing.run(name, {}, async (lease) => {
+        const aborted = new Promise((resolve) => lease.signal.addEventListener('abort', resolve))
+        const closed = closing.close()
+        await aborted
+        await closed
+        return lease.signal.reason as unknown
+      }),
+    )
+    expect(await running).toMatchObject({
+      status: 'rejected',
+      reason: { code: 'LOCK_LOST', result: { code: 'LOCK_LOST', message: expect.stringContaining('closed') } },
+    })
+    expect(await others.inspect(name)).toBeNull()
+  })
+
   it('rejects those who wait, with an error that says what to do', async () => {
     const { database, others } = subject
     const closing = await database.locks(DEFAULTS)

@@ -1,4 +1,4 @@
 import { eventsSuite } from './events.ts'
 import { onEveryEngine } from './harness.ts'
 
-onEveryEngine('events', eventsSuite)
+onEveryEngine({ events: eventsSuite })

@@ -1,4 +1,4 @@
 import { guardSuite } from './guard.ts'
 import { onEveryEngine } from './harness.ts'
 
-onEveryEngine('guard', guardSuite)
+onEveryEngine({ guard: guardSuite })

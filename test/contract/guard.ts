@@ -82,20 +82,14 @@ export function guardSuite(subject: Subject): void {
 
     it.runIf(isConcurrent)('passes although the snapshot shows an expiry that renewals have moved since', async () => {
       const { locks, connected } = subject
-      const lease = await locks.acquire(freshName(), { ttl: '700ms', renew: false })
+      const terms = { ttl: '900ms', renew: false } as const
+      const [lease, folded] = [await locks.acquire(freshName(), terms), await locks.acquire(freshName(), terms)]
       await connected.transaction(async (tx) => {
         await connected.sql('select count(*) from writes', tx)
-        await lease.extend('20s')
-        await sleep(800)
+        await lease.extend('1m')
+        await folded.extend('1m')
+        await sleep(1000)
         await lease.guard(tx)
-        await write(lease.name, tx)
-      }, isolation)
-      expect(await written(lease.name)).toBe(true)
-      const folded = await locks.acquire(freshName(), { ttl: '700ms', renew: false })
-      await connected.transaction(async (tx) => {
-        await connected.sql('select count(*) from writes', tx)
-        await folded.extend('20s')
-        await sleep(800)
         await folded.guarded(tx, insert(folded.name))
       }, isolation)
       expect(await written(folded.name)).toBe(true)
@@ -104,7 +98,7 @@ export function guardSuite(subject: Subject): void {
 
     it('keeps others out until the transaction ends, even past the expiry', async () => {
       const { locks, others, connected } = subject
-      const lease = await locks.acquire(freshName(), { ttl: '400ms', renew: false })
+      const lease = await locks.acquire(freshName(), { ttl: '900ms', renew: false })
       let taken = false
       const taking: { over?: Promise<Lease<unknown>> } = {}
       await connected.transaction(async (tx) => {
@@ -116,7 +110,7 @@ export function guardSuite(subject: Subject): void {
           },
           () => undefined,
         )
-        await sleep(600)
+        await sleep(1000)
         expect(taken).toBe(false)
         await write(lease.name, tx)
       }, isolation)
@@ -137,7 +131,7 @@ export function guardSuite(subject: Subject): void {
       await expect(committing).rejects.toBe(failure)
       expect(lease.isHeld()).toBe(true)
       expect(await others.tryAcquire(lease.name)).toBeNull()
-      await lease.extend('20s')
+      await lease.extend('1m')
       expect(await lease.release()).toBe(true)
     })
 

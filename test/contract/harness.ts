@@ -18,18 +18,23 @@ export interface Subject {
 /** Registers the tests of one topic. What is in the subject can be used in tests and hooks only. */
 export type Suite = (subject: Subject) => void
 
-/** Long enough for a lease to stay held on a loaded machine. */
-export const DEFAULTS: InstanceOptions = { ttl: '20s', wait: '15s', statementTimeout: '10s' }
+/** How long a test may take, and wait for what has to come. */
+const PATIENCE_MS = 60_000
+
+/** Long enough for a machine that is busy with other things. */
+export const DEFAULTS: InstanceOptions = { ttl: '40s', wait: '40s', statementTimeout: '20s' }
 
 /**
  * The tests of one engine run in turn, engines side by side, since most of the time is spent waiting. But PGlite takes
  * a second to start, and keeps this thread busy meanwhile.
  */
-export function onEveryEngine(topic: string, suite: Suite): void {
+export function onEveryEngine(suites: Record<string, Suite>): void {
   for (const engine of engines()) {
-    describe(engine.name, { concurrent: engine.connector !== 'pglite' }, () => {
-      describe.sequential(topic, () => onEngine(engine, suite))
-    })
+    for (const [topic, suite] of Object.entries(suites)) {
+      describe(engine.name, { concurrent: engine.connector !== 'pglite', timeout: PATIENCE_MS }, () => {
+        describe.sequential(topic, () => onEngine(engine, suite))
+      })
+    }
   }
 }
 
@@ -68,7 +73,7 @@ export function onEngine(engine: TestEngine, suite: Suite): void {
 
 /** Waits until `check` passes. */
 export function eventually<T>(check: () => T | Promise<T>): Promise<T> {
-  return vi.waitFor(check, { timeout: 15_000, interval: 10 })
+  return vi.waitFor(check, { timeout: PATIENCE_MS / 2, interval: 10 })
 }
 
 export function sleep(ms: number): Promise<void> {

@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { heartbeatSuite } from './heartbeat.ts'
 
-onEveryEngine('heartbeat', heartbeatSuite)
+onEveryEngine({ heartbeat: heartbeatSuite })

@@ -11,7 +11,7 @@ export function heartbeatSuite(subject: Subject): void {
   it.skipIf(withoutSql)('renews the leases of a process together, in few statements', async () => {
     const { connected, others } = subject
     const tapped = tap(connected.adapter)
-    const locks = createLocks(tapped.adapter, { ...DEFAULTS, ttl: '3s' })
+    const locks = createLocks(tapped.adapter, { ...DEFAULTS, ttl: '9s' })
     const renewed = new Set<string>()
     locks.on((event) => {
       if (event.type === 'renewed') renewed.add(event.name)

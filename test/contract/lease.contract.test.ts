@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { leaseSuite } from './lease.ts'
 
-onEveryEngine('lease', leaseSuite)
+onEveryEngine({ lease: leaseSuite })

@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { migrateSuite } from './migrate.ts'
 
-onEveryEngine('migrate', migrateSuite)
+onEveryEngine({ migrate: migrateSuite })

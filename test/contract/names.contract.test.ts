@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { namesSuite } from './names.ts'
 
-onEveryEngine('names', namesSuite)
+onEveryEngine({ names: namesSuite })

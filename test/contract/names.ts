@@ -65,7 +65,7 @@ export function namesSuite(subject: Subject): void {
     const waiting = names.map((name) => others.acquire(name))
     await untilWaiting(others, names.at(-1)!)
     for (const lease of leases) {
-      await lease.extend('25s')
+      await lease.extend('1m')
       const restored = await locks.restore(JSON.parse(JSON.stringify(lease)))
       expect(restored.name).toBe(lease.name)
       expect(await restored.release()).toBe(true)

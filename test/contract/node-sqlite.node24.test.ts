@@ -1,12 +1,10 @@
-import { describe } from 'vitest'
-import { engines } from '../engines.ts'
 import { acquireSuite } from './acquire.ts'
 import { administrationSuite } from './administration.ts'
 import { argumentsSuite } from './arguments.ts'
 import { closeSuite } from './close.ts'
 import { eventsSuite } from './events.ts'
 import { guardSuite } from './guard.ts'
-import { onEngine, type Suite } from './harness.ts'
+import { onEveryEngine } from './harness.ts'
 import { heartbeatSuite } from './heartbeat.ts'
 import { leaseSuite } from './lease.ts'
 import { migrateSuite } from './migrate.ts'
@@ -16,7 +14,7 @@ import { synchronousSuite } from './synchronous.ts'
 import { tokensSuite } from './tokens.ts'
 import { waitingSuite } from './waiting.ts'
 
-const suites: Record<string, Suite> = {
+onEveryEngine({
   acquire: acquireSuite,
   administration: administrationSuite,
   arguments: argumentsSuite,
@@ -41,12 +39,4 @@ const suites: Record<string, Suite> = {
         throw error
       }
     }),
-}
-
-for (const engine of engines()) {
-  for (const [topic, suite] of Object.entries(suites)) {
-    describe.concurrent(engine.name, () => {
-      describe.sequential(topic, () => onEngine(engine, suite))
-    })
-  }
-}
+})

@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { runSuite } from './run.ts'
 
-onEveryEngine('run', runSuite)
+onEveryEngine({ run: runSuite })

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
-import { LockLostError } from '../../src/index.ts'
+import { createLocks, LockLostError } from '../../src/index.ts'
 import { freshName } from '../engines.ts'
-import { type Subject, settled, sleep } from './harness.ts'
+import { DEFAULTS, recordEvents, type Subject, settled, sleep, tap } from './harness.ts'
 
 export function runSuite(subject: Subject): void {
   it('runs the body under a lease, answers what it answers, and releases', async () => {
@@ -92,6 +92,33 @@ export function runSuite(subject: Subject): void {
     })
     expect(value).toBe('done')
   })
+
+  it.skipIf(subject.engine.engine === 'memory')(
+    'answers what the body answers although the release fails, and tells of that',
+    async () => {
+      const { connected, others } = subject
+      const tapped = tap(connected.adapter)
+      const locks = createLocks(tapped.adapter, DEFAULTS)
+      const events = recordEvents(locks)
+      const name = freshName()
+      const cause = new TypeError('broken')
+      const value = await locks.run(name, {}, () => {
+        tapped.intercept = () => Promise.reject(cause)
+        return 'done'
+      })
+      expect(value).toBe('done')
+      expect(events).toContainEqual({
+        type: 'error',
+        during: expect.stringContaining(name),
+        cause: expect.objectContaining({ code: 'DATABASE', cause }),
+      })
+      tapped.intercept = null
+      // It frees itself at its expiry.
+      expect((await others.inspect(name))?.expiresInMs).toBeGreaterThan(0)
+      await others.forceRelease(name)
+      await locks.close()
+    },
+  )
 
   it('does not run the body when the lock stays busy', async () => {
     const { locks, others } = subject

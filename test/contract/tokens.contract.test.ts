@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { tokensSuite } from './tokens.ts'
 
-onEveryEngine('tokens', tokensSuite)
+onEveryEngine({ tokens: tokensSuite })

@@ -12,7 +12,7 @@ export function tokensSuite(subject: Subject): void {
     const { locks, others } = subject
     const name = freshName()
     const tokens: bigint[] = []
-    const take = async (from: Locks<unknown>, ttl: '20s' | '200ms' = '20s'): Promise<Lease<unknown>> => {
+    const take = async (from: Locks<unknown>, ttl: '1m' | '200ms' = '1m'): Promise<Lease<unknown>> => {
       const lease = await from.acquire(name, { ttl, renew: false })
       tokens.push(lease.token)
       return lease
@@ -62,7 +62,7 @@ export function tokensSuite(subject: Subject): void {
     const { locks } = subject
     const lease = await locks.acquire(freshName())
     const { name, owner, token } = lease
-    expect(JSON.parse(JSON.stringify({ lease }))).toEqual({ lease: { name, owner, token: `${token}`, ttlMs: 20_000 } })
+    expect(JSON.parse(JSON.stringify({ lease }))).toEqual({ lease: { name, owner, token: `${token}`, ttlMs: 40_000 } })
     await lease.release()
   })
 

@@ -1,4 +1,4 @@
 import { onEveryEngine } from './harness.ts'
 import { waitingSuite } from './waiting.ts'
 
-onEveryEngine('waiting', waitingSuite)
+onEveryEngine({ waiting: waitingSuite })

@@ -54,10 +54,29 @@ export async function startPrivateServer(recipe: Recipe): Promise<RunningServer>
     const place = { home, programs, data: join(home, 'data') }
     await runCommand(await asServerUser(recipe.initialise(place), recipe.stopSignal, home))
     const port = await freePort()
-    server = spawnServer(await asServerUser(recipe.serve(place, port), recipe.stopSignal, home), logFile)
+    const command = await asServerUser(recipe.serve(place, port), recipe.stopSignal, home)
     const url = recipe.url(port)
-    await untilAnswering(url, { seconds: 60, hasFailed: () => whyEnded(server) })
-    return { ...recipe.kind, url, logFile, pid: server.pid ?? null, stop }
+    const launch = async () => {
+      const launched = spawnServer(command, logFile)
+      server = launched
+      await untilAnswering(url, { seconds: 60, hasFailed: () => whyEnded(launched) })
+      return launched
+    }
+    const { pid = null } = await launch()
+    const crash = async () => {
+      if (server !== undefined) await end(server, 'SIGKILL')
+      for (let tries = 1; ; tries++) {
+        try {
+          await launch()
+          return
+        } catch (error) {
+          // The sessions of a killed PostgreSQL keep its memory for a moment, and it refuses to start beside them.
+          if (tries === 5) throw error
+          await sleep(500)
+        }
+      }
+    }
+    return { ...recipe.kind, url, logFile, pid, stop, crash }
   } catch (error) {
     const log = await readFile(logFile, 'utf8').catch(() => '')
     await stop()

@@ -17,6 +17,8 @@ export type TestServer = {
 export type RunningServer = TestServer & {
   /** Ends the server and removes its data. A server named by the environment is left alone. */
   stop(): Promise<void>
+  /** Kills the server without a warning, and starts it again on its data. Only of servers that run from binaries. */
+  crash?(): Promise<void>
 }
 
 export type ServerKind = Pick<TestServer, 'name' | 'engine' | 'flavour'>
