@@ -27,9 +27,10 @@ const now = sql`timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
  *
  * UPDATE knows no NOWAIT, so each statement that changes a row finds it in a derived table FOR UPDATE SKIP LOCKED and
  * waits for nobody; `now`, read when the statement starts, is therefore never stale. The LIMIT keeps the optimizer from
- * merging that table into the update, which would silently drop the SKIP LOCKED; FORCE INDEX keeps it from locking a whole
- * small table. What a statement did comes back as last_insert_id(): affectedRows
- * counts matched or changed rows as the client wishes, so it proves something only when it counts every row.
+ * merging that table into the update, which would silently drop the SKIP LOCKED; STRAIGHT_JOIN and FORCE INDEX keep it from
+ * scanning a small table, which would lock all of its rows and wait for each. What a statement did comes back as
+ * last_insert_id(): affectedRows counts matched or changed rows as the client wishes, so it proves something only when it
+ * counts every row.
  */
 export function mysqlStatements(naming: Naming) {
   const locks = sql.raw(tableName('mysql', 'locks', naming))
@@ -39,8 +40,7 @@ export function mysqlStatements(naming: Naming) {
     acquire: statement<Bound<Attempt> & { deadSession: Buffer | null }>(
       engine,
       (p) => sql`
-        update ${locks} as l
-        join (
+        update (
           select name,
                  case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end as next_token,
                  case when owner is null or owner = ${p.owner} then 1 else -1 end as sign
@@ -48,7 +48,8 @@ export function mysqlStatements(naming: Naming) {
           where name = ${p.name} and (owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})
           limit 1
           for update skip locked
-        ) as free on free.name = l.name
+        ) as free
+        straight_join ${locks} as l force index (primary) on l.name = free.name
         set l.owner = case when ${p.ttlMs} is not null then ${p.owner} end,
             l.token = free.next_token,
             l.expires_at = ${now} + coalesce(${p.ttlMs}, 0) * 1000 + 0 * last_insert_id(free.sign * free.next_token),
@@ -105,13 +106,13 @@ export function mysqlStatements(naming: Naming) {
     release: statement<Bound<Hold>>(
       engine,
       (p) => sql`
-        update ${locks} as l
-        join (
+        update (
           select name, token from ${locks} force index (primary)
           where name = ${p.name} and owner = ${p.owner} and token = ${p.token}
           limit 1
           for update skip locked
-        ) as mine on mine.name = l.name
+        ) as mine
+        straight_join ${locks} as l force index (primary) on l.name = mine.name
         set l.owner = null, l.session = null, l.expires_at = least(l.expires_at, ${now}) + 0 * last_insert_id(mine.token)`,
     ),
 
@@ -135,8 +136,7 @@ export function mysqlStatements(naming: Naming) {
       compile(
         engine,
         sql`
-        update ${locks} as l
-        join (
+        update (
           select name from ${locks} force index (primary)
           where name in (${sql.join(holds.map(({ name }) => bytes(name)))})
             and (name, owner, token) in (${sql.join(
@@ -146,7 +146,8 @@ export function mysqlStatements(naming: Naming) {
           order by name
           limit ${sql.lit(holds.length)}
           for update skip locked
-        ) as mine on mine.name = l.name
+        ) as mine
+        straight_join ${locks} as l force index (primary) on l.name = mine.name
         set l.expires_at = greatest(l.expires_at, ${now} + ${ttlMs} * 1000)`,
       ),
 
@@ -190,14 +191,14 @@ export function mysqlStatements(naming: Naming) {
     forceRelease: statement<{ name: Buffer }>(
       engine,
       (p) => sql`
-        update ${locks} as l
-        join (
+        update (
           select name, greatest(token + 1, ${now}) as next_token
           from ${locks} force index (primary)
           where name = ${p.name} and owner is not null and expires_at > ${now}
           limit 1
           for update skip locked
-        ) as held on held.name = l.name
+        ) as held
+        straight_join ${locks} as l force index (primary) on l.name = held.name
         set l.owner = null, l.session = null, l.token = held.next_token,
             l.expires_at = ${now} + 0 * last_insert_id(held.next_token)`,
     ),
@@ -213,14 +214,14 @@ export function mysqlStatements(naming: Naming) {
       compile(
         engine,
         sql`
-        delete l from ${locks} as l
-        join (
+        delete l from (
           select name from ${locks} force index (primary)
           where name in (${sql.join(names)}) and expires_at <= ${now} - ${idleMs} * 1000 and token < ${now}
           order by name
           limit ${sql.lit(names.length)}
           for update skip locked
-        ) as idle on idle.name = l.name`,
+        ) as idle
+        straight_join ${locks} as l force index (primary) on l.name = idle.name`,
       ),
   }
 }
