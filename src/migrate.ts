@@ -58,6 +58,18 @@ export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
     })
 }
 
+/** Runs the migrations that are not in `done`, oldest first; answers their names. */
+export async function applyPending(
+  engine: SqlEngine,
+  naming: Naming,
+  done: ReadonlySet<unknown>,
+  run: (text: string) => Promise<unknown>,
+): Promise<string[]> {
+  const pending = migrations(engine, naming).filter(({ name }) => !done.has(name))
+  for (const { statements } of pending) for (const text of statements) await run(text)
+  return pending.map(({ name }) => name)
+}
+
 /** Makes the table that remembers which migrations ran. */
 export function historyStatement(engine: SqlEngine, naming: Naming): string {
   const type = engine === 'mysql' ? 'varchar(100)' : 'text'

@@ -35,6 +35,29 @@ export interface DedicatedConnection extends Connection {
   close(): Promise<void>
 }
 
+/** Tells one listener, once, that a connection is gone, even if that happened before it listened. */
+export class Loss {
+  #lost: { cause: unknown } | undefined
+  #expected = false
+  #listener: ((cause: unknown) => void) | undefined
+
+  readonly lose = (cause: unknown): void => {
+    if (this.#expected || this.#lost !== undefined) return
+    this.#lost = { cause }
+    this.#listener?.(cause)
+  }
+
+  readonly onLost = (listener: (cause: unknown) => void): void => {
+    if (this.#lost !== undefined) listener(this.#lost.cause)
+    else this.#listener = listener
+  }
+
+  /** From now on it is no loss. */
+  expect(): void {
+    this.#expected = true
+  }
+}
+
 /** What a driver or an ORM has to offer, and the type `Tx` of its open transactions, which `guard` accepts. */
 export interface SqlAdapter<Tx> {
   readonly engine: SqlEngine

@@ -1,5 +1,5 @@
 import { LockError } from '../errors.ts'
-import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapter.ts'
+import { type DedicatedConnection, Loss, type Result, type SqlAdapter, type Statement } from './adapter.ts'
 import { toResult } from './mysql-result.ts'
 
 /** A connection of mysql2/promise on which the caller has begun a transaction. */
@@ -76,26 +76,16 @@ async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {
     )
   }
   const connection = await pool.getConnection()
-  let closed = false
-  let lost: { cause: unknown } | undefined
-  let listener: ((cause: unknown) => void) | undefined
-  const lose = (cause: unknown) => {
-    if (closed || lost !== undefined) return
-    lost = { cause }
-    listener?.(cause)
-  }
-  connection.on('error', lose)
+  const loss = new Loss()
+  connection.on('error', loss.lose)
   ;(connection as unknown as { connection?: { stream?: { unref?(): void } } }).connection?.stream?.unref?.()
-  connection.on('end', () => lose(new Error('the connection has ended')))
+  connection.on('end', () => loss.lose(new Error('the connection has ended')))
   return {
     backendId: connection.threadId,
     query: (statement) => send(connection, statement),
-    onLost(callback) {
-      if (lost !== undefined) callback(lost.cause)
-      else listener = callback
-    },
+    onLost: loss.onLost,
     async close() {
-      closed = true
+      loss.expect()
       // Not back into the pool: it would take the session lock along.
       connection.destroy()
     },

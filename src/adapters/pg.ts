@@ -1,5 +1,5 @@
 import { LockError } from '../errors.ts'
-import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapter.ts'
+import { type DedicatedConnection, Loss, type Result, type SqlAdapter, type Statement } from './adapter.ts'
 
 /** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
 export interface PgTransaction {
@@ -123,28 +123,18 @@ async function dedicate(pool: PgPool): Promise<DedicatedConnection> {
   if (Client === undefined)
     throw new LockError('UNSUPPORTED', "takeover: 'session' needs a pg.Pool that knows its Client class")
   const client = new Client(options)
-  let closed = false
-  let lost: { cause: unknown } | undefined
-  let listener: ((cause: unknown) => void) | undefined
-  const lose = (cause: unknown) => {
-    if (closed || lost !== undefined) return
-    lost = { cause }
-    listener?.(cause)
-  }
-  client.on('error', lose)
-  client.on('end', () => lose(new Error('the connection has ended')))
+  const loss = new Loss()
+  client.on('error', loss.lose)
+  client.on('end', () => loss.lose(new Error('the connection has ended')))
   await client.connect()
   client.unref?.()
   return {
     // pg keeps the id from the server's BackendKeyData, a pooler invents one.
     backendId: (client as unknown as { processID?: number | null }).processID ?? undefined,
     query: (statement) => send(client, statement),
-    onLost(callback) {
-      if (lost !== undefined) callback(lost.cause)
-      else listener = callback
-    },
+    onLost: loss.onLost,
     async close() {
-      closed = true
+      loss.expect()
       await client.end()
     },
   }

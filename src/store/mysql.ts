@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Result, SqlAdapter } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
-import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
+import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import {
   compile,
   databaseError,
@@ -447,12 +447,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
             )
           }
           try {
-            const done = await applied(run, naming)
-            const pending = migrations('mysql', naming).filter(({ name }) => !done.has(name))
-            for (const migration of pending) {
-              for (const query of migration.statements) await run(query)
-            }
-            return pending.map(({ name }) => name)
+            return await applyPending('mysql', naming, await applied(run, naming), run)
           } finally {
             await run('select release_lock(?)', [MIGRATION_LOCK])
           }

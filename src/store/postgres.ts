@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Connection, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
-import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
+import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import { databaseError, isConnectionFailure, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
 import type {
   Attempt,
@@ -400,12 +400,9 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
             const { rows } = await run('select to_regclass($1::text) is not null as found', [history])
             if (rows[0]?.found !== true) await run(historyStatement('postgres', naming))
             const done = new Set((await run(`select name from ${history}`)).rows.map((row) => row.name))
-            const pending = migrations('postgres', naming).filter(({ name }) => !done.has(name))
-            for (const migration of pending) {
-              for (const text of migration.statements) await run(text)
-            }
+            const applied = await applyPending('postgres', naming, done, run)
             await run('commit')
-            return pending.map(({ name }) => name)
+            return applied
           } catch (error) {
             await run('rollback')
             throw error

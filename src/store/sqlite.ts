@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { SqlAdapter } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
-import { historyStatement, migrations, type Naming, tableName } from '../migrate.ts'
+import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import { databaseError, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
 import type { Attempt, AttemptResult, Hold, LockState, Renewal, Store } from './store.ts'
 
@@ -224,12 +224,9 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
             const history = tableName('sqlite', 'migrations', naming)
             await run(historyStatement('sqlite', naming))
             const done = new Set((await run(`select name from ${history}`)).rows.map((row) => row.name))
-            const pending = migrations('sqlite', naming).filter(({ name }) => !done.has(name))
-            for (const migration of pending) {
-              for (const text of migration.statements) await run(text)
-            }
+            const applied = await applyPending('sqlite', naming, done, run)
             await run('commit')
-            return pending.map(({ name }) => name)
+            return applied
           } catch (error) {
             await run('rollback')
             throw error

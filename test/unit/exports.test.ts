@@ -2,50 +2,7 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 import { describe, expect, it } from 'vitest'
-
-/** All that users can import: a change here is a change of the public interface. */
-const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
-  '.': {
-    values: ['DatabaseError', 'LockError', 'LockLostError', 'LockTimeoutError', 'createLocks', 'isTransactionAborted'],
-    types: [
-      'Adapter',
-      'Duration',
-      'GuardedQuery',
-      'InstanceOptions',
-      'Lease',
-      'LeaseJson',
-      'LockErrorCode',
-      'LockEvent',
-      'LockInfo',
-      'LockListener',
-      'LockOptions',
-      'Locks',
-      'PendingLease',
-      'PendingLeaseOptions',
-      'RunOutcome',
-      'TransactionHold',
-      'TransactionLocks',
-      'TransactionOptions',
-    ],
-  },
-  './pg': { values: ['fromPg'], types: ['PgOptions', 'PgPool', 'PgTransaction'] },
-  './mysql2': { values: ['fromMysql2'], types: ['Mysql2Options', 'Mysql2Pool', 'Mysql2Transaction'] },
-  './better-sqlite3': { values: ['fromBetterSqlite3'], types: ['BetterSqlite3Database'] },
-  './node-sqlite': { values: ['fromNodeSqlite'], types: ['NodeSqliteDatabase'] },
-  './kysely': { values: ['fromKysely'], types: ['KyselyDatabase', 'KyselyOptions'] },
-  './pglite': { values: ['fromPglite'], types: ['Pglite', 'PgliteTransaction'] },
-  './memory': { values: ['MemoryDatabase', 'fromMemory'], types: ['MemoryTransaction'] },
-  './postgres-js': { values: ['fromPostgresJs'], types: ['PostgresJs', 'PostgresJsTransaction'] },
-  './knex': { values: ['fromKnex'], types: ['KnexDatabase', 'KnexTransaction'] },
-  './drizzle': { values: ['fromDrizzle'], types: ['DrizzleDatabase', 'DrizzleTransaction'] },
-  './prisma': { values: ['fromPrisma'], types: ['PrismaClient', 'PrismaOptions', 'PrismaTransaction'] },
-  './typeorm': {
-    values: ['fromTypeorm'],
-    types: ['TypeormDataSource', 'TypeormQueryRunner', 'TypeormTransaction'],
-  },
-  './sequelize': { values: ['fromSequelize'], types: ['SequelizeInstance', 'SequelizeTransaction'] },
-  './mikro-orm': { values: ['fromMikroOrm'], types: ['MikroOrm', 'MikroOrmOptions', 'MikroOrmTransaction'] },
-}
+import { EXPORTS } from '../public-interface.ts'
 
 const root = new URL('../../', import.meta.url)
 const { exports } = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')) as {
