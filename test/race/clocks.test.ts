@@ -13,7 +13,7 @@ const THREE_MINUTES = 180_000
 
 afterAll(endProcesses)
 
-describe.each(sharedEngines)('on $name', { concurrent: true }, (engine) => {
+describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 90_000 }, (engine) => {
   let open: OpenEngine
 
   beforeAll(async () => {
@@ -34,7 +34,7 @@ describe.each(sharedEngines)('on $name', { concurrent: true }, (engine) => {
     const name = freshName()
     const held = await first.call('acquire', name, { ttl: '1s' })
     const isRenewed = async () => (await first.call('eventTypes', name)).filter((type) => type === 'renewed').length > 2
-    await vi.waitUntil(isRenewed, { timeout: 10_000 })
+    await vi.waitUntil(isRenewed, { timeout: 60_000 })
     expect(await second.call('tryAcquire', name)).toBe(null)
     const state = await second.call('inspect', name)
     expect(state?.token).toBe(held.token)
@@ -60,7 +60,7 @@ interface Zone {
   close(): Promise<void>
 }
 
-describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
+describe.each(servedEngines)('on $name', { concurrent: true, timeout: 90_000 }, (engine) => {
   const isPostgres = engine.engine === 'postgres'
   let open: OpenEngine
   const zones: Zone[] = []
@@ -117,7 +117,7 @@ describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
       holders.acquire(freshName(), { ttl: '1s' }),
       holders.acquire(freshName(), { ttl: '4s', renew: false }),
     ])
-    await vi.waitUntil(async () => (await offset()) - offsetBefore === jump, { timeout: 10_000 })
+    await vi.waitUntil(async () => (await offset()) - offsetBefore === jump, { timeout: 60_000 })
     // Long enough for everybody to act on the new time.
     await sleep(500)
 

@@ -76,15 +76,15 @@ export function startContest(locks: Locks<unknown>, name: string, clients: numbe
       } catch (error) {
         if (!(error instanceof LockTimeoutError)) throw error
       }
-      await sleep(Math.random() * (waits ? 20 : 200))
+      await sleep(Math.random() * (waits ? 20 : 400))
     }
   }
 
   const operator = async () => {
     for (let turn = 1; !isOver(); turn++) {
-      await sleep(20 + Math.random() * 30)
+      await sleep(50 + Math.random() * 50)
       counts.purged += await locks.purge({ idleFor: 0 })
-      if (turn % 10 > 0) continue
+      if (turn % 5 > 0) continue
       const from = tokenClock()
       if (await locks.forceRelease(name)) evictions.push({ from, until: tokenClock() + 1000n })
     }

@@ -17,9 +17,10 @@ it.each(enginesOnce)(
   `${CLIENTS} clients never hold one lock on $name at once, and its token rises with each grant`,
   async (engine) => {
     const open = await engine.open()
+    let contests: Contest[] = []
     try {
       const name = freshName()
-      const contests = engine.shared
+      contests = engine.shared
         ? await contestsInProcesses(engine, open.url, name)
         : [startContest(await open.locks(), name, CLIENTS)]
       await sleep(MS)
@@ -33,10 +34,11 @@ it.each(enginesOnce)(
       const tokens = reports.flatMap((report) => report.tokens)
       expect(new Set(tokens).size).toBe(tokens.length)
     } finally {
+      await Promise.allSettled(contests.map((contest) => contest.stop()))
       await open.close()
     }
   },
-  90_000,
+  120_000,
 )
 
 async function contestsInProcesses(engine: TestEngine, url: string, name: string): Promise<Contest[]> {
@@ -53,7 +55,7 @@ function hasHadItAll(reports: readonly Report[]): boolean {
   const sum = (count: (report: Report) => number) => reports.reduce((total, report) => total + count(report), 0)
   return (
     reports.every(({ tokens }) => tokens.length > 0) &&
-    sum(({ claims }) => claims.length) > CLIENTS &&
+    sum(({ claims }) => claims.length) > 20 &&
     sum(({ abandoned }) => abandoned) > 0 &&
     sum(({ takeovers }) => takeovers) > 0 &&
     sum(({ evictions }) => evictions.length) > 0 &&

@@ -60,14 +60,14 @@ describe.each(sharedEngines)('on $name', (engine) => {
 
   /** Until nothing but a guard keeps the lease from others. */
   const untilExpired = async (lease: Lease<unknown>) => {
-    await vi.waitUntil(() => !lease.isHeld(), { timeout: 10_000 })
-    await vi.waitUntil(async () => (await others.inspect(lease.name)) === null, { timeout: 10_000 })
+    await vi.waitUntil(() => !lease.isHeld(), { timeout: 20_000 })
+    await vi.waitUntil(async () => (await others.inspect(lease.name)) === null, { timeout: 20_000 })
   }
 
   const isServed = engine.server !== undefined
   const levels: readonly (Isolation | 'its one level')[] = isServed ? engine.isolations : ['its one level']
 
-  describe.each(levels)('at %s', { concurrent: isServed }, (level) => {
+  describe.each(levels)('at %s', { concurrent: isServed, timeout: 60_000 }, (level) => {
     const transaction = <T>(body: (tx: unknown) => Promise<T>, connected = here) =>
       connected.transaction(body, level === 'its one level' ? undefined : level)
 
@@ -174,7 +174,8 @@ describe.each(sharedEngines)('on $name', (engine) => {
       const row = await newRow()
       const name = freshName()
       let refused = 0
-      for (let round = 0; round < 25; round++) {
+      // Until it has gone both ways.
+      for (let round = 0; round < 25 || refused === 0 || refused === round; round++) {
         const lease = await holders.acquire(name, { ttl: '5s', wait: '20s' })
         const guarded = async () => {
           await sleep(Math.random() * 5)
@@ -197,8 +198,6 @@ describe.each(sharedEngines)('on $name', (engine) => {
         await next.release()
       }
       expect(await row.stale()).toBe(0)
-      expect(refused).toBeGreaterThan(0)
-      expect(refused).toBeLessThan(25)
     })
 
     it('a force-release waits for the guarded transaction', async () => {

@@ -28,7 +28,7 @@ const scenarios = {
   async 'die on SIGTERM'() {
     const { locks } = await open()
     setInterval(() => undefined, 1000)
-    await locks.acquire(name, { ttl: '1500ms' })
+    await locks.acquire(name, { ttl: '5s' })
     console.log('held')
   },
 

@@ -3,7 +3,7 @@ import { createLocks } from '../../src/index.ts'
 import { servedEngines } from './one-per-engine.ts'
 
 // How a server finds rows, and which of them it locks on the way, depends on how many there are.
-describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
+describe.each(servedEngines)('on $name', { concurrent: true, timeout: 60_000 }, (engine) => {
   it.each([1, 2, 5, 50])(
     'a guarded transaction keeps none of %i other locks of its small table from being renewed, released, forced or purged',
     async (count) => {
@@ -17,7 +17,7 @@ describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
       // In the middle of the others.
       const guarded = await holders.acquire('m')
       const names = Array.from({ length: count }, (_, index) => `${index % 2 === 0 ? 'a' : 'z'}:${index}`)
-      const leases = await Promise.all(names.map((name) => others.acquire(name, { ttl: '3s' })))
+      const leases = await Promise.all(names.map((name) => others.acquire(name, { ttl: '5s' })))
       await open.connected.transaction(async (tx) => {
         await guarded.guard(tx)
         await vi.waitUntil(() => renewed.size === count, { timeout: 10_000 })

@@ -7,7 +7,7 @@ import { startProxy, type TcpProxy } from '../tcp-proxy.ts'
 import { enginesOnce, servedEngines } from './one-per-engine.ts'
 
 /** What `statementTimeout` and `wait` of these tests allow, several times over. */
-const BOUND_MS = 15_000
+const BOUND_MS = 20_000
 
 const isDatabaseError = { name: 'DatabaseError', code: 'DATABASE' }
 
@@ -52,7 +52,7 @@ async function expectFailures(locks: Locks<unknown>): Promise<void> {
   expect(performance.now() - started).toBeLessThan(BOUND_MS)
 }
 
-describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
+describe.each(servedEngines)('on $name', { concurrent: true, timeout: 90_000 }, (engine) => {
   it('every verb fails as DATABASE, soon, while nobody listens at the port', async (context) => {
     const { proxy, locks } = await setUp(engine, context)
     await proxy.close()
@@ -67,8 +67,8 @@ describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
     await expectFailures(locks)
     proxy.restore()
     // What arrives late leaves no ghost.
-    await vi.waitUntil(async () => (await connected.sql('select 1 from rowlock_locks')).length > 0, { timeout: 5000 })
-    await vi.waitUntil(async () => (await locks.list()).length === 0, { timeout: 5000 })
+    await vi.waitUntil(async () => (await connected.sql('select 1 from rowlock_locks')).length > 0, { timeout: 20_000 })
+    await vi.waitUntil(async () => (await locks.list()).length === 0, { timeout: 20_000 })
   })
 
   it('a waiter whose wait is longer than the outage gets its lock', async (context) => {
@@ -76,7 +76,7 @@ describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
     const name = freshName()
     const held = await locks.acquire(name, { ttl: '1m' })
     const waiting = locks.acquire(name, { wait: '20s' })
-    await vi.waitUntil(async () => (await locks.inspect(name))?.waiters === 1)
+    await vi.waitUntil(async () => (await locks.inspect(name))?.waiters === 1, { timeout: 20_000 })
     proxy.disconnect()
     proxy.blackhole()
     await expect(locks.inspect(name)).rejects.toMatchObject(isDatabaseError)
@@ -108,10 +108,10 @@ describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
     const name = freshName()
     const lease = await locks.acquire(name, { ttl: '4s' })
     proxy.blackhole()
-    await vi.waitUntil(() => types().includes('unknown'), { timeout: 5000 })
+    await vi.waitUntil(() => types().includes('unknown'), { timeout: 20_000 })
     expect(lease.isHeld()).toBe(true)
     proxy.restore()
-    await vi.waitUntil(() => types().at(-1) === 'renewed', { timeout: 5000 })
+    await vi.waitUntil(() => types().at(-1) === 'renewed', { timeout: 20_000 })
     expect((await locks.inspect(name))?.token).toBe(lease.token)
     expect(await lease.release()).toBe(true)
   })
@@ -139,8 +139,8 @@ describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
     proxy.restore()
     const isFree = async () =>
       (await connected.sql(`select 1 from rowlock_locks where session is not null`)).length === 0
-    await vi.waitUntil(isFree, { timeout: 10_000 })
-    await vi.waitUntil(async () => (await sessionLocks(connected)) === 0, { timeout: 10_000 })
+    await vi.waitUntil(isFree, { timeout: 20_000 })
+    await vi.waitUntil(async () => (await sessionLocks(connected)) === 0, { timeout: 20_000 })
     expect(held.isHeld()).toBe(false)
   })
 })
@@ -162,8 +162,8 @@ const stoppable = servedEngines.filter(
   ({ server }) => server?.pid && (server.name === 'postgres18' || server.name === 'mariadb'),
 )
 
-describe.each(stoppable)('when the server of $name is stopped', { concurrent: true }, (engine) => {
-  it('an acquire fails as DATABASE, and a lease is held until its deadline', { timeout: 60_000 }, async () => {
+describe.each(stoppable)('when the server of $name is stopped', { concurrent: true, timeout: 90_000 }, (engine) => {
+  it('an acquire fails as DATABASE, and a lease is held until its deadline', async () => {
     const server = await startServer(engine.server!.name)
     const connected = await connectors[engine.connector](server.url as never)
     const locks = createLocks(connected.adapter, { wait: '200ms', statementTimeout: '500ms' })
@@ -175,7 +175,7 @@ describe.each(stoppable)('when the server of $name is stopped', { concurrent: tr
     await expect(locks.acquire(busy)).rejects.toMatchObject(isDatabaseError)
     await expect(locks.tryAcquire(free)).rejects.toMatchObject(isDatabaseError)
     expect(lease.isHeld()).toBe(true)
-    await vi.waitUntil(() => lease.signal.aborted, { timeout: 10_000 })
+    await vi.waitUntil(() => lease.signal.aborted, { timeout: 20_000 })
     await locks.close()
     await connected.close().catch(() => undefined)
   })

@@ -30,6 +30,8 @@ export interface WorkerOptions {
   readonly env?: NodeJS.ProcessEnv
 }
 
+/** A busy machine takes its time to start a process. */
+const PATIENCE_MS = 60_000
 const withTypeScript = ['--import', 'tsx']
 const running = new Set<ChildProcess>()
 process.on('exit', () => {
@@ -80,7 +82,8 @@ export async function startWorker(
   ])
 
   const pid = child.pid as number
-  const untilPaused = () => vi.waitUntil(async () => (await stateOf(pid)) === 'T', { timeout: 20_000, interval: 10 })
+  const untilPaused = () =>
+    vi.waitUntil(async () => (await stateOf(pid)) === 'T', { timeout: PATIENCE_MS, interval: 10 })
   let lastId = 0
   return {
     pid,
@@ -132,7 +135,7 @@ export function startScript(file: string, ...args: string[]): Script {
   return {
     pid: child.pid as number,
     async untilLine(line) {
-      await vi.waitUntil(() => lines.has(line) || isOver, { timeout: 20_000, interval: 10 })
+      await vi.waitUntil(() => lines.has(line) || isOver, { timeout: PATIENCE_MS, interval: 10 })
       if (!lines.has(line)) throw new Error(`the script ended without saying ${line}: ${errors}`)
     },
     ended,

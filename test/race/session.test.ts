@@ -22,7 +22,7 @@ const soon = { timeout: 15_000 }
 
 afterAll(endProcesses)
 
-describe.each(servedEngines)('on $name', { concurrent: true }, (engine) => {
+describe.each(servedEngines)('on $name', { concurrent: true, timeout: 90_000 }, (engine) => {
   const isPostgres = engine.engine === 'postgres'
   let open: OpenEngine
 

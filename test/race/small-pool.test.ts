@@ -2,9 +2,9 @@ import { describe, expect, it, type TestContext, vi } from 'vitest'
 import { createLocks, type Lease, LockError, type Locks } from '../../src/index.ts'
 import { engines, freshName, type TestEngine } from '../engines.ts'
 
-const STATEMENT_TIMEOUT_MS = 500
+const STATEMENT_TIMEOUT_MS = 1000
 /** A call that takes longer than that hangs. */
-const BOUND_MS = 10_000
+const BOUND_MS = 20_000
 
 async function setUp(engine: TestEngine, poolSize: number, { onTestFinished }: TestContext) {
   const open = await engine.open()
@@ -17,14 +17,14 @@ async function setUp(engine: TestEngine, poolSize: number, { onTestFinished }: T
   return { connected, locks, others: await open.locks() }
 }
 
-describe.each(engines())('on $name', { concurrent: true }, (engine) => {
+describe.each(engines())('on $name', { concurrent: true, timeout: 60_000 }, (engine) => {
   it('one connection is enough to acquire, renew, guard, extend and release', async (context) => {
     const { connected, locks } = await setUp(engine, 1, context)
     let renewals = 0
     locks.on(({ type }) => type === 'renewed' && renewals++)
-    const leases = await Promise.all([locks.acquire(freshName(), { ttl: '3s' }), locks.acquire(freshName())])
+    const leases = await Promise.all([locks.acquire(freshName(), { ttl: '6s' }), locks.acquire(freshName())])
     for (const lease of leases) await connected.transaction(async (tx) => lease.guard(tx))
-    await vi.waitUntil(() => renewals > 0, { timeout: 10_000 })
+    await vi.waitUntil(() => renewals > 0, { timeout: 20_000 })
     await Promise.all(leases.map((lease) => lease.extend('1m')))
     expect(await Promise.all(leases.map((lease) => lease.release()))).toEqual([true, true])
   })

@@ -7,7 +7,7 @@ import { endProcesses, startWorker, type Worker } from './processes.ts'
 afterAll(endProcesses)
 
 // Engines at the same time, because these tests wait more than they work; the tests of each one after the other.
-describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 60_000 }, (engine) => {
+describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 90_000 }, (engine) => {
   let open: OpenEngine
   let others: Locks<unknown>
   let workers: readonly [Worker, Worker, Worker]
@@ -83,7 +83,7 @@ describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 60_000 }, 
       const increments = each.call('increment', name, { guarded, times: 3, stopAt: 1 })
       await each.untilPaused()
       const before = await counter()
-      await vi.waitUntil(async () => (await counter()) > before, { timeout: 20_000 })
+      await vi.waitUntil(async () => (await counter()) > before, { timeout: 60_000 })
       each.resume()
       results.push(await increments)
     }
