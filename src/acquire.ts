@@ -1,18 +1,17 @@
-import { randomBytes } from 'node:crypto'
+import { type Call, TIME_OUT } from './call.ts'
 import { DatabaseError, LockTimeoutError } from './errors.ts'
 import { untilUnlocked } from './lease.ts'
+import type { Place, Queue } from './queue.ts'
+import { randomHex } from './random.ts'
 import type { LockRequest } from './request.ts'
-import { noAnswer, sleep } from './retry.ts'
-import type { Attempt, AttemptResult, Hold, Store } from './store/store.ts'
-import type { Waiter, WakeUps } from './wake/wake.ts'
+import { noAnswer } from './retry.ts'
+import type { Attempt, AttemptResult, Hold } from './store/store.ts'
 
 export interface AcquireContext {
-  readonly store: Pick<Store<never>, 'acquire' | 'release'>
-  readonly wakeUps: WakeUps
+  readonly queue: Queue
   readonly holder: string
   readonly statementTimeoutMs: number
-  /** Ends every wait of this instance when it closes; the reason is the error that callers get. */
-  readonly closing: AbortSignal
+  attempt(attempt: Attempt): Promise<AttemptResult>
   /** Work that goes on after the caller has its answer. `close` waits for it. */
   background(during: string, work: Promise<unknown>): void
 }
@@ -21,6 +20,10 @@ export interface Granted extends Hold {
   readonly takeover: boolean
   /** performance.now() from before the granting request was sent. */
   readonly sentAt: number
+  /** How long the hold lasts from then on. */
+  readonly remainingMs: number
+  /** It was handed over, and lasts for a moment only unless it is renewed. */
+  readonly claim: boolean
   readonly waitedMs: number
 }
 
@@ -30,64 +33,91 @@ const FIRST_BACKOFF_MS = 50
 const LONGEST_BACKOFF_MS = 1000
 
 /**
- * The one waiting loop: attempt, and if somebody holds the lock, wait for a wake-up, the deadline or an abort.
- * Resolves with null if `request.waitMs` is null (a try) and somebody holds the lock.
+ * The one waiting loop: attempt, and if somebody holds the lock, line up and wait for it to be handed over, the deadline or
+ * an abort. Resolves with null if `waitMs` is null (a try) and somebody holds the lock.
  */
 export async function acquire(
   context: AcquireContext,
-  request: Omit<LockRequest, 'waitMs'> & { readonly waitMs: number | null },
+  call: Call,
+  request: LockRequest,
+  waitMs: number | null,
   session: string | null,
 ): Promise<Granted | null> {
+  const { queue } = context
+  const { name } = request
   const started = performance.now()
-  const deadline = started + (request.waitMs ?? 0)
-  const cancel = followSignals(request.signal, context.closing)
+  const deadline = started + (waitMs ?? 0)
+  const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
   // One owner id for all attempts: one that was granted unheard is recognised, and leaves no ghost.
-  const owner = randomBytes(16).toString('hex')
-  const attempts = new Attempts(context, {
-    name: request.name,
-    owner,
-    session,
-    ttlMs: Math.min(request.ttlMs, request.maxHoldMs),
-    holder: context.holder,
-  })
-  let waiter: Waiter | undefined
+  const attempts = new Attempts(context, { name, owner: randomHex(16), session, ttlMs, holder: context.holder })
+  const waits = waitMs !== null && waitMs > 0
+  let place: Place | undefined
+  let attempting = false
   let failures = 0
   let unexplained = 0
   let holder: string | null = null
 
   try {
-    cancel.signal.throwIfAborted()
     for (;;) {
       try {
-        const sentAt = performance.now()
-        const result = await attempts.next(cancel.signal)
-        if (result.granted) {
-          attempts.won = true
-          const { name } = request
-          const { token, takeover } = result
-          return { name, owner, token, takeover, sentAt, waitedMs: performance.now() - started }
+        if (!waits || !queue.contended(name)) {
+          attempting = waits
+          if (attempting) queue.beginAttempt(name)
+          const sentAt = performance.now()
+          const result = await attempts.next(call)
+          if (result.granted) {
+            attempts.won = true
+            const { token, takeover } = result
+            const { owner } = attempts
+            return {
+              name,
+              owner,
+              token,
+              takeover,
+              sentAt,
+              remainingMs: ttlMs,
+              claim: false,
+              waitedMs: performance.now() - started,
+            }
+          }
+          failures = 0
+          holder = result.holder
+          // Whom it should have gone to is dead.
+          if (result.queued && (await queue.settle(name)) === 'idle') continue
+          // Nobody was seen to hold it, as when its row was purged at that very moment: look again, once.
+          if (holder === null && !result.queued && ++unexplained === 1) continue
         }
-        failures = 0
-        holder = result.holder
-        // Nobody was seen to hold it, as when its row was purged at that very moment: look again, once.
-        if (holder === null && ++unexplained === 1) continue
+        if (waitMs === null) return null
+        const leftMs = deadline - performance.now()
+        if (leftMs <= 0) throw timeout()
+        place = queue.join(name, { ttlMs, session }, leftMs, attempting)
+        if (attempting) queue.endAttempt(name)
+        attempting = false
+        const answer = await call.race(place.served, leftMs)
+        const handed = answer === TIME_OUT ? await call.race(queue.giveUp(place), context.statementTimeoutMs) : answer
+        holder = place.holder ?? holder
+        if (handed !== undefined && handed !== TIME_OUT) {
+          place = undefined
+          return { ...handed, claim: true, waitedMs: performance.now() - started }
+        }
+        if (answer === TIME_OUT) throw timeout()
       } catch (error) {
         failures++
         const inTime = performance.now() < deadline || failures < TRIES_AGAINST_FAILURES
         if (!(error instanceof DatabaseError) || error.failure === 'other' || !inTime) throw error
-        await sleep(backoff(failures), cancel.signal)
-        continue
+        if (attempting) queue.endAttempt(name)
+        attempting = false
+        await call.race(undefined, backoff(failures))
       }
-      if (request.waitMs === null) return null
-      if (performance.now() >= deadline)
-        throw new LockTimeoutError(request.name, performance.now() - started, holder ?? undefined)
-      waiter ??= context.wakeUps.wait(request.name)
-      await awaken(waiter, deadline, cancel.signal)
     }
   } finally {
-    waiter?.stop()
+    if (place !== undefined) queue.leave(place)
+    if (attempting) queue.endAttempt(name)
     attempts.finish()
-    cancel.stop()
+  }
+
+  function timeout(): LockTimeoutError {
+    return new LockTimeoutError(name, performance.now() - started, holder ?? undefined)
   }
 }
 
@@ -97,6 +127,7 @@ export async function acquire(
  */
 class Attempts {
   won = false
+  readonly owner: string
   readonly #context: AcquireContext
   readonly #attempt: Attempt
   readonly #abandoned: Promise<AttemptResult>[] = []
@@ -105,37 +136,27 @@ class Attempts {
   constructor(context: AcquireContext, attempt: Attempt) {
     this.#context = context
     this.#attempt = attempt
+    this.owner = attempt.owner
   }
 
-  next(signal: AbortSignal): Promise<AttemptResult> {
-    const { store, statementTimeoutMs } = this.#context
-    return new Promise((resolve, reject) => {
-      const answer = store.acquire(this.#attempt)
-      const stop = () => {
-        clearTimeout(timer)
-        signal.removeEventListener('abort', abort)
-      }
-      const abandon = (reason: unknown) => {
-        stop()
-        this.#ambiguous = true
-        this.#abandoned.push(answer)
-        reject(reason)
-      }
-      const abort = () => abandon(signal.reason)
-      const timer = setTimeout(() => abandon(noAnswer(statementTimeoutMs)), statementTimeoutMs)
-      signal.addEventListener('abort', abort, { once: true })
-      answer.then(
-        (result) => {
-          stop()
-          resolve(result)
-        },
-        (error: unknown) => {
-          stop()
-          this.#ambiguous ||= error instanceof DatabaseError && error.failure === 'connection'
-          reject(error)
-        },
+  async next(call: Call): Promise<AttemptResult> {
+    const { statementTimeoutMs } = this.#context
+    const answer = this.#context.attempt(this.#attempt)
+    let settled = false
+    try {
+      const result = await call.race(
+        answer.finally(() => {
+          settled = true
+        }),
+        statementTimeoutMs,
       )
-    })
+      if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
+      return result
+    } catch (error) {
+      if (!settled) this.#abandoned.push(answer)
+      this.#ambiguous ||= !settled || (error instanceof DatabaseError && error.failure === 'connection')
+      throw error
+    }
   }
 
   finish(): void {
@@ -143,43 +164,19 @@ class Attempts {
   }
 
   async #giveBack(): Promise<void> {
-    const { store, statementTimeoutMs } = this.#context
+    const { queue, statementTimeoutMs } = this.#context
     const answers = await Promise.allSettled(this.#abandoned)
     const heard = answers.find((answer) => answer.status === 'fulfilled' && answer.value.granted)
     // Nothing heard: ask once more, by the owner id that the lost attempt had.
-    const result = heard?.status === 'fulfilled' ? heard.value : await store.acquire({ ...this.#attempt, ttlMs: 1000 })
+    const result =
+      heard?.status === 'fulfilled' ? heard.value : await this.#context.attempt({ ...this.#attempt, ttlMs: 1000 })
     if (!result.granted) return
     const hold = { ...this.#attempt, token: result.token }
     // A try of somebody else's can have the row locked at that very moment.
-    await untilUnlocked(async () => (await store.release(hold)) !== 'locked', statementTimeoutMs)
-  }
-}
-
-async function awaken(waiter: Waiter, deadline: number, signal: AbortSignal): Promise<void> {
-  for (;;) {
-    const failure = await waiter.next(Math.max(0, deadline - performance.now()), signal)
-    if (failure === undefined) return
-    if (!(failure instanceof DatabaseError) || failure.failure === 'other' || performance.now() >= deadline)
-      throw failure
+    await untilUnlocked(async () => (await queue.release(hold)) !== 'locked', statementTimeoutMs)
   }
 }
 
 function backoff(failures: number): number {
   return Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
-}
-
-/** AbortSignal.any, but leaving nothing behind on signals that outlive the call. */
-function followSignals(...sources: (AbortSignal | undefined)[]): { signal: AbortSignal; stop(): void } {
-  const controller = new AbortController()
-  const undo = sources.map((source) => {
-    if (source === undefined) return () => undefined
-    const abort = () => controller.abort(source.reason)
-    if (source.aborted) abort()
-    else source.addEventListener('abort', abort, { once: true })
-    return () => source.removeEventListener('abort', abort)
-  })
-  const stop = () => {
-    for (const each of undo) each()
-  }
-  return { signal: controller.signal, stop }
 }

@@ -2,6 +2,7 @@
  * Stable codes of {@link LockError}:
  *
  * - `LOCK_TIMEOUT`: the lock stayed held for the whole `wait`. Try again later.
+ * - `QUEUE_FULL`: too many callers wait for the lock already (`maxWaiters`). Shed load, or try again later.
  * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
  * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
  * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
@@ -11,6 +12,7 @@
  */
 export type LockErrorCode =
   | 'LOCK_TIMEOUT'
+  | 'QUEUE_FULL'
   | 'LOCK_LOST'
   | 'INVALID_ARGUMENT'
   | 'NOT_MIGRATED'
@@ -37,6 +39,20 @@ export class LockTimeoutError extends LockError {
   constructor(lock: string, waitedMs: number, holder?: string) {
     const by = holder === undefined ? '' : `; it is held by ${holder}`
     super('LOCK_TIMEOUT', `lock ${JSON.stringify(lock)} was not free within ${Math.round(waitedMs)} ms${by}`)
+    this.lock = lock
+  }
+}
+
+/** So many callers wait for the lock already that no more may join them. Nothing was changed. */
+export class QueueFullError extends LockError {
+  override readonly name = 'QueueFullError'
+  readonly lock: string
+
+  constructor(lock: string, maxWaiters: number) {
+    super(
+      'QUEUE_FULL',
+      `${maxWaiters} callers wait for the lock ${JSON.stringify(lock)} already (maxWaiters): try again later, or shed the load`,
+    )
     this.lock = lock
   }
 }

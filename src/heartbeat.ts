@@ -36,16 +36,17 @@ export class Heartbeat {
     this.#renew = renew
   }
 
-  add(lease: Renewable): void {
-    const ttlMs = lease.renewalTtlMs()
-    if (ttlMs === null) return
-    this.#beats.set(lease, { dueAt: performance.now() + ttlMs * RENEW_AFTER, sentAt: null })
-    this.#schedule()
+  /** For the first time when RENEW_AFTER of `remainingMs` have passed; at once if there are none. */
+  add(lease: Renewable, remainingMs: number): void {
+    const dueAt = performance.now() + remainingMs * RENEW_AFTER
+    this.#beats.set(lease, { dueAt, sentAt: null })
+    if (remainingMs === 0) this.#beat()
+    else if (dueAt < this.#timerAt) this.#wakeAt(dueAt)
   }
 
   remove(lease: Renewable): void {
-    this.#beats.delete(lease)
-    if (this.#beats.size === 0) this.stop()
+    // While there are others, the timer is left as it is: what it finds not to be due it plans anew.
+    if (this.#beats.delete(lease) && this.#beats.size === 0) this.stop()
   }
 
   stop(): void {
@@ -57,11 +58,14 @@ export class Heartbeat {
   #schedule(): void {
     let next = Number.POSITIVE_INFINITY
     for (const { dueAt } of this.#beats.values()) next = Math.min(next, dueAt)
-    if (next === this.#timerAt) return
+    if (next !== this.#timerAt) this.#wakeAt(next)
+  }
+
+  #wakeAt(time: number): void {
     clearTimeout(this.#timer)
-    this.#timerAt = next
-    if (next === Number.POSITIVE_INFINITY) return
-    this.#timer = setTimeout(() => this.#beat(), Math.max(0, next - performance.now()))
+    this.#timerAt = time
+    if (time === Number.POSITIVE_INFINITY) return
+    this.#timer = setTimeout(() => this.#beat(), Math.max(0, time - performance.now()))
     this.#timer.unref()
   }
 
@@ -95,6 +99,7 @@ export class Heartbeat {
         if (beat.sentAt === sentAt) beat.sentAt = null
         if (renewal.outcome === 'held') beat.dueAt = performance.now() + ttlMs * RETRY_AFTER
         lease.onRenewal(renewal, sentAt)
+        if (lease.renewalTtlMs() === null) this.#beats.delete(lease)
       })
     } catch (error) {
       for (const { lease, beat, ttlMs } of batch) {

@@ -6,6 +6,7 @@ export {
   type LockErrorCode,
   LockLostError,
   LockTimeoutError,
+  QueueFullError,
 } from './errors.ts'
 export type { LockEvent, LockListener } from './events.ts'
 export type { Lease, LeaseJson } from './lease.ts'

@@ -4,7 +4,7 @@ import type { Events } from './events.ts'
 import type { Heartbeat, Renewable } from './heartbeat.ts'
 import { toTtl } from './request.ts'
 import { type GuardedQuery, toCallerQuery } from './store/statement.ts'
-import type { GuardResult, Hold, Renewal, Store } from './store/store.ts'
+import type { GuardResult, Hold, ReleaseResult, Renewal, Store } from './store/store.ts'
 import { currentTransaction } from './transaction.ts'
 
 /**
@@ -63,14 +63,20 @@ export interface LeaseContext<Tx> {
   readonly events: Events
   /** How long to wait for a row that some transaction keeps locked, in milliseconds. */
   readonly lockedRowMs: number
-  /** The lock was given back: somebody of this process may be waiting for it. */
-  onReleased(): void
+  /** Several guards of one transaction in one statement. */
+  guard(tx: Tx, hold: Hold & { readonly ttlMs: number }): GuardResult | Promise<GuardResult>
+  /** Releases, and hands the lock over to who waits for it. */
+  release(hold: Hold): Promise<ReleaseResult['outcome']>
+  /** It will be free with a transaction's commit, and somebody waits for it. */
+  onReleasedIn(name: string): void
 }
 
 export interface LeaseTerms {
   readonly ttlMs: number
   /** What is left of a lease that goes on; the whole ttl of a new one. */
   readonly remainingMs: number
+  /** The hold was handed over, and has to be renewed soon to last for its ttl. */
+  readonly claim: boolean
   readonly renew: boolean
   readonly maxHoldMs: number
   /** performance.now() from before the request for the lease was sent. */
@@ -92,13 +98,15 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   readonly token: bigint
   readonly #context: LeaseContext<Tx>
   readonly #terms: LeaseTerms
-  readonly #controller = new AbortController()
+  #controller: AbortController | undefined
   readonly #lastDeadline: number
   #ttlMs: number
   #deadline: number
   #timer: NodeJS.Timeout | undefined
   #state: 'held' | 'released' | 'lost' = 'held'
   #reason = ''
+  #abortReason: LockLostError | undefined
+  #claimed: boolean
   #releasing: Promise<boolean> | undefined
   #releaseFailed = false
   #releasedWithCommit = false
@@ -113,12 +121,20 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     this.#ttlMs = terms.ttlMs
     this.#lastDeadline = terms.sentAt + trusted(terms.maxHoldMs)
     this.#deadline = Math.min(this.#lastDeadline, terms.sentAt + trusted(terms.remainingMs))
+    this.#claimed = !terms.claim
     this.#watch()
-    if (terms.renew) context.heartbeat.add(this)
+    // Where the database is in this process, a busy caller keeps timers from firing for longer than a claim lasts.
+    const { synchronous, single } = context.store
+    if (terms.claim) context.heartbeat.add(this, synchronous || single ? 0 : terms.remainingMs)
+    else if (terms.renew) context.heartbeat.add(this, this.#ttlMs)
   }
 
   get signal(): AbortSignal {
     this.isHeld()
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason)
+    }
     return this.#controller.signal
   }
 
@@ -147,7 +163,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     this.#assertHeld()
     this.#ttlMs = ttlMs
     // With another ttl it is due at another time.
-    if (this.#terms.renew) this.#context.heartbeat.add(this)
+    if (this.#terms.renew) this.#context.heartbeat.add(this, ttlMs)
   }
 
   guard(tx: Tx | (() => Tx)): Promise<void> {
@@ -199,7 +215,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   /** @internal Releases it although its holder may still be at work, and tells that holder first. */
   evict(reason: string): Promise<boolean> {
-    if (this.isHeld()) this.#controller.abort(new LockLostError(this.name, reason))
+    if (this.isHeld()) this.#abort(new LockLostError(this.name, reason))
     return this.release()
   }
 
@@ -211,7 +227,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   /** @internal */
   renewalTtlMs(): number | null {
-    if (!this.isHeld()) return null
+    if (!this.isHeld() || (this.#claimed && !this.#terms.renew)) return null
     return this.#deadline < this.#lastDeadline ? this.#withinMaxHold(this.#ttlMs) : null
   }
 
@@ -225,6 +241,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     // Both deadlines hold, because no renewal shortens a lease.
     this.#deadline = Math.min(this.#lastDeadline, Math.max(this.#deadline, sentAt + trusted(renewal.remainingMs)))
     if (!this.isHeld()) return
+    this.#claimed ||= renewal.outcome === 'renewed'
     if (renewal.outcome === 'held') this.#context.events.emit({ type: 'held', ...this.#hold() })
     else this.#context.events.emit({ type: 'renewed', ...this.#hold(), remainingMs: this.remainingMs() })
   }
@@ -240,7 +257,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     this.#end('lost')
     this.#reason = reason
     this.#context.events.emit({ type: 'lost', ...this.#hold(), reason })
-    this.#controller.abort(new LockLostError(this.name, reason, { cause }))
+    this.#abort(new LockLostError(this.name, reason, { cause }))
+  }
+
+  /** Most leases end without anybody having asked for their signal. */
+  #abort(reason: LockLostError): void {
+    this.#abortReason ??= reason
+    this.#controller?.abort(reason)
   }
 
   #hold(): Hold {
@@ -264,12 +287,22 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       this.lose('the database says that it ran out or that somebody else has it')
       this.#assertHeld()
     }
-    const result = this.#context.store.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
+    if (!this.#claimed && this.#context.store.guardsStopRenewal) return this.#claim().then(() => this.#guard(tx))
+    const result = this.#context.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
     if (!(result instanceof Promise)) return check(result)
     return result.then(check, async (error: unknown) => {
       await this.#assertNotTakenOver(error)
       throw error
     })
+  }
+
+  /** A hold that was handed over lasts for a moment: too short for a transaction that keeps it from being renewed. */
+  async #claim(): Promise<void> {
+    const sentAt = performance.now()
+    const [renewal] = await this.#context.store.renew([{ ...this.#hold(), ttlMs: this.#withinMaxHold(this.#ttlMs) }])
+    this.onRenewal(renewal!, sentAt)
+    this.#claimed = true
+    this.#assertHeld()
   }
 
   /**
@@ -288,12 +321,15 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   async #releaseIn(tx: Tx): Promise<boolean> {
     this.#assertHeld()
-    if (!(await this.#context.store.releaseIn(tx, this.#hold()))) {
+    const result = await this.#context.store.releaseIn(tx, this.#hold())
+    if (result === 'lost') {
       this.lose('the database says that somebody else has it')
       this.#assertHeld()
+      return false
     }
     this.#releasedWithCommit = true
     this.#end('released')
+    if (result.awaited) this.#context.onReleasedIn(this.name)
     return true
   }
 
@@ -306,14 +342,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     this.#end('released')
     let released = false
     await this.#untilUnlocked(async () => {
-      const answer = await this.#context.store.release(this.#hold())
+      const answer = await this.#context.release(this.#hold())
       // Not ours after a release that failed: that one may have worked nevertheless.
       released = answer === 'released' || (answer === 'lost' && this.#releaseFailed)
       return answer !== 'locked'
     }, 'release')
     if (released) {
       this.#context.events.emit({ type: 'released', ...this.#hold() })
-      this.#context.onReleased()
       return true
     }
     // Force-released or taken over a moment ago, and not yet noticed.
@@ -324,7 +359,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   /** A lease that is not trusted any more may still stand in the database: others need not wait for its expiry. */
   async #releaseLost(): Promise<void> {
     try {
-      await this.#context.store.release(this.#hold())
+      await this.#context.release(this.#hold())
     } catch (cause) {
       this.#context.events.emit({ type: 'error', during: 'releasing a lost lease', cause })
     }

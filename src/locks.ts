@@ -1,11 +1,14 @@
-import { setMaxListeners } from 'node:events'
-import { acquire, type Granted } from './acquire.ts'
+import { randomBytes } from 'node:crypto'
+import { type AcquireContext, acquire, type Granted } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
+import { Batches } from './batch.ts'
+import { type Call, Calls } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
 import { LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
-import { type Lease, LeaseHandle, type LeaseJson, type LeaseTerms, untilUnlocked } from './lease.ts'
+import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson, type LeaseTerms, untilUnlocked } from './lease.ts'
+import { Queue } from './queue.ts'
 import {
   checkName,
   checkOptions,
@@ -24,7 +27,7 @@ import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
 import { postgresStore } from './store/postgres.ts'
 import { sqliteStore } from './store/sqlite.ts'
-import type { Hold, LockState, Store } from './store/store.ts'
+import type { Attempt, AttemptResult, GuardResult, Hold, LockState, Store } from './store/store.ts'
 import {
   confirmationFailed,
   currentTransaction,
@@ -32,16 +35,12 @@ import {
   type TransactionContext,
   type TransactionLocks,
 } from './transaction.ts'
-import { Polling } from './wake/poll.ts'
-import type { WakeUps } from './wake/wake.ts'
 
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
 export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
 
-export interface LockInfo extends LockState {
-  /** Callers of this instance that wait for the lock. */
-  readonly waiters: number
-}
+/** A lock that is held; `waiters` are the callers in its queue, of all processes. */
+export type LockInfo = LockState
 
 /** What became of a tryRun. */
 export type RunOutcome<T> = { readonly ran: true; readonly value: T } | { readonly ran: false }
@@ -96,7 +95,7 @@ export function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): 
 export function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>
 export function createLocks<Tx>(adapter: Adapter<Tx>, options: InstanceOptions = {}): Locks<Tx> {
   const settings = toSettings(options)
-  return new Instance<Tx>(patient(createStore(adapter, options), settings.statementTimeoutMs), settings, options)
+  return new Instance<Tx>(patient(createStore(adapter, options), settings.statementTimeoutMs), settings)
 }
 
 function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions): Store<Tx> {
@@ -120,27 +119,49 @@ function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions): Store<T
 class Instance<Tx> implements Locks<Tx> {
   readonly #store: Store<Tx>
   readonly #settings: InstanceSettings
-  readonly #defaults: LockOptions
   readonly #events = new Events()
   readonly #heartbeat: Heartbeat
-  readonly #wakeUps: WakeUps
+  readonly #queue: Queue
+  readonly #attempts: Batches<Attempt, AttemptResult>
+  readonly #guards = new Guards<Tx>((tx, holds) => this.#store.guard(tx, holds))
   readonly #sessions: Sessions
   readonly #leases = new Set<LeaseHandle<Tx>>()
   /** Calls that may yet end in a lease. */
-  readonly #underWay = new Set<Promise<unknown>>()
+  readonly #calls = new Calls()
   readonly #background = new Set<Promise<void>>()
-  readonly #closing = new AbortController()
+  readonly #acquireContext: AcquireContext
+  readonly #leaseContext: LeaseContext<Tx>
   #closed: Promise<void> | undefined
 
-  constructor(store: Store<Tx>, settings: InstanceSettings, defaults: LockOptions) {
+  constructor(store: Store<Tx>, settings: InstanceSettings) {
     this.#store = store
     this.#settings = settings
-    this.#defaults = defaults
     this.#heartbeat = new Heartbeat((holds) => store.renew(holds))
-    this.#wakeUps = new Polling((names) => store.free(names))
+    this.#attempts = new Batches((attempts) => store.acquire(attempts))
+    this.#queue = new Queue({
+      store: store as Store<never>,
+      process: (randomBytes(8).readBigInt64BE() >> 1n).toString(),
+      holder: settings.holder,
+      maxWaiters: settings.maxWaiters,
+      background: (during, work) => this.#inBackground(during, work),
+    })
+    this.#acquireContext = {
+      queue: this.#queue,
+      holder: settings.holder,
+      statementTimeoutMs: settings.statementTimeoutMs,
+      attempt: (attempt) => this.#attempts.add(attempt),
+      background: (during, work) => this.#inBackground(during, work),
+    }
+    this.#leaseContext = {
+      store,
+      heartbeat: this.#heartbeat,
+      events: this.#events,
+      lockedRowMs: settings.statementTimeoutMs,
+      guard: (tx, hold) => this.#guards.add(tx, hold, store.synchronous),
+      release: (hold) => this.#queue.release(hold),
+      onReleasedIn: (name) => this.#queue.settleLater(name),
+    }
     this.#sessions = new Sessions((onLost) => store.openSession(onLost))
-    // Every call under way listens to it.
-    setMaxListeners(0, this.#closing.signal)
   }
 
   async migrate(): Promise<string[]> {
@@ -149,13 +170,13 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {
-    const request = toRequest(name, options, this.#defaults)
+    const request = toRequest(name, options, this.#settings.defaults)
     // Only a try answers null.
-    return (await this.#leasing(this.#acquire(request, request.waitMs))) as LeaseHandle<Tx>
+    return (await this.#acquire(request, request.waitMs)) as LeaseHandle<Tx>
   }
 
   async tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
-    return this.#leasing(this.#acquire(toRequest(name, options, this.#defaults), null))
+    return this.#acquire(toRequest(name, options, this.#settings.defaults), null)
   }
 
   async run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
@@ -177,27 +198,26 @@ class Instance<Tx> implements Locks<Tx> {
     this.#assertOpen()
     const context: TransactionContext<Tx> = {
       store: this.#store,
-      wakeUps: this.#wakeUps,
+      queue: this.#queue,
       holder: this.#settings.holder,
-      closing: this.#closing.signal,
-      request: (name, options) => toRequest(name, options, this.#defaults),
-      confirm: (hold, request) => this.#leasing(this.#confirm(hold, request, confirmationFailed(hold.name))),
+      run: (signal, body) => this.#calls.run(signal, body),
+      request: (name, options) => toRequest(name, options, this.#settings.defaults),
+      confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
     }
     return new Transaction(context, currentTransaction(tx))
   }
 
   async restore(json: LeaseJson, options: Pick<LockOptions, 'renew' | 'maxHold'> = {}): Promise<Lease<Tx>> {
     const { owner, token, ttlMs } = checkLeaseJson(json)
-    const request = toRequest(json.name, { ...options, ttl: ttlMs }, this.#defaults)
+    const request = toRequest(json.name, { ...options, ttl: ttlMs }, this.#settings.defaults)
     const hold = { name: request.name, owner, token }
-    return this.#leasing(this.#confirm(hold, request, new LockLostError(json.name, 'it is not held any more')))
+    return this.#confirm(hold, request, new LockLostError(json.name, 'it is not held any more'))
   }
 
   async inspect(name: string): Promise<LockInfo | null> {
     checkName(name)
     this.#assertOpen()
-    const state = await this.#store.inspect(name)
-    return state === null ? null : this.#toInfo(state)
+    return this.#store.inspect(name)
   }
 
   async list(options: { readonly prefix?: string } = {}): Promise<LockInfo[]> {
@@ -205,11 +225,11 @@ class Instance<Tx> implements Locks<Tx> {
     const { prefix = '' } = options
     checkText('prefix', prefix)
     this.#assertOpen()
-    return (await this.#store.list(prefix)).map((state) => this.#toInfo(state))
+    return this.#store.list(prefix)
   }
 
   async forceRelease(name: string, options: { readonly wait?: Duration } = {}): Promise<boolean> {
-    const { waitMs } = toRequest(name, options, this.#defaults)
+    const { waitMs } = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
     let forced = false
     const done = await untilUnlocked(async () => {
@@ -225,7 +245,7 @@ class Instance<Tx> implements Locks<Tx> {
     }
     if (forced) {
       this.#events.emit({ type: 'forced', name })
-      this.#wakeUps.hint(name)
+      this.#queue.settleLater(name)
     }
     return forced
   }
@@ -250,56 +270,56 @@ class Instance<Tx> implements Locks<Tx> {
     return this.close()
   }
 
-  async #acquire(request: LockRequest, waitMs: number | null): Promise<LeaseHandle<Tx> | null> {
+  #acquire(request: LockRequest, waitMs: number | null): Promise<LeaseHandle<Tx> | null> {
     this.#assertOpen()
-    request.signal?.throwIfAborted()
-    const session = request.takeover === 'session' ? await this.#sessions.current() : null
-    let granted: Granted | null
+    return this.#calls.run(request.signal, async (call) => {
+      call.throwIfCancelled()
+      const session = request.takeover === 'session' ? await this.#sessions.current() : null
+      const granted = await this.#granted(call, request, waitMs, session?.id ?? null)
+      if (granted === null) return null
+      const { waitedMs, takeover, name, owner, token } = granted
+      const hold = { name, owner, token }
+      const { sentAt, remainingMs, claim } = granted
+      const { ttlMs, renew, maxHoldMs } = request
+      const lease = this.#lease(hold, { ttlMs, renew, maxHoldMs, sentAt, remainingMs, claim })
+      const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
+      if (stopListening !== undefined) lease.onEnd(stopListening)
+      if (granted.claim) lease.onEnd(() => this.#queue.ended(owner))
+      this.#events.emit({ type: 'acquired', ...hold, waitedMs })
+      if (takeover) this.#events.emit({ type: 'takeover', ...hold })
+      return lease
+    })
+  }
+
+  async #granted(
+    call: Call,
+    request: LockRequest,
+    waitMs: number | null,
+    session: string | null,
+  ): Promise<Granted | null> {
     try {
-      granted = await acquire(this.#acquireContext(), { ...request, waitMs }, session?.id ?? null)
+      return await acquire(this.#acquireContext, call, request, waitMs, session)
     } catch (error) {
       if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
         this.#events.emit({ type: 'timeout', name: request.name, waitedMs: request.waitMs })
       }
       throw error
     }
-    if (granted === null) return null
-    const { sentAt, waitedMs, takeover, ...hold } = granted
-    const lease = this.#lease(hold, { ...request, remainingMs: Math.min(request.ttlMs, request.maxHoldMs), sentAt })
-    const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
-    if (stopListening !== undefined) lease.onEnd(stopListening)
-    this.#events.emit({ type: 'acquired', ...hold, waitedMs })
-    if (takeover) this.#events.emit({ type: 'takeover', ...hold })
-    return lease
-  }
-
-  async #leasing<T>(call: Promise<T>): Promise<T> {
-    this.#underWay.add(call)
-    try {
-      return await call
-    } finally {
-      this.#underWay.delete(call)
-    }
   }
 
   /** A lease that exists already: renewed now, which shows that it does. */
-  async #confirm(hold: Hold, request: LockRequest, notHeld: LockLostError): Promise<LeaseHandle<Tx>> {
+  #confirm(hold: Hold, request: LockRequest, notHeld: LockLostError): Promise<LeaseHandle<Tx>> {
     this.#assertOpen()
-    const sentAt = performance.now()
-    const [renewal] = await this.#store.renew([{ ...hold, ttlMs: Math.min(request.ttlMs, request.maxHoldMs) }])
-    if (renewal?.outcome === 'lost') throw notHeld
-    return this.#lease(hold, { ...request, remainingMs: renewal!.remainingMs, sentAt })
+    return this.#calls.run(undefined, async () => {
+      const sentAt = performance.now()
+      const [renewal] = await this.#store.renew([{ ...hold, ttlMs: Math.min(request.ttlMs, request.maxHoldMs) }])
+      if (renewal?.outcome === 'lost') throw notHeld
+      return this.#lease(hold, { ...request, remainingMs: renewal!.remainingMs, claim: false, sentAt })
+    })
   }
 
   #lease(hold: Hold, terms: LeaseTerms): LeaseHandle<Tx> {
-    const context = {
-      store: this.#store,
-      heartbeat: this.#heartbeat,
-      events: this.#events,
-      lockedRowMs: this.#settings.statementTimeoutMs,
-      onReleased: () => this.#wakeUps.hint(hold.name),
-    }
-    const lease = new LeaseHandle<Tx>(context, hold, terms)
+    const lease = new LeaseHandle<Tx>(this.#leaseContext, hold, terms)
     this.#leases.add(lease)
     lease.onEnd(() => this.#leases.delete(lease))
     return lease
@@ -338,8 +358,7 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #close(): Promise<void> {
-    this.#closing.abort(closedError())
-    await Promise.allSettled(this.#underWay)
+    await this.#calls.cancelAll(closedError())
     const releases = [...this.#leases].map(async (lease) => {
       try {
         await lease.evict('its instance was closed')
@@ -349,9 +368,13 @@ class Instance<Tx> implements Locks<Tx> {
     })
     await Promise.all(releases)
     this.#heartbeat.stop()
-    this.#wakeUps.close()
     try {
-      await bounded(Promise.all(this.#background), this.#settings.statementTimeoutMs)
+      await this.#queue.close()
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: 'closing the session that is told of hand-offs', cause })
+    }
+    try {
+      await bounded(this.#backgroundDone(), this.#settings.statementTimeoutMs)
     } catch (cause) {
       this.#events.emit({ type: 'error', during: 'waiting for what is under way on close', cause })
     }
@@ -361,17 +384,6 @@ class Instance<Tx> implements Locks<Tx> {
       this.#events.emit({ type: 'error', during: 'closing the session', cause })
     }
     this.#events.clear()
-  }
-
-  #acquireContext() {
-    return {
-      store: this.#store,
-      wakeUps: this.#wakeUps,
-      holder: this.#settings.holder,
-      statementTimeoutMs: this.#settings.statementTimeoutMs,
-      closing: this.#closing.signal,
-      background: (during: string, work: Promise<unknown>) => this.#inBackground(during, work),
-    }
   }
 
   #inBackground(during: string, work: Promise<unknown>): void {
@@ -384,12 +396,35 @@ class Instance<Tx> implements Locks<Tx> {
     this.#background.add(done)
   }
 
-  #toInfo(state: LockState): LockInfo {
-    return { ...state, waiters: this.#wakeUps.waiting(state.name) }
+  /** Work may lead to more of it, as when a hand-off has to be passed on. */
+  async #backgroundDone(): Promise<void> {
+    while (this.#background.size > 0) await Promise.all(this.#background)
   }
 
   #assertOpen(): void {
     if (this.#closed !== undefined) throw closedError()
+  }
+}
+
+/** Guards of several leases in one transaction, asked for at once, share a statement. */
+class Guards<Tx> {
+  readonly #send: Store<Tx>['guard']
+  readonly #batches = new WeakMap<object, Batches<Hold & { readonly ttlMs: number }, GuardResult>>()
+
+  constructor(send: Store<Tx>['guard']) {
+    this.#send = send
+  }
+
+  add(tx: Tx, hold: Hold & { readonly ttlMs: number }, synchronous: boolean): GuardResult | Promise<GuardResult> {
+    const results = synchronous || tx === null || typeof tx !== 'object' ? this.#send(tx, [hold]) : undefined
+    if (results !== undefined) return results instanceof Promise ? results.then(([result]) => result!) : results[0]!
+    const key = tx as object
+    let batches = this.#batches.get(key)
+    if (batches === undefined) {
+      batches = new Batches(async (holds) => this.#send(tx, holds), { split: false })
+      this.#batches.set(key, batches)
+    }
+    return batches.add(hold)
   }
 }
 

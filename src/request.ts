@@ -28,13 +28,14 @@ export interface InstanceOptions extends LockOptions {
   readonly tablePrefix?: string | undefined
   /** Who we are, for `inspect`. Default: host:pid. At most 255 bytes. */
   readonly holder?: string | undefined
+  /** How many callers may wait for one lock, in all processes together. More are refused: QueueFullError. Default 10,000. */
+  readonly maxWaiters?: number | undefined
   /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
   readonly statementTimeout?: Duration | undefined
 }
 
-/** What is asked for, checked and complete. */
-export interface LockRequest {
-  readonly name: string
+/** Checked and complete. */
+export interface Terms {
   readonly ttlMs: number
   readonly waitMs: number
   readonly signal: AbortSignal | undefined
@@ -43,56 +44,85 @@ export interface LockRequest {
   readonly takeover: 'expiry' | 'session'
 }
 
+/** What is asked for. */
+export interface LockRequest extends Terms {
+  readonly name: string
+}
+
 export interface InstanceSettings {
   readonly holder: string
+  readonly maxWaiters: number
   readonly statementTimeoutMs: number
+  readonly defaults: Terms
 }
 
 /** Shorter leases would be eaten up by round trips and timer resolution. */
 const MIN_TTL_MS = 10
 const MAX_NAME_BYTES = 255
-const DEFAULTS = { ttl: '30s', wait: '10s', renew: true, takeover: 'expiry', statementTimeout: '5s' } as const
+/** A queue is part of the lock's row. Callers of one process take little room there, strangers in turn some 200 bytes each. */
+const DEFAULT_MAX_WAITERS = 10_000
+const MOST_WAITERS = 1_000_000
+const DEFAULT_STATEMENT_TIMEOUT = '5s'
+const DEFAULT_TERMS: Terms = {
+  ttlMs: 30_000,
+  waitMs: 10_000,
+  signal: undefined,
+  renew: true,
+  maxHoldMs: Number.POSITIVE_INFINITY,
+  takeover: 'expiry',
+}
 
 export function toSettings(options: InstanceOptions): InstanceSettings {
   checkOptions(options)
-  const { holder = `${hostname()}:${process.pid}`, statementTimeout = DEFAULTS.statementTimeout } = options
-  checkText('holder', holder)
-  toRequest('x', {}, options)
-  return { holder, statementTimeoutMs: toMilliseconds('statementTimeout', statementTimeout, { min: 1 }) }
-}
-
-export function toRequest(name: string, options: LockOptions = {}, defaults: LockOptions): LockRequest {
-  checkOptions(options)
   const {
-    ttl = DEFAULTS.ttl,
-    wait = DEFAULTS.wait,
-    renew = DEFAULTS.renew,
-    takeover = DEFAULTS.takeover,
-    signal,
-    maxHold,
-  } = { ...defaults, ...given(options) }
-  if (typeof renew !== 'boolean') throw new LockError('INVALID_ARGUMENT', `renew must be true or false, not ${renew}`)
-  if (takeover !== 'expiry' && takeover !== 'session') {
-    throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${JSON.stringify(takeover)}`)
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new LockError('INVALID_ARGUMENT', 'signal must be an AbortSignal')
+    holder = `${hostname()}:${process.pid}`,
+    statementTimeout = DEFAULT_STATEMENT_TIMEOUT,
+    maxWaiters = DEFAULT_MAX_WAITERS,
+  } = options
+  checkText('holder', holder)
+  if (!Number.isSafeInteger(maxWaiters) || maxWaiters < 1 || maxWaiters > MOST_WAITERS) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `maxWaiters must be a whole number from 1 to ${MOST_WAITERS}, not ${maxWaiters}`,
+    )
   }
   return {
-    name: checkName(name),
-    ttlMs: toTtl(ttl),
-    waitMs: wait === Number.POSITIVE_INFINITY ? wait : toMilliseconds('wait', wait),
-    signal,
-    renew,
-    maxHoldMs:
-      maxHold === undefined ? Number.POSITIVE_INFINITY : toMilliseconds('maxHold', maxHold, { min: MIN_TTL_MS }),
-    takeover,
+    holder,
+    maxWaiters,
+    statementTimeoutMs: toMilliseconds('statementTimeout', statementTimeout, { min: 1 }),
+    defaults: { ...DEFAULT_TERMS, ...toTerms(options) },
   }
+}
+
+export function toRequest(name: string, options: LockOptions | undefined, defaults: Terms): LockRequest {
+  const { ttlMs, waitMs, signal, renew, maxHoldMs, takeover } =
+    options === undefined ? defaults : { ...defaults, ...toTerms(options) }
+  return { name: checkName(name), ttlMs, waitMs, signal, renew, maxHoldMs, takeover }
 }
 
 /** Only what is undefined was left out: null is a mistake, and found as one. */
-function given(options: LockOptions): LockOptions {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined))
+function toTerms(options: LockOptions): Partial<Terms> {
+  checkOptions(options)
+  const { ttl, wait, renew, takeover, signal, maxHold } = options
+  const terms: { -readonly [Key in keyof Terms]?: Terms[Key] } = {}
+  if (ttl !== undefined) terms.ttlMs = toTtl(ttl)
+  if (wait !== undefined) terms.waitMs = wait === Number.POSITIVE_INFINITY ? wait : toMilliseconds('wait', wait)
+  if (maxHold !== undefined) terms.maxHoldMs = toMilliseconds('maxHold', maxHold, { min: MIN_TTL_MS })
+  if (renew !== undefined) {
+    if (typeof renew !== 'boolean') throw new LockError('INVALID_ARGUMENT', `renew must be true or false, not ${renew}`)
+    terms.renew = renew
+  }
+  if (takeover !== undefined) {
+    if (takeover !== 'expiry' && takeover !== 'session') {
+      throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${JSON.stringify(takeover)}`)
+    }
+    terms.takeover = takeover
+  }
+  if (signal !== undefined) {
+    if (!(signal instanceof AbortSignal)) throw new LockError('INVALID_ARGUMENT', 'signal must be an AbortSignal')
+    terms.signal = signal
+  }
+  return terms
 }
 
 export function checkOptions(options: object): void {

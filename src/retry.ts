@@ -13,81 +13,94 @@ const CONNECTION_RETRIES = 2
  */
 export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
   const onConflict = <T>(call: () => Promise<T>) => repeat(call, timeoutMs, 0)
+  const harmless = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, 0), timeoutMs)
   const idempotent = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, CONNECTION_RETRIES), timeoutMs)
+  const { acquireBehind, assertOpen, guardedQuery, listen, changingFile } = store
 
   return {
     synchronous: store.synchronous,
     single: store.single,
+    guardsStopRenewal: store.guardsStopRenewal ?? false,
     // The waiting loop bounds it, because a late grant must be given back.
-    acquire: (attempt) => onConflict(() => store.acquire(attempt)),
+    acquire: (attempts) => onConflict(() => store.acquire(attempts)),
     acquireIn: (tx, attempt) => bounded(store.acquireIn(tx, attempt), timeoutMs),
-    ...(store.acquireBehind && {
-      acquireBehind: (tx, attempt, waitMs) => store.acquireBehind!(tx, attempt, waitMs),
-    }),
+    ...(acquireBehind && { acquireBehind: acquireBehind.bind(store) }),
+    enqueue: (arrivals, maxWaiters) => harmless(() => store.enqueue(arrivals, maxWaiters)),
+    leave: (departures) => harmless(() => store.leave(departures)),
+    look: (names) => harmless(() => store.look(names)),
+    settle: (names, process) => harmless(() => store.settle(names, process)),
     releaseIn: (tx, hold) => store.releaseIn(tx, hold),
-    renew: (holds) =>
-      bounded(
-        onConflict(() => store.renew(holds)),
-        timeoutMs,
-      ),
-    release: async (hold) => {
+    renew: (holds) => harmless(() => store.renew(holds)),
+    release: async (holds, process) => {
       let ambiguous = false
-      const answer = await idempotent(async () => {
+      const results = await idempotent(async () => {
         try {
-          return await store.release(hold)
+          return await store.release(holds, process)
         } catch (error) {
           ambiguous ||= error instanceof DatabaseError && error.failure === 'connection'
           throw error
         }
       })
-      // Not ours after an attempt that may have worked: it did work.
-      return ambiguous && answer === 'lost' ? 'released' : answer
+      // Not ours after an attempt that may have worked: it did work. Whoever waits will look.
+      return ambiguous
+        ? results.map((result) => (result.outcome === 'lost' ? { ...result, outcome: 'released' } : result))
+        : results
     },
-    guard: (tx, hold) => store.guard(tx, hold),
-    ...(store.assertOpen && { assertOpen: (tx) => store.assertOpen!(tx) }),
+    guard: (tx, holds) => store.guard(tx, holds),
+    ...(assertOpen && { assertOpen: assertOpen.bind(store) }),
     query: (tx, query) => store.query(tx, query),
-    ...(store.guardedQuery && { guardedQuery: (tx, hold, query) => store.guardedQuery!(tx, hold, query) }),
-    free: (names) =>
-      bounded(
-        onConflict(() => store.free(names)),
-        timeoutMs,
-      ),
+    ...(guardedQuery && { guardedQuery: guardedQuery.bind(store) }),
     inspect: (name) => idempotent(() => store.inspect(name)),
     list: (prefix) => idempotent(() => store.list(prefix)),
     forceRelease: (name) => idempotent(() => store.forceRelease(name)),
-    purge: (idleMs) =>
-      bounded(
-        onConflict(() => store.purge(idleMs)),
-        timeoutMs,
-      ),
-    openSession: async (onLost) => {
-      const opening = store.openSession(onLost)
-      try {
-        const { id, ping, close } = await bounded(opening, timeoutMs)
-        return { id, ping: () => bounded(ping(), timeoutMs), close: () => bounded(close(), timeoutMs) }
-      } catch (error) {
-        // One that comes too late is not needed any more.
-        opening.then((session) => session.close()).catch(() => undefined)
-        throw error
-      }
-    },
+    purge: (idleMs) => harmless(() => store.purge(idleMs)),
+    openSession: (onLost) => boundedSession(store.openSession(onLost), timeoutMs),
+    ...(listen && {
+      listen: (process, onGrant, onLost) => boundedSession(listen.call(store, process, onGrant, onLost), timeoutMs),
+    }),
+    ...(changingFile && { changingFile: changingFile.bind(store) }),
     migrate: () => onConflict(() => store.migrate()),
   }
 }
 
-function repeat<T>(call: () => Promise<T>, timeoutMs: number, connectionRetries: number): Promise<T> {
+async function boundedSession<Session extends { ping?(): Promise<unknown>; close(): Promise<void> }>(
+  opening: Promise<Session>,
+  timeoutMs: number,
+): Promise<Session> {
+  try {
+    const session = await bounded(opening, timeoutMs)
+    return {
+      ...session,
+      ...(session.ping && { ping: () => bounded(session.ping!(), timeoutMs) }),
+      close: () => bounded(session.close(), timeoutMs),
+    }
+  } catch (error) {
+    // One that comes too late is not needed any more.
+    opening.then((session) => session.close()).catch(() => undefined)
+    throw error
+  }
+}
+
+async function repeat<T>(call: () => Promise<T>, timeoutMs: number, connectionRetries: number): Promise<T> {
   let broken = 0
+  const mayRepeat = (error: unknown) => {
+    if (!(error instanceof DatabaseError)) return false
+    if (error.failure === 'conflict') return true
+    return error.failure === 'connection' && ++broken <= connectionRetries
+  }
+  try {
+    // Almost all calls work at once, and need no machinery.
+    return await call()
+  } catch (error) {
+    if (!mayRepeat(error)) throw error
+  }
   return pRetry(call, {
     retries: Number.POSITIVE_INFINITY,
     maxRetryTime: timeoutMs,
     minTimeout: 5,
     maxTimeout: 100,
     randomize: true,
-    shouldRetry: ({ error }) => {
-      if (!(error instanceof DatabaseError)) return false
-      if (error.failure === 'conflict') return true
-      return error.failure === 'connection' && ++broken <= connectionRetries
-    },
+    shouldRetry: ({ error }) => mayRepeat(error),
   })
 }
 

@@ -7,6 +7,46 @@ export interface LiveSession {
   onLost(listener: (cause: unknown) => void): () => void
 }
 
+interface Pinged {
+  ping?(): Promise<unknown>
+  close(): Promise<void>
+}
+
+/** Opens a session, and pings it from then on. `onLost` is called once, when the session is gone but was not closed. */
+export async function openPinged<Session extends Pinged>(
+  open: (onLost: (cause: unknown) => void) => Promise<Session>,
+  everyMs: number,
+  onLost: (cause: unknown) => void,
+): Promise<Session> {
+  let over = false
+  let pinging: NodeJS.Timeout | undefined
+  const lose = (cause: unknown) => {
+    if (over) return
+    over = true
+    clearInterval(pinging)
+    onLost(cause)
+  }
+  const session = await open(lose)
+  const ping = async () => {
+    try {
+      await session.ping?.()
+    } catch (cause) {
+      lose(cause)
+      // The server has to know, too, before others can go ahead. That fails if the connection is what was lost.
+      await session.close().catch(lose)
+    }
+  }
+  if (!over && session.ping !== undefined) pinging = setInterval(ping, everyMs).unref()
+  return {
+    ...session,
+    close() {
+      over = true
+      clearInterval(pinging)
+      return session.close()
+    },
+  }
+}
+
 /** An idle session would be ended by the server (MySQL's wait_timeout) or by a firewall; so it says something this often. */
 const PING_MS = 10_000
 
@@ -42,31 +82,14 @@ export class Sessions {
   async #openSession(): Promise<LiveSession> {
     const listeners = new Set<(cause: unknown) => void>()
     let lost: { cause: unknown } | undefined
-    let pinging: NodeJS.Timeout | undefined
-    const lose = (cause: unknown) => {
-      if (lost !== undefined) return
+    const session = await openPinged(this.#open, PING_MS, (cause) => {
       lost = { cause }
-      clearInterval(pinging)
       this.#current = undefined
       this.#close = undefined
       for (const listener of listeners) listener(cause)
       listeners.clear()
-    }
-    const session = await this.#open(lose)
-    const ping = async () => {
-      try {
-        await session.ping()
-      } catch (cause) {
-        lose(cause)
-        // Others may take over once the server knows, too.
-        await session.close().catch(lose)
-      }
-    }
-    if (lost === undefined) pinging = setInterval(ping, PING_MS).unref()
-    this.#close = () => {
-      clearInterval(pinging)
-      return session.close()
-    }
+    })
+    if (lost === undefined) this.#close = () => session.close()
     return {
       id: session.id,
       onLost(listener) {

@@ -1,10 +1,11 @@
-import { randomBytes } from 'node:crypto'
+import { type Call, TIME_OUT } from './call.ts'
 import { DatabaseError, LockError, LockLostError, LockTimeoutError } from './errors.ts'
 import type { Lease } from './lease.ts'
+import type { Handed, Place, Queue } from './queue.ts'
+import { randomHex } from './random.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
-import { bounded, sleep } from './retry.ts'
+import { bounded } from './retry.ts'
 import type { Attempt, Hold, Store } from './store/store.ts'
-import type { WakeUps } from './wake/wake.ts'
 
 /** A hold that ends with the transaction it was taken in. */
 export interface TransactionHold {
@@ -46,9 +47,10 @@ export interface TransactionLocks<Tx> {
 
 export interface TransactionContext<Tx> {
   readonly store: Store<Tx>
-  readonly wakeUps: WakeUps
+  readonly queue: Queue
   readonly holder: string
-  readonly closing: AbortSignal
+  /** Runs what waits, so that it ends with `signal` and with the instance. */
+  run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
   request(name: string, options: LockOptions | undefined): LockRequest
   /** A lease on a hold whose transaction has committed. */
   confirm(hold: Hold, request: LockRequest): Promise<Lease<Tx>>
@@ -61,8 +63,10 @@ export interface TransactionContext<Tx> {
 const LONGEST_DATABASE_WAIT_MS = 2500
 /** How long to wait for another connection for a first look: the transaction may have the pool's last one. */
 const FIRST_LOOK_MS = 500
-/** How often a transaction looks again when it cannot be woken. */
+/** How often a transaction looks again that cannot be handed the lock. */
 const LOOK_AGAIN_MS = 50
+/** A hold that is handed to a transaction is its own a statement later; if the transaction rolls back, the hold ends after that time. */
+const HANDED_TTL_MS = 1000
 
 export class Transaction<Tx> implements TransactionLocks<Tx> {
   readonly #context: TransactionContext<Tx>
@@ -74,63 +78,84 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   async acquire(name: string, options?: TransactionOptions): Promise<TransactionHold> {
-    const { token } = await this.#acquire(this.#context.request(name, options), null)
+    const request = this.#context.request(name, options)
+    const { token } = await this.#context.run(request.signal, (call) => this.#acquire(call, request, null))
     return { name, token }
   }
 
   async tryAcquire(name: string): Promise<TransactionHold | null> {
     const attempt = this.#attempt(checkName(name), null)
     const result = await this.#context.store.acquireIn(this.#tx, attempt)
-    return result.granted ? { name, token: result.token } : null
+    if (result.granted) return { name, token: result.token }
+    if (result.queued && !this.#context.store.single) this.#context.queue.settleLater(name)
+    return null
   }
 
   async lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>> {
     const request = this.#context.request(name, options)
-    const hold = await this.#acquire(request, Math.min(request.ttlMs, request.maxHoldMs))
+    const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
+    const hold = await this.#context.run(request.signal, (call) => this.#acquire(call, request, ttlMs))
     return { ...hold, confirm: () => this.#context.confirm(hold, request) }
   }
 
-  async #acquire(request: LockRequest, ttlMs: number | null): Promise<Hold> {
-    const { store, wakeUps, closing } = this.#context
+  /**
+   * Behind a lease, or behind others who wait for one, it lines up like everybody else, on another connection, and turns the
+   * hold that it is handed into one of this transaction. Behind another transaction it waits in the database.
+   */
+  async #acquire(call: Call, request: LockRequest, ttlMs: number | null): Promise<Hold> {
+    const { store, queue } = this.#context
     const { name } = request
-    const signal = request.signal === undefined ? closing : AbortSignal.any([request.signal, closing])
     const started = performance.now()
     const deadline = started + request.waitMs
-    const attempt = this.#attempt(name, ttlMs)
     const left = () => Math.max(0, deadline - performance.now())
-    // Where there is one connection, and this transaction has it, nobody can be asked or woken.
-    const waiter = store.single ? undefined : wakeUps.wait(name)
-    const pause = (ms: number) => (waiter ? waiter.next(ms, signal) : sleep(Math.min(ms, LOOK_AGAIN_MS), signal))
+    const lineUp = () => queue.join(name, { ttlMs: HANDED_TTL_MS, session: null }, left(), false)
+    const attempt = this.#attempt(name, ttlMs)
+    let place: Place | undefined
     try {
       // Before the first statement in the transaction: at REPEATABLE READ that one fixes what all later ones see.
-      if (request.waitMs > 0 && !(await this.#looksFree(name))) await pause(left())
+      if (request.waitMs > 0 && !(await this.#looksFree(name))) place = lineUp()
       for (;;) {
-        signal.throwIfAborted()
-        let result = await store.acquireIn(this.#tx, attempt)
-        if (!result.granted && result.holder === null && left() > 0) {
+        const handed = place && (await this.#turn(call, place, left()))
+        if (handed === TIME_OUT && place?.queued && left() > 0) continue
+        if (handed !== TIME_OUT) place = undefined
+        const owner = handed === TIME_OUT ? attempt.owner : (handed?.owner ?? attempt.owner)
+        let result = await store.acquireIn(this.#tx, { ...attempt, owner })
+        if (!result.granted && result.holder === null && !result.queued && left() > 0) {
           const waitMs = Math.min(left(), LONGEST_DATABASE_WAIT_MS)
           result = (await store.acquireBehind?.(this.#tx, attempt, waitMs)) ?? result
         }
-        if (result.granted) return { name, owner: attempt.owner, token: result.token }
+        if (handed !== undefined && handed !== TIME_OUT) queue.ended(handed.owner)
+        if (result.granted) return { name, owner, token: result.token }
         if (left() === 0) {
           throw new LockTimeoutError(name, performance.now() - started, result.holder ?? 'a transaction')
         }
-        // A wake-up may be late or fail, when this transaction has the pool's last connection.
-        await pause(Math.min(left(), LOOK_AGAIN_MS))
+        // Where there is one connection, and this transaction has it, there is nobody to line up with.
+        if (!store.single && (result.holder !== null || result.queued)) place ??= lineUp()
+        else await call.race(undefined, Math.min(left(), LOOK_AGAIN_MS))
       }
     } finally {
-      waiter?.stop()
+      if (place !== undefined) queue.leave(place)
     }
   }
 
+  /**
+   * Waits for the hand-off. But the place may not be in the queue yet: if this transaction has the pool's last connection,
+   * it never gets there, and then the transaction has to look.
+   */
+  async #turn(call: Call, place: Place, leftMs: number): Promise<Handed | undefined | typeof TIME_OUT> {
+    const answer = await call.race(place.served, place.queued ? leftMs : Math.min(leftMs, LOOK_AGAIN_MS))
+    return answer === TIME_OUT && place.queued && leftMs === 0 ? this.#context.queue.giveUp(place) : answer
+  }
+
   #attempt(name: string, ttlMs: number | null): Attempt {
-    return { name, owner: randomBytes(16).toString('hex'), ttlMs, holder: this.#context.holder, session: null }
+    return { name, owner: randomHex(16), ttlMs, holder: this.#context.holder, session: null }
   }
 
   async #looksFree(name: string): Promise<boolean> {
     if (this.#context.store.single) return true
     try {
-      return (await bounded(this.#context.store.free([name]), FIRST_LOOK_MS)).has(name)
+      const [sight] = await bounded(this.#context.store.look([name]), FIRST_LOOK_MS)
+      return sight === undefined || (sight.holder === null && !sight.ready)
     } catch (error) {
       // No connection but the transaction's own: then that one has to look.
       if (error instanceof DatabaseError && error.failure === 'connection') return true

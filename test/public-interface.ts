@@ -1,7 +1,15 @@
 /** All that users can import. To take a name away, or to rename it, needs a new major version. */
 export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
   '.': {
-    values: ['DatabaseError', 'LockError', 'LockLostError', 'LockTimeoutError', 'createLocks', 'isTransactionAborted'],
+    values: [
+      'DatabaseError',
+      'LockError',
+      'LockLostError',
+      'LockTimeoutError',
+      'QueueFullError',
+      'createLocks',
+      'isTransactionAborted',
+    ],
     types: [
       'Adapter',
       'Duration',

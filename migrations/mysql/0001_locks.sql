@@ -3,9 +3,12 @@
 -- EXISTS: a migration that was cut off is simply run again.
 create table if not exists rowlock_locks (
   name varbinary(255) not null primary key,      -- compared byte by byte
-  owner varbinary(64),                           -- who holds it: the id of one acquire; null when released
+  owner varbinary(64),                           -- who holds it: the id of one acquire or hand-off; null when released
   token bigint not null,                         -- fencing token, rises with every change of owner
   expires_at bigint not null,                    -- held only before that moment of this server's clock
   holder varbinary(255),                         -- host:pid of the holder, for people
-  session varbinary(64)                          -- GET_LOCK name of the holder's session, if the lease ends with that session
+  session varbinary(64),                         -- GET_LOCK name of the holder's session, if the lease ends with that session
+  queue json,                                    -- who waits, first come first; null when nobody does
+  handed_to varbinary(64),                       -- the process that was handed the lock and has not renewed the lease yet
+  takeover tinyint not null default 0            -- 1 if that hand-off took it from a holder that had not released it
 ) engine = InnoDB;

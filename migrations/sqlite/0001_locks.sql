@@ -1,9 +1,11 @@
 -- One row per lock name, kept between holds, so that the token of a name can only rise.
 create table rowlock_locks (
   name text not null primary key,                -- compared byte by byte
-  owner text,                                    -- who holds it: the id of one acquire; null when released
+  owner text,                                    -- who holds it: the id of one acquire or hand-off; null when released
   token integer not null,                        -- fencing token, rises with every change of owner
   expires_at integer not null,                   -- held only before that millisecond since 1970 of this machine's clock
   holder text,                                   -- host:pid of the holder, for people
-  takeover integer not null default 0            -- 1 if the present holder took it from one that had not released it
+  handed_to text,                                -- the process that was handed the lock and has not renewed the lease yet
+  takeover integer not null default 0,           -- 1 if the present holder took it from one that had not released it
+  queue text                                     -- who waits, first come first, as JSON; null when nobody does. Last, as it may be long
 ) strict, without rowid;

@@ -30,6 +30,8 @@ export interface Connection {
 export interface DedicatedConnection extends Connection {
   /** The server's process or thread id as the driver was told it: a pooler in between betrays itself by another one. */
   readonly backendId: number | undefined
+  /** Calls `listener` with the payload of every notification; absent if the driver does not pass them on. */
+  onNotification?(listener: (payload: string) => void): void
   /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
   onLost(listener: (cause: unknown) => void): void
   close(): Promise<void>
@@ -79,6 +81,11 @@ export interface SqlAdapter<Tx> {
   undoneIn?(tx: Tx, use: (savepoint: Connection) => Promise<void>): Promise<void>
   /** Runs several statements on one connection. */
   reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>
+  /**
+   * PostgreSQL: passes on the notifications of a channel, on a connection that the driver keeps up by itself, until the
+   * function that it resolves with is called. Not needed where `dedicate` gives connections that pass them on.
+   */
+  listen?(channel: string, listener: (payload: string) => void): Promise<() => Promise<void>>
   /** Opens a connection of rowlock's own, if the driver can tell when it breaks. */
   dedicate?(): Promise<DedicatedConnection>
 }

@@ -18,7 +18,7 @@ interface PgClient extends PgTransaction {
   connect(): Promise<unknown>
   end(): Promise<void>
   unref?(): void
-  on(event: string, listener: (cause?: unknown) => void): unknown
+  on(event: string, listener: (argument?: unknown) => void): unknown
 }
 
 /** A pg.Pool. */
@@ -132,6 +132,9 @@ async function dedicate(pool: PgPool): Promise<DedicatedConnection> {
     // pg keeps the id from the server's BackendKeyData, a pooler invents one.
     backendId: (client as unknown as { processID?: number | null }).processID ?? undefined,
     query: (statement) => send(client, statement),
+    onNotification(listener) {
+      client.on('notification', (message) => listener((message as { payload?: string }).payload ?? ''))
+    },
     onLost: loss.onLost,
     async close() {
       loss.expect()

@@ -12,6 +12,7 @@ export interface Pglite {
   query(query: string, values?: unknown[]): Promise<{ rows: unknown[] }>
   runExclusive<T>(use: () => Promise<T>): Promise<T>
   transaction<T>(use: (tx: PgliteTransaction) => Promise<T>): Promise<T>
+  listen(channel: string, callback: (payload: string) => void): Promise<() => Promise<void>>
 }
 
 type Rows = { rows: Record<string, unknown>[] }
@@ -36,6 +37,10 @@ export function fromPglite(pglite: Pglite): SqlAdapter<PgliteTransaction> {
         )
       }
       return tx.query(text, [...values]) as Promise<Rows>
+    },
+    async listen(channel, listener) {
+      const unlisten = await pglite.listen(`"${channel}"`, listener)
+      return () => unlisten()
     },
     // One session serves all: what is between begin and commit must be a transaction of PGlite's own.
     reserve: (use) =>

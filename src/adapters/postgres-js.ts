@@ -13,6 +13,7 @@ export interface PostgresJsTransaction extends Sql {
 /** What `postgres()` answers. */
 export interface PostgresJs extends Sql {
   begin<T>(use: (tx: PostgresJsTransaction) => Promise<T>): Promise<unknown>
+  listen(channel: string, listener: (payload: string) => void): Promise<{ unlisten(): Promise<void> }>
   readonly options: { readonly transform?: { readonly column?: { readonly from?: unknown } } }
 }
 
@@ -53,6 +54,10 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
     },
     reserve: async <T>(use: (connection: ReturnType<typeof connectionIn>) => Promise<T>) =>
       (await sql.begin((tx) => use(connectionIn((statement) => send(tx, statement))))) as T,
+    async listen(channel, listener) {
+      const { unlisten } = await sql.listen(channel, listener)
+      return unlisten
+    },
     ...(dedicate && { dedicate }),
   }
 }

@@ -19,14 +19,27 @@ export interface SqliteHandle {
  * the length of one statement it is set to this many milliseconds.
  */
 const BUSY_TIMEOUT_MS = 0
+const ASK_TIMEOUT: Statement = { name: 'busy_timeout', text: 'pragma busy_timeout', values: [] }
 
 /** The adapter of a synchronous driver, which has one connection: the handle. */
 export function synchronousSqlite<Handle extends SqliteHandle>(
   database: Handle,
   inTransaction: (database: Handle) => boolean,
 ): SqlAdapter<Handle> {
-  const run = ({ text, values }: Statement): Result => {
-    const statement = database.prepare(text)
+  // Preparing takes several times as long as executing. The texts that have names are few.
+  const prepared = new Map<string, SqliteStatement>()
+  const prepare = ({ name, text }: Statement): SqliteStatement => {
+    if (name === undefined) return database.prepare(text)
+    let statement = prepared.get(name)
+    if (statement === undefined) {
+      statement = database.prepare(text)
+      prepared.set(name, statement)
+    }
+    return statement
+  }
+  const run = (query: Statement): Result => {
+    const { values } = query
+    const statement = prepare(query)
     if (statement.reader === false) {
       statement.run(...(values as never[]))
       return { rows: [] }
@@ -34,7 +47,8 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
     return { rows: statement.all(...(values as never[])) as Record<string, unknown>[] }
   }
   const impatiently = (statement: Statement): Result => {
-    const [{ timeout }] = database.prepare('pragma busy_timeout').all() as [{ timeout: number | bigint }]
+    const [{ timeout }] = prepare(ASK_TIMEOUT).all() as [{ timeout: number | bigint }]
+    if (Number(timeout) === BUSY_TIMEOUT_MS) return run(statement)
     database.exec(`pragma busy_timeout = ${BUSY_TIMEOUT_MS}`)
     try {
       return run(statement)

@@ -73,23 +73,28 @@ export function fromTypeorm(
 
 /** Past TypeORM, whose calls are asynchronous: a transaction could begin between the look for one and the statement. */
 function onBetterSqlite3(dataSource: TypeormDataSource): SqlAdapter<TypeormTransaction> {
+  let current: { readonly database: SqliteHandle; readonly adapter: SqlAdapter<SqliteHandle> } | undefined
+  // Another one after the DataSource was destroyed and initialized again.
   const open = () => {
     const { databaseConnection } = dataSource.driver as BetterSqlite3Driver
     if (databaseConnection === undefined) throw new LockError('INVALID_ARGUMENT', 'initialize the DataSource first')
-    return databaseConnection
+    if (current?.database !== databaseConnection) {
+      const adapter = synchronousSqlite<SqliteHandle>(databaseConnection, () => databaseConnection.inTransaction)
+      current = { database: databaseConnection, adapter }
+    }
+    return current
   }
-  const handle: SqliteHandle = { exec: (text) => open().exec(text), prepare: (text) => open().prepare(text) }
-  const adapter = synchronousSqlite(handle, () => open().inTransaction)
   return {
     engine: 'sqlite',
     synchronous: true,
     single: true,
-    query: adapter.query,
+    query: async (statement) => open().adapter.query(statement),
     queryIn(tx, statement) {
       openRunner(tx)
-      return adapter.queryIn(handle, statement)
+      const { database, adapter } = open()
+      return adapter.queryIn(database, statement)
     },
-    reserve: adapter.reserve,
+    reserve: async (use) => open().adapter.reserve(use),
   }
 }
 

@@ -1,11 +1,36 @@
 import { LockError } from '../errors.ts'
-import type { Attempt, AttemptResult, GuardResult, Hold, LockState, Renewal, Store } from './store.ts'
+import {
+  type Arrival,
+  type Attempt,
+  type AttemptResult,
+  CLAIM_MS,
+  type Grant,
+  type GuardResult,
+  type Hold,
+  type LockState,
+  type Renewal,
+  type Settlement,
+  type Sight,
+  type Store,
+} from './store.ts'
+
+interface Entry extends Omit<Arrival, 'name' | 'joins'> {
+  count: number
+  /** Dead from then on. */
+  until: number
+}
 
 interface Row {
+  readonly name: string
   owner: string | null
   token: bigint
   expiresAt: number
   holder: string
+  queue: Entry[]
+  /** The process that was handed the lock and has not renewed the lease yet. */
+  handedTo: string | null
+  /** The present holder took it from one that had not released it. */
+  takeover: boolean
   /** Transactions that have guarded a hold of this lock and not yet ended. */
   readonly guards: Set<MemoryTransaction>
 }
@@ -27,6 +52,8 @@ export class MemoryTransaction {
 export class MemoryDatabase {
   /** @internal */
   readonly rows = new Map<string, Row>()
+  /** @internal Processes that are told of what is handed over to them. */
+  readonly listeners = new Map<string, (grant: Grant) => void>()
 
   /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
   async transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T> {
@@ -44,23 +71,34 @@ export class MemoryDatabase {
 
 /** Every verb runs to its end without yielding, which is what makes it atomic. */
 export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> {
-  const { rows } = database
+  const { rows, listeners } = database
   const now = () => performance.timeOrigin + performance.now()
   const nextToken = (previous: bigint) => {
     const clock = BigInt(Math.floor(now() * 1000))
     return previous + 1n > clock ? previous + 1n : clock
   }
   const isHeld = (row: Row | undefined) => row !== undefined && row.owner !== null && row.expiresAt > now()
+  const isAlive = (entry: Entry) => entry.until > now() && (!entry.provenAlive || listeners.has(entry.process))
   const ours = (hold: Hold) => {
     const row = rows.get(hold.name)
     return row?.owner === hold.owner && row.token === hold.token ? row : undefined
   }
-  const toState = (name: string, row: Row): LockState => ({
-    name,
-    owner: row.owner as string,
-    token: row.token,
+  const waiters = (row: Row) => row.queue.reduce((sum, { count }) => sum + count, 0)
+  const toHold = (row: Row): Hold => ({ name: row.name, owner: row.owner as string, token: row.token })
+  const toState = (row: Row): LockState => ({
+    ...toHold(row),
     holder: row.holder,
     expiresInMs: row.expiresAt - now(),
+    waiters: waiters(row),
+  })
+  const toSight = (row: Row): Sight => ({
+    name: row.name,
+    holder: isHeld(row)
+      ? { ...toHold(row), label: row.holder, remainingMs: row.expiresAt - now(), takeover: row.takeover }
+      : null,
+    bySession: false,
+    ready: !isHeld(row) && row.queue.length > 0,
+    entries: row.queue.map(({ entry }) => entry),
   })
 
   const lockUntilEnd = (row: Row, tx: MemoryTransaction) => {
@@ -71,16 +109,37 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
   function acquire({ name, owner, ttlMs, holder }: Attempt, tx: MemoryTransaction | undefined): AttemptResult {
     let row = rows.get(name)
     if (row === undefined) {
-      row = { owner: null, token: 0n, expiresAt: 0, holder, guards: new Set() }
+      row = {
+        name,
+        owner: null,
+        token: 0n,
+        expiresAt: 0,
+        holder,
+        queue: [],
+        handedTo: null,
+        takeover: false,
+        guards: new Set(),
+      }
       rows.set(name, row)
     }
     const again = row.owner === owner
     const lockedByOthers = [...row.guards].some((other) => other !== tx)
-    // WHO HOLDS THE LOCK is decided here.
-    if (!again && (isHeld(row) || lockedByOthers)) return { granted: false, holder: isHeld(row) ? row.holder : null }
-    const takeover = !again && row.owner !== null
+    // WHO HOLDS THE LOCK is decided here, and in `handOver`.
+    if (!again && (isHeld(row) || lockedByOthers || row.queue.length > 0)) {
+      return isHeld(row)
+        ? { granted: false, holder: row.holder, queued: false }
+        : { granted: false, holder: null, queued: row.queue.length > 0 }
+    }
+    const takeover = again ? row.takeover : row.owner !== null
     const token = again ? row.token : nextToken(row.token)
-    const taken = { owner: ttlMs === null ? null : owner, token, expiresAt: now() + (ttlMs ?? 0), holder }
+    const taken = {
+      owner: ttlMs === null ? null : owner,
+      token,
+      expiresAt: now() + (ttlMs ?? 0),
+      holder,
+      handedTo: null,
+      takeover,
+    }
     if (tx === undefined) {
       Object.assign(row, taken)
     } else {
@@ -91,12 +150,48 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     return { granted: true, token, takeover }
   }
 
+  /** To the first waiter that is alive; those before it leave the queue. Null: there is none. */
+  function handOver(row: Row, takeover: boolean, by: string): Grant | null {
+    const first = row.queue.findIndex(isAlive)
+    const heir = row.queue[first]
+    if (heir === undefined) {
+      row.queue = []
+      return null
+    }
+    row.queue = row.queue.slice(heir.count === 1 ? first + 1 : first)
+    heir.count--
+    const { process, holder, entry } = heir
+    const token = nextToken(row.token)
+    const owner = entry + token.toString(16).padStart(16, '0')
+    const remainingMs = Math.min(heir.ttlMs, CLAIM_MS)
+    Object.assign(row, { owner, token, expiresAt: now() + remainingMs, holder, handedTo: process, takeover })
+    const grant = { name: row.name, owner, token, process, remainingMs, takeover }
+    if (process !== by) queueMicrotask(() => listeners.get(process)?.(grant))
+    return grant
+  }
+
+  function settle(name: string, process: string): Settlement {
+    const row = rows.get(name)
+    if (row === undefined) return { outcome: 'idle', grant: null }
+    if (isHeld(row)) return { outcome: 'held', grant: null }
+    if (row.queue.length === 0) return { outcome: 'idle', grant: null }
+    if (row.guards.size > 0) return { outcome: 'locked', grant: null }
+    // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
+    row.queue = row.queue.filter((entry) => entry.process !== row.handedTo)
+    const grant = handOver(row, row.owner !== null, process)
+    return { outcome: grant === null ? 'idle' : 'handed over', grant }
+  }
+
+  function free(row: Row): void {
+    Object.assign(row, { owner: null, expiresAt: Math.min(row.expiresAt, now()), handedTo: null })
+  }
+
   return {
     synchronous: true,
     single: false,
 
-    async acquire(attempt) {
-      return acquire(attempt, undefined)
+    async acquire(attempts) {
+      return attempts.map((attempt) => acquire(attempt, undefined))
     },
 
     async acquireIn(tx, attempt) {
@@ -104,13 +199,66 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       return acquire(attempt, tx)
     },
 
+    async enqueue(arrivals, maxWaiters) {
+      return arrivals.map(({ name, joins, ...arrival }) => {
+        const row = rows.get(name)
+        if (row === undefined) return { outcome: 'missing' }
+        if (waiters(row) + arrival.count > maxWaiters) return { outcome: 'full' }
+        const until = now() + arrival.waitMs
+        const last = row.queue.at(-1)
+        if (last !== undefined && last.entry === joins) {
+          last.count += arrival.count
+          last.until = Math.max(last.until, until)
+        } else {
+          row.queue.push({ ...arrival, until })
+        }
+        return { outcome: 'queued', entry: row.queue.at(-1)!.entry, sight: toSight(row) }
+      })
+    },
+
+    async leave(departures) {
+      return departures.map(({ name, entry, count }) => {
+        const row = rows.get(name)
+        if (row === undefined) return null
+        const waiting = row.queue.find((each) => each.entry === entry)
+        if (waiting !== undefined) waiting.count -= count
+        row.queue = row.queue.filter((each) => each.count > 0)
+        if (row.handedTo === null || !isHeld(row) || !row.owner?.startsWith(entry)) return null
+        return {
+          ...toHold(row),
+          process: row.handedTo,
+          remainingMs: row.expiresAt - now(),
+          takeover: row.takeover,
+        }
+      })
+    },
+
+    async look(names) {
+      return names.flatMap((name) => rows.get(name) ?? []).map(toSight)
+    },
+
+    async settle(names, process) {
+      return names.map((name) => settle(name, process))
+    },
+
+    async release(holds, process) {
+      return holds.map((hold) => {
+        const row = ours(hold)
+        if (row === undefined) return { outcome: 'lost', handedOver: false, grant: null, unsettled: false }
+        free(row)
+        const unsettled = row.guards.size > 0 && row.queue.length > 0
+        const grant = unsettled ? null : handOver(row, false, process)
+        return { outcome: 'released', handedOver: grant !== null, grant, unsettled }
+      })
+    },
+
     async releaseIn(tx, hold) {
       checkOpen(tx)
       const row = ours(hold)
-      if (row === undefined) return false
+      if (row === undefined) return 'lost'
       lockUntilEnd(row, tx)
-      tx.onCommit.push(() => Object.assign(row, { owner: null, expiresAt: Math.min(row.expiresAt, now()) }))
-      return true
+      tx.onCommit.push(() => free(row))
+      return { awaited: row.queue.length > 0 }
     },
 
     async renew(holds): Promise<Renewal[]> {
@@ -118,43 +266,34 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
         const row = ours(hold)
         if (row === undefined || !isHeld(row)) return { outcome: 'lost', remainingMs: 0 }
         row.expiresAt = Math.max(row.expiresAt, now() + hold.ttlMs)
+        row.handedTo = null
         return { outcome: 'renewed', remainingMs: row.expiresAt - now() }
       })
     },
 
-    async release(hold) {
-      const row = ours(hold)
-      if (row === undefined) return 'lost'
-      row.owner = null
-      row.expiresAt = Math.min(row.expiresAt, now())
-      return 'released'
-    },
-
-    guard(tx, hold): GuardResult {
+    guard(tx, holds): GuardResult[] {
       checkOpen(tx)
-      const row = ours(hold)
-      if (row === undefined || !isHeld(row)) return 'lost'
-      lockUntilEnd(row, tx)
-      return 'stands'
+      return holds.map((hold) => {
+        const row = ours(hold)
+        if (row === undefined || !isHeld(row)) return 'lost'
+        lockUntilEnd(row, tx)
+        return 'stands'
+      })
     },
 
     async query() {
       throw new LockError('UNSUPPORTED', 'the in-memory engine runs no queries: call guard(tx)')
     },
 
-    async free(names) {
-      return new Set(names.filter((name) => !isHeld(rows.get(name)) && !rows.get(name)?.guards.size))
-    },
-
     async inspect(name) {
       const row = rows.get(name)
-      return row !== undefined && isHeld(row) ? toState(name, row) : null
+      return row !== undefined && isHeld(row) ? toState(row) : null
     },
 
     async list(prefix) {
-      return [...rows]
-        .filter(([name, row]) => name.startsWith(prefix) && isHeld(row))
-        .map(([name, row]) => toState(name, row))
+      return [...rows.values()]
+        .filter((row) => row.name.startsWith(prefix) && isHeld(row))
+        .map(toState)
         .sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)))
     },
 
@@ -163,8 +302,7 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       if (row === undefined || !isHeld(row)) return 'free'
       if (row.guards.size > 0) return 'locked'
       row.token = nextToken(row.token)
-      row.owner = null
-      row.expiresAt = now()
+      free(row)
       return 'released'
     },
 
@@ -172,7 +310,8 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       const clock = BigInt(Math.floor(now() * 1000))
       let purged = 0
       for (const [name, row] of rows) {
-        if (row.expiresAt > now() - idleMs || row.token >= clock || row.guards.size > 0) continue
+        const idle = row.expiresAt <= now() - idleMs && row.guards.size === 0 && !row.queue.some(isAlive)
+        if (!idle || row.token >= clock) continue
         rows.delete(name)
         purged++
       }
@@ -184,6 +323,14 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
         'UNSUPPORTED',
         "takeover: 'session' needs sessions, which the in-memory engine has none of; use 'expiry'",
       )
+    },
+
+    async listen(process, onGrant) {
+      listeners.set(process, onGrant)
+      return {
+        provesLife: true,
+        close: async () => void listeners.delete(process),
+      }
     },
 
     async migrate() {

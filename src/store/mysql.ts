@@ -1,288 +1,339 @@
 import { randomBytes } from 'node:crypto'
-import { sql } from 'kysely'
 import type { Result, SqlAdapter } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
+import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import {
-  compile,
   databaseError,
   isConnectionFailure,
   noTransaction,
   notMigrated,
   Runner,
-  statement,
   transactionAborted,
 } from './statement.ts'
-import type { Attempt, AttemptResult, Hold, HolderSession, LockState, Renewal, Store } from './store.ts'
+import type {
+  Arrival,
+  ArrivalResult,
+  Attempt,
+  AttemptResult,
+  Departure,
+  Grant,
+  GuardResult,
+  Hold,
+  HolderSession,
+  LockState,
+  ReleaseResult,
+  Renewal,
+  Settlement,
+  Sight,
+  Store,
+} from './store.ts'
 
 /** GET_LOCK name under which the processes that migrate one server take turns, and how long they wait for it. */
 const MIGRATION_LOCK = 'rowlock:migrate'
 const MIGRATION_WAIT_SECONDS = 60
 
-/** Microseconds since 1970 by the server's clock, in UTC whatever the session's time zone, fixed when a statement starts. */
-const now = sql`timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
+/** A row may be locked by a statement for a moment, or by a transaction for long. An entry that stays is passed over later. */
+const LEAVE_TRIES = 3
+
+/** An entry is dead after that time, even if somebody waits for longer; that caller queues again. */
+const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
+
+const REFUSED: AttemptResult = { granted: false, holder: null, queued: false }
+const LOST: ReleaseResult = { outcome: 'lost', handedOver: false, grant: null, unsettled: false }
+const LOCKED: ReleaseResult = { ...LOST, outcome: 'locked' }
+const RELEASED: ReleaseResult = { ...LOST, outcome: 'released' }
 
 /**
- * MySQL and MariaDB. Text travels as binary: no collation, no character set and no sql_mode has a say in it.
- *
- * UPDATE knows no NOWAIT, so each statement that changes a row finds it in a derived table FOR UPDATE SKIP LOCKED and
- * waits for nobody; `now`, read when the statement starts, is therefore never stale. The LIMIT keeps the optimizer from
- * merging that table into the update, which would silently drop the SKIP LOCKED; STRAIGHT_JOIN and FORCE INDEX keep it from
- * scanning a small table, which would lock all of its rows and wait for each. What a statement did comes back as
- * last_insert_id(): affectedRows counts matched or changed rows as the client wishes, so it proves something only when it
- * counts every row.
+ * One lock is one statement, where that can tell what it did. Many locks are one statement, too, and a look at what became
+ * of each of them: no statement here answers with rows that it changed.
  */
-export function mysqlStatements(naming: Naming) {
-  const locks = sql.raw(tableName('mysql', 'locks', naming))
-  const engine = 'mysql'
-  return {
-    // WHO HOLDS THE LOCK is decided by the WHERE of `free`. insertId is the token; negative if the last holder had not released.
-    acquire: statement<Bound<Attempt> & { deadSession: Buffer | null }>(
-      engine,
-      (p) => sql`
-        update (
-          select name,
-                 case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end as next_token,
-                 case when owner is null or owner = ${p.owner} then 1 else -1 end as sign
-          from ${locks} force index (primary)
-          where name = ${p.name} and (owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})
-          limit 1
-          for update skip locked
-        ) as free
-        straight_join ${locks} as l force index (primary) on l.name = free.name
-        set l.owner = case when ${p.ttlMs} is not null then ${p.owner} end,
-            l.token = free.next_token,
-            l.expires_at = ${now} + coalesce(${p.ttlMs}, 0) * 1000 + 0 * last_insert_id(free.sign * free.next_token),
-            l.holder = ${p.holder},
-            l.session = ${p.session}`,
-    ),
-
-    create: statement<Bound<Attempt>>(
-      engine,
-      (p) => sql`
-        insert ignore into ${locks} (name, owner, token, expires_at, holder, session)
-        values (${p.name}, ${p.owner}, last_insert_id(${now}), ${now} + ${p.ttlMs} * 1000, ${p.holder}, ${p.session})`,
-    ),
-
-    // In a transaction, behind another one that has the row locked: the same decision, but it waits for the row. What the
-    // other one leaves is seen then; `now` is from before, which errs on the side of the holder.
-    acquireBehind: statement<Bound<Attempt>>(
-      engine,
-      (p) => sql`
-        update ${locks}
-        set token = last_insert_id(greatest(token + 1, ${now})),
-            owner = case when ${p.ttlMs} is not null then ${p.owner} end,
-            holder = ${p.holder},
-            session = null,
-            expires_at = ${now} + coalesce(${p.ttlMs}, 0) * 1000
-        where name = ${p.name} and expires_at <= ${now}`,
-    ),
-
-    // For a transaction: if it created the row itself, others would have to wait for its end to learn whether there is one.
-    createFree: statement<{ name: Buffer }>(
-      engine,
-      (p) => sql`
-        insert ignore into ${locks} (name, token, expires_at) values (${p.name}, ${now}, ${now})`,
-    ),
-
-    // Why an attempt failed. A session that is gone stays gone: its name is random and never reused.
-    look: statement<{ name: Buffer }>(
-      engine,
-      (p) => sql`
-        select expires_at > ${now} as held, holder, session,
-               case when session is null then 0 else is_free_lock(session) end as gone
-        from ${locks}
-        where name = ${p.name}`,
-    ),
-
-    releaseIn: statement<Bound<Hold>>(
-      engine,
-      (p) => sql`
-        update ${locks}
-        set owner = null, session = null, expires_at = least(expires_at, ${now}) + 0 * last_insert_id(token)
-        where name = ${p.name} and owner = ${p.owner} and token = ${p.token}`,
-    ),
-
-    release: statement<Bound<Hold>>(
-      engine,
-      (p) => sql`
-        update (
-          select name, token from ${locks} force index (primary)
-          where name = ${p.name} and owner = ${p.owner} and token = ${p.token}
-          limit 1
-          for update skip locked
-        ) as mine
-        straight_join ${locks} as l force index (primary) on l.name = mine.name
-        set l.owner = null, l.session = null, l.expires_at = least(l.expires_at, ${now}) + 0 * last_insert_id(mine.token)`,
-    ),
-
-    ours: statement<Bound<Hold>>(
-      engine,
-      (p) => sql`
-        select 1 as ours from ${locks} where name = ${p.name} and owner = ${p.owner} and token = ${p.token}`,
-    ),
-
-    // A write, not a locking read: on Galera and in multi-primary groups only a write takes part in certification.
-    guard: statement<Bound<Hold & { ttlMs: number }>>(
-      engine,
-      (p) => sql`
-        update ${locks}
-        set expires_at = greatest(expires_at, ${now} + ${p.ttlMs} * 1000) + 0 * last_insert_id(token)
-        where name = ${p.name} and owner = ${p.owner} and token = ${p.token} and expires_at > ${now}`,
-    ),
-
-    // In name order, so that two batches cannot deadlock. A renewal never shortens: a late one is harmless.
-    renew: (holds: readonly Hold[], ttlMs: number) =>
-      compile(
-        engine,
-        sql`
-        update (
-          select name from ${locks} force index (primary)
-          where name in (${sql.join(holds.map(({ name }) => bytes(name)))})
-            and (name, owner, token) in (${sql.join(
-              holds.map(({ name, owner, token }) => sql`(${bytes(name)}, ${bytes(owner)}, ${token})`),
-            )})
-            and expires_at > ${now}
-          order by name
-          limit ${sql.lit(holds.length)}
-          for update skip locked
-        ) as mine
-        straight_join ${locks} as l force index (primary) on l.name = mine.name
-        set l.expires_at = greatest(l.expires_at, ${now} + ${ttlMs} * 1000)`,
-      ),
-
-    remaining: (holds: readonly Hold[]) =>
-      compile(
-        engine,
-        sql`
-        select name, owner, token, (expires_at - ${now}) / 1000 as remaining
-        from ${locks}
-        where name in (${sql.join(holds.map(({ name }) => bytes(name)))}) and expires_at > ${now}`,
-      ),
-
-    free: (names: readonly string[]) =>
-      compile(
-        engine,
-        sql`
-        select name from ${locks}
-        where name in (${sql.join(names.map(bytes))})
-          and expires_at > ${now} and (session is null or is_free_lock(session) = 0)`,
-      ),
-
-    list: statement<{ prefix: Buffer }>(
-      engine,
-      (p) => sql`
-        select name, owner, token, holder, (expires_at - ${now}) / 1000 as remaining
-        from ${locks}
-        where left(name, length(${p.prefix})) = ${p.prefix}
-          and owner is not null and expires_at > ${now} and (session is null or is_free_lock(session) = 0)
-        order by name`,
-    ),
-
-    inspect: statement<{ name: Buffer }>(
-      engine,
-      (p) => sql`
-        select name, owner, token, holder, (expires_at - ${now}) / 1000 as remaining
-        from ${locks}
-        where name = ${p.name}
-          and owner is not null and expires_at > ${now} and (session is null or is_free_lock(session) = 0)`,
-    ),
-
-    forceRelease: statement<{ name: Buffer }>(
-      engine,
-      (p) => sql`
-        update (
-          select name, greatest(token + 1, ${now}) as next_token
-          from ${locks} force index (primary)
-          where name = ${p.name} and owner is not null and expires_at > ${now}
-          limit 1
-          for update skip locked
-        ) as held
-        straight_join ${locks} as l force index (primary) on l.name = held.name
-        set l.owner = null, l.session = null, l.token = held.next_token,
-            l.expires_at = ${now} + 0 * last_insert_id(held.next_token)`,
-    ),
-
-    // A row whose token is ahead of the clock stays: a new row of that name would start at the clock, below it.
-    purgeable: statement<{ idleMs: number }>(
-      engine,
-      (p) => sql`
-        select name from ${locks} where expires_at <= ${now} - ${p.idleMs} * 1000 and token < ${now} order by name`,
-    ),
-
-    purge: (names: readonly Buffer[], idleMs: number) =>
-      compile(
-        engine,
-        sql`
-        delete l from (
-          select name from ${locks} force index (primary)
-          where name in (${sql.join(names)}) and expires_at <= ${now} - ${idleMs} * 1000 and token < ${now}
-          order by name
-          limit ${sql.lit(names.length)}
-          for update skip locked
-        ) as idle
-        straight_join ${locks} as l force index (primary) on l.name = idle.name`,
-      ),
-  }
-}
-
-/** Rows named in one statement. More would make packets and lock lists long without saving time. */
-const BATCH = 1000
-
 export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<Tx> {
   const statements = mysqlStatements(naming)
   const table = tableName('mysql', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
 
-  async function renewBatch(holds: readonly Hold[], ttlMs: number): Promise<Map<string, Renewal>> {
-    const started = performance.now()
-    const { affectedRows } = await runner.run(statements.renew(holds, ttlMs))
-    if (Number(affectedRows) === holds.length) {
-      return new Map(holds.map(({ owner }) => [owner, { outcome: 'renewed', remainingMs: ttlMs }]))
-    }
-    const { rows } = await runner.run(statements.remaining(holds))
-    const elapsed = performance.now() - started
-    const found = new Map(rows.map((row) => [`${text(row.owner)} ${row.token}`, Number(row.remaining)]))
-    return new Map(
-      holds.map(({ owner, token }): [string, Renewal] => {
-        const remainingMs = found.get(`${owner} ${token}`)
-        if (remainingMs === undefined) return [owner, { outcome: 'lost', remainingMs: 0 }]
-        // The expiry was moved if no more of the ttl is gone than these two statements took.
-        return [owner, { outcome: remainingMs >= ttlMs - elapsed ? 'renewed' : 'held', remainingMs }]
-      }),
+  async function look(items: readonly { readonly name: string }[]): Promise<Map<string, Row>> {
+    const { rows } = await runner.run(statements.look(items.map(({ name }) => bytes(name))))
+    return byName(rows.map(toRow))
+  }
+
+  async function acquire(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
+    const answers = new Map<string, AttemptResult>()
+    const rows = await take(attempts, () => null, answers)
+    const refused = attempts.filter(({ name }) => answers.get(name)?.granted !== true)
+    const abandoned = refused.filter(({ name }) => rows.get(name)?.sessionGone)
+    if (abandoned.length > 0) await take(abandoned, ({ name }) => rows.get(name)!.session, answers)
+    const unheardOf = refused.filter(({ name }) => !rows.has(name))
+    if (unheardOf.length > 0) await create(unheardOf, answers)
+    return attempts.map(({ name }) => answers.get(name)!)
+  }
+
+  /** Takes what is free, and answers the rows unless that is clear without them. */
+  async function take(
+    attempts: readonly Attempt[],
+    deadSession: (attempt: Attempt) => Buffer | null,
+    answers: Map<string, AttemptResult>,
+  ): Promise<Map<string, Row>> {
+    const sentAt = performance.now()
+    const taken = await runner.run(
+      statements.acquire(attempts.map((attempt) => toAskedAttempt(attempt, deadSession(attempt)))),
     )
+    if (attempts.length === 1 && tokenOf(taken) !== 0n) {
+      answers.set(attempts[0]!.name, granted(tokenOf(taken)))
+      return new Map()
+    }
+    const rows = await look(attempts)
+    const elapsedMs = performance.now() - sentAt
+    let seen = 0
+    for (const attempt of attempts) {
+      const result = judge(attempt, rows.get(attempt.name), elapsedMs)
+      if (result.granted) seen++
+      answers.set(attempt.name, result)
+    }
+    // Not the newest state, as of another node of a cluster: attempts may be repeated.
+    if (seen < Number(taken.affectedRows)) throw databaseError('connection', new Error('the answer was out of date'))
+    return rows
+  }
+
+  async function create(attempts: readonly Attempt[], answers: Map<string, AttemptResult>): Promise<void> {
+    const sentAt = performance.now()
+    const created = await runner.run(statements.create(attempts.map((attempt) => toAskedAttempt(attempt, null))))
+    if (attempts.length === 1) {
+      if (tokenOf(created) !== 0n) answers.set(attempts[0]!.name, granted(tokenOf(created)))
+      return
+    }
+    const rows = await look(attempts)
+    const elapsedMs = performance.now() - sentAt
+    for (const attempt of attempts) answers.set(attempt.name, judge(attempt, rows.get(attempt.name), elapsedMs))
+  }
+
+  async function lookAtChanges(items: readonly { readonly name: string }[]) {
+    const { rows } = await runner.run(statements.changes(items.map(({ name }) => bytes(name))))
+    return byName(rows.map((row) => ({ ...toRow(row), changes: toList(row.changes), waiters: Number(row.waiters) })))
+  }
+
+  async function enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]> {
+    const { affectedRows } = await runner.run(
+      statements.enqueue(
+        arrivals.map(({ name, entry, joins, count, ttlMs, holder, session, process, waitMs }) => ({
+          name: bytes(name),
+          entry: bytes(entry),
+          joins: bytesOrNull(joins),
+          count,
+          ttl: ttlMs,
+          holder: bytes(holder),
+          session: bytesOrNull(session),
+          process: bytes(process),
+          wait: Math.min(waitMs, LONGEST_WAIT_MS),
+          most: maxWaiters,
+        })),
+      ),
+    )
+    const queues = await lookAtChanges(arrivals)
+    return arrivals.map(({ name, entry, joins, count }) => {
+      const row = queues.get(name)
+      if (row === undefined) return { outcome: 'missing' }
+      // An entry whose turn has come since is not in the queue any more.
+      const isOurs = row.entries.includes(entry) || row.owner?.startsWith(entry) === true
+      if (isOurs || row.changes.includes(entry) || Number(affectedRows) === arrivals.length) {
+        return { outcome: 'queued', entry: isOurs ? entry : (joins ?? entry), sight: toSight(row) }
+      }
+      return { outcome: row.waiters + count > maxWaiters ? 'full' : 'locked' }
+    })
+  }
+
+  async function leave(departures: readonly Departure[]): Promise<(Grant | null)[]> {
+    const departure = randomBytes(8).toString('hex')
+    let staying = departures
+    let rows: Awaited<ReturnType<typeof lookAtChanges>>
+    for (let tries = 1; ; tries++) {
+      const { affectedRows } = await runner.run(
+        statements.leave(
+          staying.map(({ name, entry, count }) => ({
+            name: bytes(name),
+            entry: bytes(entry),
+            count,
+            departure: bytes(departure),
+          })),
+        ),
+      )
+      rows = await lookAtChanges(departures)
+      if (Number(affectedRows) === staying.length || tries === LEAVE_TRIES) break
+      staying = staying.filter(({ name, entry }) => {
+        const row = rows.get(name)
+        return row?.entries.includes(entry) && !row.changes.includes(departure)
+      })
+      if (staying.length === 0) break
+    }
+    return departures.map(({ name, entry }) => {
+      const grant = toGrant(rows.get(name))
+      return grant?.owner.startsWith(entry) ? grant : null
+    })
+  }
+
+  async function settle(names: readonly { readonly name: string }[]): Promise<Settlement[]> {
+    const result = await runner.run(
+      statements.settle(names.map(({ name }) => ({ name: bytes(name), deadSession: null }))),
+    )
+    const rows = await look(names)
+    const settlements: Settlement[] = []
+    for (const { name } of names) {
+      const settlement = toSettlement(rows.get(name), Number(result.affectedRows) > 0)
+      settlements.push(settlement.outcome === 'locked' ? await settleBehindTheDead(name) : settlement)
+    }
+    return settlements
+  }
+
+  async function settleBehindTheDead(name: string): Promise<Settlement> {
+    const [record] = (await runner.run(statements.queue({ name: bytes(name) }))).rows
+    const row = record && toRow(record)
+    const settlement = toSettlement(row, false)
+    if (row === undefined || settlement.outcome !== 'locked') return settlement
+    const seen = record!.queue as Buffer
+    const entries: Entry[] = JSON.parse(text(seen))
+    // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
+    const gone = row.owner === null || row.handedTo === null ? undefined : bytes(row.handedTo).toString('hex')
+    const living = entries.filter(
+      ({ until, process }) => until > Number(record!.clock) && process.toLowerCase() !== gone,
+    )
+    if (gone !== undefined || living.length < entries.length) {
+      const left = living.length === 0 ? null : bytes(JSON.stringify(living))
+      const { affectedRows } = await runner.run(
+        statements.prune({ name: bytes(name), token: row.token, seen, living: left }),
+      )
+      if (Number(affectedRows) === 0) return settlement
+    } else if (!row.sessionGone) {
+      return settlement
+    }
+    const deadSession = row.sessionGone ? row.session : null
+    const result = await runner.run(statements.settle([{ name: bytes(name), deadSession }]))
+    return toSettlement((await look([{ name }])).get(name), Number(result.affectedRows) > 0)
+  }
+
+  async function release(holds: readonly Hold[]): Promise<ReleaseResult[]> {
+    const [only] = holds
+    if (holds.length === 1) return [await releaseOne(only!)]
+    // Looked at before as well, since the row of a lock that went on does not tell who gave it on.
+    const before = await look(holds)
+    const ours = holds.filter((hold) => isOurs(hold, before))
+    if (ours.length === 0) return holds.map(() => LOST)
+    const after = (await releaseAll(ours, before)) ? new Map<string, Row>() : await look(ours)
+    return holds.map((hold) => {
+      if (!isOurs(hold, before)) return LOST
+      if (isOurs(hold, after)) return LOCKED
+      const row = after.get(hold.name)
+      if (row === undefined) return RELEASED
+      const handedOver = row.token > hold.token
+      return { ...RELEASED, handedOver, grant: toGrant(row), unsettled: !handedOver && row.awaited }
+    })
+  }
+
+  /** Answers whether all of them are released, and handed over to nobody. */
+  async function releaseAll(holds: readonly Hold[], rows: ReadonlyMap<string, Row>): Promise<boolean> {
+    const asked = holds.map(toAskedHold)
+    if (!holds.some(({ name }) => rows.get(name)!.awaited)) {
+      const { affectedRows } = await runner.run(statements.release(asked))
+      if (Number(affectedRows) === holds.length) return true
+    }
+    await runner.run(statements.handOver(asked))
+    return false
+  }
+
+  async function releaseOne(hold: Hold): Promise<ReleaseResult> {
+    // Others will wait, too, for a lock that had to be waited for.
+    if (!wasHandedOver(hold)) {
+      const released = await runner.run(statements.release([toAskedHold(hold)]))
+      if (Number(released.affectedRows) > 0) return RELEASED
+    }
+    const result = await runner.run(statements.handOver([toAskedHold(hold)]))
+    if (Number(result.affectedRows) === 0) return isOurs(hold, await look([hold])) ? LOCKED : LOST
+    const token = tokenOf(result)
+    return { ...RELEASED, handedOver: token > 0n, unsettled: token < 0n }
+  }
+
+  /** In two steps if the first one in the queue is dead: it is free in between, but nobody can barge. */
+  async function passOverTheDead(holds: readonly Hold[], results: readonly ReleaseResult[]): Promise<ReleaseResult[]> {
+    const settled: ReleaseResult[] = []
+    for (const [index, result] of results.entries()) {
+      if (!result.unsettled) {
+        settled.push(result)
+        continue
+      }
+      const { outcome, grant } = await settleBehindTheDead(holds[index]!.name)
+      settled.push({ ...RELEASED, handedOver: outcome === 'handed over', grant, unsettled: outcome === 'locked' })
+    }
+    return settled
+  }
+
+  async function renew(holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<Renewal[]> {
+    const sentAt = performance.now()
+    const result = await runner.run(statements.renew(holds.map(toAskedLease)))
+    if (holds.length === 1 && tokenOf(result) !== 0n) {
+      return [{ outcome: 'renewed', remainingMs: Number(result.insertId) / 1000 }]
+    }
+    if (Number(result.affectedRows) === holds.length) {
+      return holds.map(({ ttlMs }) => ({ outcome: 'renewed', remainingMs: ttlMs }))
+    }
+    const rows = await look(holds)
+    const elapsedMs = performance.now() - sentAt
+    return holds.map((hold): Renewal => {
+      const { remainingMs } = rows.get(hold.name) ?? { remainingMs: 0 }
+      if (!isOurs(hold, rows) || remainingMs <= 0) return { outcome: 'lost', remainingMs: 0 }
+      // The expiry was moved if no more of the ttl is gone than these two statements took.
+      return { outcome: remainingMs >= hold.ttlMs - elapsedMs ? 'renewed' : 'held', remainingMs }
+    })
+  }
+
+  async function guard(tx: Tx, holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<GuardResult[]> {
+    const result = await runner.runIn(tx, statements.guard(holds.map(toAskedLease)), (answer) => answer)
+    if (result.inTransaction === false) throw noTransaction('guard(tx)')
+    if (holds.length === 1) return [tokenOf(result) === 0n ? 'lost' : 'stands']
+    if (Number(result.affectedRows) === holds.length) return holds.map(() => 'stands')
+    const results: GuardResult[] = []
+    for (const hold of holds) results.push(...(await guard(tx, [hold])))
+    return results
   }
 
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
+    acquire: (attempts) => inBatches(attempts, acquire),
+    enqueue: (arrivals, maxWaiters) => inBatches(arrivals, (batch) => enqueue(batch, maxWaiters)),
+    leave: (departures) => inBatches(departures, leave),
+    release: (holds) => inBatches(holds, async (batch) => passOverTheDead(batch, await release(batch))),
+    renew: (holds) => inBatches(holds, renew),
+    guard: (tx, holds) => inBatches(holds, (batch) => guard(tx, batch)),
 
-    async acquire(attempt): Promise<AttemptResult> {
-      const values = bind(attempt)
-      const first = tokenOf(await runner.run(statements.acquire({ ...values, deadSession: null })))
-      if (first !== 0n) return granted(first)
-      const [row] = (await runner.run(statements.look({ name: values.name }))).rows
-      if (row === undefined) {
-        const created = await runner.run(statements.create(values))
-        // last_insert_id() is set before the duplicate is found; but a row that IGNORE left out is never counted.
-        return Number(created.affectedRows) === 1 ? granted(tokenOf(created)) : { granted: false, holder: null }
-      }
-      if (Number(row.gone) === 1) {
-        const second = tokenOf(await runner.run(statements.acquire({ ...values, deadSession: row.session as Buffer })))
-        if (second !== 0n) return granted(second)
-      }
-      return { granted: false, holder: Number(row.held) === 1 ? text(row.holder) : null }
+    settle: (names) =>
+      inBatches(
+        names.map((name) => ({ name })),
+        settle,
+      ),
+
+    async look(names) {
+      const sights = await inBatches(
+        names.map((name) => ({ name })),
+        async (batch) => {
+          const rows = await look(batch)
+          return batch.map(({ name }) => rows.get(name))
+        },
+      )
+      return sights.filter((row) => row !== undefined).map(toSight)
     },
 
     async acquireIn(tx, attempt) {
-      const values = bind(attempt)
       // Looked at on another connection first. In the transaction, a plain read would fix its snapshot, and at REPEATABLE
       // READ even a locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew.
-      const [row] = (await runner.run(statements.look({ name: values.name }))).rows
-      const gone = Number(row?.gone) === 1
-      if (row === undefined) await runner.run(statements.createFree({ name: values.name }))
-      else if (Number(row.held) === 1 && !gone) return { granted: false, holder: text(row.holder) }
-      const query = statements.acquire({ ...values, deadSession: gone ? (row?.session as Buffer) : null })
+      const row = (await look([attempt])).get(attempt.name)
+      if (row === undefined) {
+        await runner.run(statements.createFree({ name: bytes(attempt.name) }))
+      } else if (row.owner !== attempt.owner) {
+        if (row.held) return { granted: false, holder: row.label, queued: false }
+        if (row.awaited) return { granted: false, holder: null, queued: true }
+      }
+      const deadSession = row?.sessionGone ? row.session : null
+      const query = statements.acquire([toAskedAttempt(attempt, deadSession)])
       const { token, inTransaction } = await runner.runIn(tx, query, (result) => ({
         ...result,
         token: tokenOf(result),
@@ -290,11 +341,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       if (inTransaction === false) {
         // It has committed: a lease must be undone.
         if (attempt.ttlMs !== null) {
-          await runner.run(statements.acquire({ ...values, deadSession: null, ttlMs: null }))
+          await runner.run(statements.acquire([toAskedAttempt({ ...attempt, ttlMs: null }, null)]))
         }
         throw noTransaction('within(tx)')
       }
-      return token === 0n ? { granted: false, holder: null } : granted(token)
+      return token === 0n ? REFUSED : granted(token)
     },
 
     async acquireBehind(tx, attempt, waitMs) {
@@ -306,62 +357,28 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       const restore = () => run(`set session innodb_lock_wait_timeout = ${Number(before)}`)
       let token: bigint
       try {
-        token = await runner.runIn(tx, statements.acquireBehind(bind(attempt)), tokenOf)
+        token = await runner.runIn(tx, statements.acquireBehind(toAskedAttempt(attempt, null)), tokenOf)
       } catch (error) {
         await restore()
         if (!(error instanceof LockError) || errnoOf(error.cause) !== LOCK_WAIT_TIMEOUT) throw error
-        return { granted: false, holder: null }
+        return REFUSED
       }
       await restore()
       if (token !== 0n) return granted(token)
       // InnoDB may have locked the row of somebody's lease, which must not last.
-      throw transactionAborted(new Error('a lease took the lock that this transaction was waiting for'))
+      throw transactionAborted(new Error('others came first to the lock that this transaction was waiting for'))
     },
 
     async releaseIn(tx, hold) {
-      return runner.runIn(tx, statements.releaseIn(bind(hold)), (result) => {
+      return runner.runIn(tx, statements.releaseIn(toAskedHold(hold)), (result) => {
         if (result.inTransaction === false) throw noTransaction('release(tx)')
-        return tokenOf(result) !== 0n
-      })
-    },
-
-    async renew(holds): Promise<Renewal[]> {
-      const renewals = new Map<string, Renewal>()
-      for (const ttlMs of new Set(holds.map((hold) => hold.ttlMs))) {
-        const group = holds.filter((hold) => hold.ttlMs === ttlMs)
-        for (let from = 0; from < group.length; from += BATCH) {
-          for (const [owner, renewal] of await renewBatch(group.slice(from, from + BATCH), ttlMs)) {
-            renewals.set(owner, renewal)
-          }
-        }
-      }
-      return holds.map(({ owner }) => renewals.get(owner)!)
-    },
-
-    async release(hold) {
-      const values = bind(hold)
-      if (tokenOf(await runner.run(statements.release(values))) !== 0n) return 'released'
-      return (await runner.run(statements.ours(values))).rows.length === 0 ? 'lost' : 'locked'
-    },
-
-    guard(tx, hold) {
-      return runner.runIn(tx, statements.guard(bind(hold)), (result) => {
-        if (result.inTransaction === false) throw noTransaction('guard(tx)')
-        return tokenOf(result) === 0n ? 'lost' : 'stands'
+        const token = tokenOf(result)
+        return token === 0n ? 'lost' : { awaited: token < 0n }
       })
     },
 
     async query(tx, query) {
       return (await adapter.queryIn(tx, query)).rows
-    },
-
-    async free(names) {
-      const free = new Set(names)
-      for (let from = 0; from < names.length; from += BATCH) {
-        const { rows } = await runner.run(statements.free(names.slice(from, from + BATCH)))
-        for (const row of rows) free.delete(text(row.name))
-      }
-      return free
     },
 
     async inspect(name) {
@@ -381,7 +398,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     async purge(idleMs) {
       const names = (await runner.run(statements.purgeable({ idleMs }))).rows.map((row) => row.name as Buffer)
       for (let from = 0; from < names.length; from += BATCH) {
-        await runner.run(statements.purge(names.slice(from, from + BATCH), idleMs))
+        await runner.run(statements.purge(names.slice(from, from + BATCH).map((name) => ({ name, idleMs }))))
       }
       const left = (await runner.run(statements.purgeable({ idleMs }))).rows.length
       return Math.max(0, names.length - left)
@@ -471,18 +488,143 @@ async function applied(run: (query: string) => Promise<Result>, naming: Naming):
   }
 }
 
-type Bound<Values> = {
-  [Key in keyof Values]: Values[Key] extends string | null ? Exclude<Values[Key], string> | Buffer : Values[Key]
+/** In name order, so that no two batches wait for each other; answers in the order asked. */
+async function inBatches<Item extends { readonly name: string }, Answer>(
+  items: readonly Item[],
+  run: (batch: readonly Item[]) => Promise<Answer[]>,
+): Promise<Answer[]> {
+  const sorted = [...items].sort((a, b) => (a.name < b.name ? -1 : 1))
+  const answers = new Map<string, Answer>()
+  for (let from = 0; from < sorted.length; from += BATCH) {
+    const batch = sorted.slice(from, from + BATCH)
+    const answered = await run(batch)
+    for (const [index, { name }] of batch.entries()) answers.set(name, answered[index]!)
+  }
+  return items.map(({ name }) => answers.get(name)!)
 }
 
-function bind<Values extends object>(values: Values): Bound<Values> {
-  return Object.fromEntries(
-    Object.entries(values).map(([key, value]) => [key, typeof value === 'string' ? bytes(value) : value]),
-  ) as Bound<Values>
+/** A lock's row as it was when it was looked at. */
+interface Row {
+  readonly name: string
+  readonly owner: string | null
+  readonly token: bigint
+  readonly label: string
+  readonly session: Buffer | null
+  readonly sessionGone: boolean
+  readonly handedTo: string | null
+  readonly takeover: boolean
+  readonly remainingMs: number
+  readonly held: boolean
+  readonly awaited: boolean
+  readonly entries: readonly string[]
+}
+
+/** What matters here of an entry of the queue. */
+interface Entry {
+  readonly until: number
+  /** In hex. */
+  readonly process: string
+}
+
+function toRow(row: Record<string, unknown>): Row {
+  const owner = row.owner === null ? null : text(row.owner)
+  const sessionGone = Number(row.session_gone) === 1
+  const remainingMs = Number(row.remaining)
+  return {
+    name: text(row.name),
+    owner,
+    token: BigInt(row.token as string | number),
+    label: row.holder === null ? '' : text(row.holder),
+    session: row.session as Buffer | null,
+    sessionGone,
+    handedTo: row.handed_to === null ? null : text(row.handed_to),
+    takeover: Number(row.takeover) === 1,
+    remainingMs,
+    held: owner !== null && remainingMs > 0 && !sessionGone,
+    awaited: Number(row.awaited) === 1,
+    entries: toList(row.entries),
+  }
+}
+
+function toList(json: unknown): string[] {
+  return json === null ? [] : JSON.parse(text(json))
+}
+
+function byName<R extends Row>(rows: readonly R[]): Map<string, R> {
+  return new Map(rows.map((row) => [row.name, row]))
+}
+
+function isOurs(hold: Hold, rows: ReadonlyMap<string, Row>): boolean {
+  const row = rows.get(hold.name)
+  return row?.owner === hold.owner && row.token === hold.token
+}
+
+function wasHandedOver({ owner, token }: Hold): boolean {
+  return owner.endsWith(token.toString(16).padStart(16, '0'))
+}
+
+function toSight(row: Row): Sight {
+  const { name, owner, token, label, remainingMs, takeover, entries } = row
+  return {
+    name,
+    holder: row.held ? { name, owner: owner!, token, label, remainingMs, takeover } : null,
+    bySession: row.held && row.session !== null,
+    ready: !row.held && row.awaited,
+    entries,
+  }
+}
+
+/** Null unless it was handed over and not claimed yet. */
+function toGrant(row: Row | undefined): Grant | null {
+  if (!row?.held || row.handedTo === null) return null
+  const { name, owner, token, handedTo: process, remainingMs, takeover } = row
+  return { name, owner: owner!, token, process, remainingMs, takeover }
+}
+
+/** Of a lock that was to be settled. */
+function toSettlement(row: Row | undefined, changed: boolean): Settlement {
+  const grant = changed ? toGrant(row) : null
+  if (grant !== null) return { outcome: 'handed over', grant }
+  if (row?.held) return { outcome: 'held', grant: null }
+  return { outcome: row?.awaited ? 'locked' : 'idle', grant: null }
+}
+
+function judge(attempt: Attempt, row: Row | undefined, elapsedMs: number): AttemptResult {
+  if (row === undefined) return REFUSED
+  // It was granted now if no more of the ttl is gone than it took since.
+  if (row.owner === attempt.owner && row.remainingMs >= (attempt.ttlMs ?? 0) - elapsedMs) {
+    return { granted: true, token: row.token, takeover: row.takeover }
+  }
+  return row.held
+    ? { granted: false, holder: row.label, queued: false }
+    : { granted: false, holder: null, queued: row.awaited }
+}
+
+function toAskedAttempt({ name, owner, ttlMs, holder, session }: Attempt, deadSession: Buffer | null) {
+  return {
+    name: bytes(name),
+    owner: bytes(owner),
+    ttl: ttlMs,
+    holder: bytes(holder),
+    session: bytesOrNull(session),
+    deadSession,
+  }
+}
+
+function toAskedHold({ name, owner, token }: Hold) {
+  return { name: bytes(name), owner: bytes(owner), token }
+}
+
+function toAskedLease(hold: Hold & { readonly ttlMs: number }) {
+  return { ...toAskedHold(hold), ttl: hold.ttlMs }
 }
 
 function bytes(value: string): Buffer {
   return Buffer.from(value, 'utf8')
+}
+
+function bytesOrNull(value: string | null): Buffer | null {
+  return value === null ? null : bytes(value)
 }
 
 function text(value: unknown): string {
@@ -497,13 +639,15 @@ function granted(token: bigint): AttemptResult {
   return { granted: true, token: token < 0n ? -token : token, takeover: token < 0n }
 }
 
-function toState(row: Record<string, unknown>): LockState {
+function toState(record: Record<string, unknown>): LockState {
+  const { name, owner, token, label, remainingMs } = toRow(record)
   return {
-    name: text(row.name),
-    owner: text(row.owner),
-    token: BigInt(row.token as string | number),
-    holder: text(row.holder),
-    expiresInMs: Math.max(0, Number(row.remaining)),
+    name,
+    owner: owner!,
+    token,
+    holder: label,
+    expiresInMs: Math.max(0, remainingMs),
+    waiters: Number(record.waiters),
   }
 }
 

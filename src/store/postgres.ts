@@ -1,19 +1,28 @@
 import { randomBytes } from 'node:crypto'
-import { sql } from 'kysely'
-import type { Connection, SqlAdapter, Statement } from '../adapters/adapter.ts'
+import { type RawBuilder, sql } from 'kysely'
+import type { Connection, DedicatedConnection, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import { databaseError, isConnectionFailure, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
-import type {
-  Attempt,
-  AttemptResult,
-  CallerQuery,
-  GuardResult,
-  Hold,
-  HolderSession,
-  LockState,
-  Renewal,
-  Store,
+import {
+  type Arrival,
+  type ArrivalResult,
+  type Attempt,
+  type AttemptResult,
+  type CallerQuery,
+  CLAIM_MS,
+  type Departure,
+  type Grant,
+  type GuardResult,
+  type Hold,
+  type HolderSession,
+  type Listening,
+  type LockState,
+  type ReleaseResult,
+  type Renewal,
+  type Settlement,
+  type Sight,
+  type Store,
 } from './store.ts'
 
 /** All processes that migrate one database take this transaction-level advisory lock: CREATE TABLE IF NOT EXISTS races. */
@@ -26,7 +35,7 @@ const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint
  * True when the session that a hold depends on is gone. Its key is random and never reused, so a dead session stays dead.
  * The shared lock is ours only until the statement ends, and shared locks do not disturb each other.
  */
-const sessionGone = sql`case when session is null then false else pg_try_advisory_xact_lock_shared(session) end`
+const sessionGone = sql`case when l.session is null then false else pg_try_advisory_xact_lock_shared(l.session) end`
 
 /** Spreads the names of new locks over the advisory locks that guard their creation. */
 const NEW_NAME_SEED = 7239615
@@ -35,71 +44,226 @@ const NEW_NAME_SEED = 7239615
  * PostgreSQL. Every statement reads clock_timestamp() after it has the row lock: now() is the start of the transaction.
  *
  * Strengths of row locks: whatever changes the owner to somebody else locks FOR UPDATE; a guard locks FOR KEY SHARE, which
- * makes that wait; renewing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here waits.
+ * makes that wait; renewing, queueing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here
+ * waits, so no order of names can deadlock.
+ *
+ * One statement serves one caller or a thousand: what is asked comes as arrays.
  */
 export function postgresStatements(naming: Naming) {
   const locks = sql.raw(tableName('postgres', 'locks', naming))
   const engine = 'postgres'
+
+  /** Nobody holds `l`. Released is free even if the clock was set back since. */
+  const free = sql`(l.owner is null or l.expires_at <= clock_timestamp() or ${sessionGone})`
+
+  /**
+   * Hands each lock that `source` has locked to the first living caller in its queue; the others are released if
+   * `source` says so. Those before it in the queue are dead and leave it. LIMIT without ORDER BY: the elements come in their
+   * order, and sorting them would first ask for all of them whether they live. A process with a listening session
+   * holds an advisory lock there, so one that can be locked is gone.
+   */
+  const handOver = (process: RawBuilder<string>) => sql`
+        next as materialized (
+          select s.name, s.takeover, greatest(s.token + 1, ${clockToken}) as token, s.queue, n.entry, n.position
+          from source as s
+          cross join lateral (
+            select entry, position from jsonb_array_elements(s.queue) with ordinality as e(entry, position)
+            where (entry->>'until')::float8 > ${clockToken}
+              and case when (entry->>'provenAlive')::boolean
+                       then not pg_try_advisory_xact_lock_shared((entry->>'process')::bigint) else true end
+            limit 1
+          ) as n
+          where s.queue is not null
+        ), changed as (
+          update ${locks} as l
+          set owner = (n.entry->>'id') || lpad(to_hex(n.token), 16, '0'),
+              token = coalesce(n.token, l.token),
+              expires_at = case when n.name is null then least(l.expires_at, clock_timestamp())
+                                else clock_timestamp() + least((n.entry->>'ttl')::float8, ${sql.lit(CLAIM_MS)}) * interval '1 ms' end,
+              holder = coalesce(n.entry->>'holder', l.holder),
+              session = (n.entry->>'session')::bigint,
+              handed_to = n.entry->>'process',
+              takeover = coalesce(n.takeover, false),
+              queue = case when n.name is null then null
+                           when (n.entry->>'n')::int > 1
+                             then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
+                                            '{0,n}', to_jsonb((n.entry->>'n')::int - 1))
+                           else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
+          from source as s left join next as n on n.name = s.name
+          where l.name = s.name
+          returning l.name, l.owner, l.token, l.expires_at, l.takeover, l.handed_to, (n.entry->>'listening')::boolean as listening
+        ), notified as materialized (
+          select pg_notify('rowlock_' || handed_to,
+                           json_build_object('name', name, 'owner', owner, 'token', token::text, 'takeover', takeover,
+                                             'expiresAt', extract(epoch from expires_at)::float8 * 1000)::text)
+          from changed
+          where listening and handed_to <> ${process}::text
+        )`
+
+  /** How many callers wait for `l`. */
+  const waiting = sql`select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e`
+
+  /** What a waiter sees of `l`. */
+  const sight = sql`
+               l.owner, l.token::text, l.holder as label, l.takeover,
+               extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+               l.session is not null as by_session, ${free} as free,
+               jsonb_path_query_array(l.queue, '$[*].id')::text as entries`
+
   return {
     // WHO HOLDS THE LOCK is decided by the WHERE of `free`: checked, locked, and checked again on the row as locked. The
     // advisory lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
-    acquire: statement<Attempt>(
+    acquire: statement<{ names: string; owners: string; ttls: string; holders: string; sessions: string }>(
       engine,
       (p) => sql`
-        with free as (
-          select name, owner = ${p.owner}::text as again, owner is not null as takeover
-          from ${locks}
-          where name = ${p.name}::text
-            and (owner = ${p.owner}::text or expires_at <= clock_timestamp() or ${sessionGone})
-          for update skip locked
+        with asked as materialized (
+          select * from unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.ttls}::text::float8[],
+                               ${p.holders}::text::text[], ${p.sessions}::text::bigint[])
+                        with ordinality as a(name, owner, ttl, holder, session, i)
+        ), free as (
+          select l.name, l.owner = a.owner as again, l.owner is not null as takeover
+          from ${locks} as l join asked as a on a.name = l.name
+          where l.owner = a.owner or (l.queue is null and ${free})
+          for update of l skip locked
         ), taken as (
           update ${locks} as l
-          set owner = case when ${p.ttlMs}::float8 is not null then ${p.owner}::text end,
-              token = case when again then l.token else greatest(l.token + 1, ${clockToken}) end,
-              expires_at = clock_timestamp() + coalesce(${p.ttlMs}::float8, 0) * interval '1 ms',
-              holder = ${p.holder}::text,
-              session = ${p.session}::bigint
-          from free
-          where l.name = free.name
-          returning l.token, takeover and not coalesce(again, false) as takeover
+          set owner = case when a.ttl is not null then a.owner end,
+              token = case when f.again then l.token else greatest(l.token + 1, ${clockToken}) end,
+              expires_at = clock_timestamp() + coalesce(a.ttl, 0) * interval '1 ms',
+              holder = a.holder,
+              session = a.session,
+              handed_to = null
+          from free as f join asked as a on a.name = f.name
+          where l.name = f.name
+          returning a.i, l.token, f.takeover and not coalesce(f.again, false) as takeover
+        ), missed as materialized (
+          select * from asked as a where not exists (select from taken as t where t.i = a.i)
         ), created as (
           insert into ${locks} (name, owner, token, expires_at, holder, session)
-          select ${p.name}::text, case when ${p.ttlMs}::float8 is not null then ${p.owner}::text end, ${clockToken},
-                 clock_timestamp() + coalesce(${p.ttlMs}::float8, 0) * interval '1 ms',
-                 ${p.holder}::text, ${p.session}::bigint
-          where case when exists (select from ${locks} where name = ${p.name}::text) then false
-                     else pg_try_advisory_xact_lock(hashtextextended(${p.name}::text, ${sql.lit(NEW_NAME_SEED)})) end
+          select m.name, case when m.ttl is not null then m.owner end, ${clockToken},
+                 clock_timestamp() + coalesce(m.ttl, 0) * interval '1 ms', m.holder, m.session
+          from missed as m
+          where case when (select true from ${locks} as l where l.name = m.name) then false
+                     else pg_try_advisory_xact_lock(hashtextextended(m.name, ${sql.lit(NEW_NAME_SEED)})) end
           on conflict (name) do nothing
-          returning token, false as takeover
+          returning name, token
         )
-        select token::text, takeover, null as holder from taken
+        select i::int, token::text, takeover, null as holder, false as queued from taken
         union all
-        select token::text, takeover, null from created
+        select m.i::int, c.token::text, false, null, false from created as c join missed as m on m.name = c.name
         union all
-        select null, null, holder from ${locks}
-        where name = ${p.name}::text and expires_at > clock_timestamp() and not exists (select from taken)`,
+        select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end, l.queue is not null and ${free}
+        from missed as m join ${locks} as l on l.name = m.name`,
     ),
 
-    // In name order, so that two batches cannot deadlock. A renewal never shortens: a late one is harmless.
-    renew: statement<{ holds: string }>(
+    enqueue: statement<{ arrivals: string; maxWaiters: number }>(
       engine,
       (p) => sql`
-        with asked as (
-          select * from json_to_recordset(${p.holds}::text::json) as a(name text, owner text, token bigint, ttl float8)
+        with asked as materialized (
+          select * from json_to_recordset(${p.arrivals}::text::json)
+            as a(i int, name text, count int, entry text, joins text, "ttlMs" float8, holder text, session text, process text,
+                 listening boolean, "provenAlive" boolean, "waitMs" float8)
+        ), open as (
+          select l.name
+          from ${locks} as l join asked as a on a.name = l.name
+          for no key update of l skip locked
+        ), queued as (
+          update ${locks} as l
+          set queue = case
+            when l.queue->-1->>'id' = a.joins
+              then jsonb_set(l.queue, '{-1}', l.queue->-1 || jsonb_build_object(
+                     'n', (l.queue->-1->>'n')::int + a.count,
+                     'until', greatest((l.queue->-1->>'until')::float8, ${clockToken} + a."waitMs" * 1000)))
+            else coalesce(l.queue, '[]') || jsonb_build_object(
+                     'id', a.entry, 'n', a.count, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
+                     'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', ${clockToken} + a."waitMs" * 1000) end
+          from open join asked as a on a.name = open.name
+          where l.name = open.name and a.count + (${waiting}) <= ${p.maxWaiters}::int
+          returning l.name, l.queue->-1->>'id' as entry, ${sight}
+        )
+        select case when q.name is not null then 'queued'
+                    when a.name in (select name from open) then 'full'
+                    when a.name in (select name from ${locks}) then 'locked' else 'missing' end as outcome,
+               a.i, q.entry, q.owner, q.token, q.label, q.takeover, q.remaining, q.by_session, q.free, q.entries
+        from asked as a left join queued as q on q.name = a.name`,
+    ),
+
+    leave: statement<{ departures: string }>(
+      engine,
+      (p) => sql`
+        with asked as materialized (
+          select * from json_to_recordset(${p.departures}::text::json) as a(i int, name text, entry text, count int)
+        ), open as (
+          select l.name
+          from ${locks} as l join asked as a on a.name = l.name
+          where l.queue is not null
+          for no key update of l skip locked
+        ), left_behind as (
+          update ${locks} as l
+          set queue = (
+            select jsonb_agg(case when e->>'id' = a.entry then jsonb_set(e, '{n}', to_jsonb((e->>'n')::int - a.count)) else e end
+                             order by position)
+            from jsonb_array_elements(l.queue) with ordinality as q(e, position)
+            where e->>'id' <> a.entry or (e->>'n')::int > a.count)
+          from open join asked as a on a.name = open.name
+          where l.name = open.name
+        )
+        select a.i, l.owner, l.token::text, l.takeover, l.handed_to as process,
+               extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining
+        from asked as a join ${locks} as l on l.name = a.name
+        where left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp()`,
+    ),
+
+    look: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        select a.i::int, ${sight}
+        from unnest(${p.names}::text::text[]) with ordinality as a(name, i) join ${locks} as l on l.name = a.name`,
+    ),
+
+    // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
+    settle: statement<{ names: string; process: string }>(
+      engine,
+      (p) => sql`
+        with source as materialized (
+          select l.name, l.token, l.expires_at, l.owner is not null as takeover,
+                 case when l.owner is null or l.handed_to is null then l.queue
+                      else nullif(jsonb_path_query_array(l.queue, ('$[*] ? (@.process != "' || l.handed_to || '")')::jsonpath), '[]')
+                      end as queue
+          from ${locks} as l
+          where l.name = any(${p.names}::text::text[]) and l.queue is not null and ${free}
+          for update of l skip locked
+        ), ${handOver(p.process)}
+        select a.i::int, c.owner, c.token::text, c.takeover, c.handed_to as process,
+               extract(epoch from c.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+               case when c.owner is not null then 'handed over'
+                    when c.name is not null or (l.queue is null and ${free}) then 'idle'
+                    when ${free} then 'locked' else 'held' end as outcome,
+               (select count(*) from notified) as notified
+        from unnest(${p.names}::text::text[]) with ordinality as a(name, i)
+        join ${locks} as l on l.name = a.name left join changed as c on c.name = a.name`,
+    ),
+
+    // In name order no two batches would need to be. A renewal never shortens: a late one is harmless.
+    renew: statement<{ names: string; owners: string; tokens: string; ttls: string }>(
+      engine,
+      (p) => sql`
+        with asked as materialized (
+          select * from unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[], ${p.ttls}::text::float8[])
+                        with ordinality as a(name, owner, token, ttl, i)
         ), mine as (
           select l.name, a.ttl
-          from ${locks} as l join asked as a on (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
+          from ${locks} as l join asked as a on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
           where l.expires_at > clock_timestamp()
-          order by l.name
           for no key update of l skip locked
         ), renewed as (
           update ${locks} as l
-          set expires_at = greatest(l.expires_at, clock_timestamp() + mine.ttl * interval '1 ms')
+          set expires_at = greatest(l.expires_at, clock_timestamp() + mine.ttl * interval '1 ms'), handed_to = null
           from mine
           where l.name = mine.name
           returning l.name, l.expires_at
         )
-        select a.owner,
+        select a.i::int,
                case when r.name is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
                extract(epoch from coalesce(r.expires_at, l.expires_at) - clock_timestamp())::float8 * 1000 as remaining
         from asked as a
@@ -108,33 +272,54 @@ export function postgresStatements(naming: Naming) {
                                and l.expires_at > clock_timestamp()`,
     ),
 
-    // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk.
-    release: statement<Hold>(
+    // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk; a hand-off's must.
+    release: statement<{ names: string; owners: string; tokens: string; process: string }>(
+      engine,
+      (p) => sql`
+        with asked as materialized (
+          select * from unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[])
+                        with ordinality as a(name, owner, token, i)
+        ), source as materialized (
+          select l.name, l.token, l.expires_at, l.queue, false as takeover
+          from ${locks} as l join asked as a on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
+          for update of l skip locked
+        ), ${handOver(p.process)}
+        select a.i::int, c.name is not null as released,
+               case when c.name is null
+                    then (select true from ${locks} as l where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)) end as ours,
+               c.owner, c.token::text, c.handed_to as process,
+               extract(epoch from c.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+               (select count(*) from notified) as notified,
+               (select set_config('synchronous_commit', 'off', true) where not exists (select from next)) as asynchronous
+        from asked as a left join changed as c on c.name = a.name`,
+    ),
+
+    // While a guarded transaction is open, nobody can be given the lock; but its lease may end.
+    releaseGuarded: statement<{ names: string; owners: string; tokens: string }>(
       engine,
       (p) => sql`
         with mine as (
-          select name from ${locks}
-          where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
-          for no key update skip locked
-        ), released as (
-          update ${locks} as l
-          set owner = null, session = null, expires_at = least(l.expires_at, clock_timestamp())
-          from mine
-          where l.name = mine.name
-          returning set_config('synchronous_commit', 'off', true)
+          select a.i, l.name
+          from ${locks} as l
+          join unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[])
+               with ordinality as a(name, owner, token, i)
+            on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
+          for no key update of l skip locked
         )
-        select exists (select from released) as released,
-               exists (select from ${locks}
-                       where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint) as ours`,
+        update ${locks} as l
+        set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
+        from mine
+        where l.name = mine.name
+        returning mine.i::int, l.queue is not null as awaited`,
     ),
 
     releaseIn: statement<Hold>(
       engine,
       (p) => sql`
         update ${locks}
-        set owner = null, session = null, expires_at = least(expires_at, clock_timestamp())
+        set owner = null, session = null, handed_to = null, expires_at = least(expires_at, clock_timestamp())
         where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
-        returning 1 as released`,
+        returning queue is not null as awaited`,
     ),
 
     // These two wait for whoever has the row locked, or is creating it. Rolled back to a savepoint at once, so that they
@@ -149,43 +334,45 @@ export function postgresStatements(naming: Naming) {
     ),
 
     // Needs no expiry to be safe: as long as this row lock lasts, no statement that grants the lock gets past it.
-    guard: statement<Hold>(
+    guard: statement<{ names: string; owners: string; tokens: string }>(
       engine,
       (p) => sql`
-        select expires_at > clock_timestamp() as stands
+        select a.i::int, l.expires_at > clock_timestamp() as stands
+        from ${locks} as l
+        join unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[])
+             with ordinality as a(name, owner, token, i)
+          on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
+        order by l.name
+        for key share of l`,
+    ),
+
+    // The same for one hold, to be folded into a statement of the caller's.
+    guardOne: statement<Hold>(
+      engine,
+      (p) => sql`
+        select 1 as stands
         from ${locks}
         where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
         for key share`,
     ),
 
-    free: statement<{ names: string }>(
-      engine,
-      (p) => sql`
-        select wanted.name
-        from json_array_elements_text(${p.names}::text::json) as wanted(name)
-        left join ${locks} as l on l.name = wanted.name
-        where l.name is null or l.expires_at <= clock_timestamp() or ${sessionGone}`,
-    ),
-
     list: statement<{ prefix: string }>(
       engine,
       (p) => sql`
-        select name, owner, token::text, holder,
+        select name, owner, token::text, holder, (${waiting}) as waiters,
                extract(epoch from expires_at - clock_timestamp())::float8 * 1000 as remaining
-        from ${locks}
-        where starts_with(name, ${p.prefix}::text)
-          and owner is not null and expires_at > clock_timestamp() and not (${sessionGone})
+        from ${locks} as l
+        where starts_with(name, ${p.prefix}::text) and not ${free}
         order by name`,
     ),
 
     inspect: statement<{ name: string }>(
       engine,
       (p) => sql`
-        select name, owner, token::text, holder,
+        select name, owner, token::text, holder, (${waiting}) as waiters,
                extract(epoch from expires_at - clock_timestamp())::float8 * 1000 as remaining
-        from ${locks}
-        where name = ${p.name}::text
-          and owner is not null and expires_at > clock_timestamp() and not (${sessionGone})`,
+        from ${locks} as l
+        where name = ${p.name}::text and not ${free}`,
     ),
 
     forceRelease: statement<{ name: string }>(
@@ -197,7 +384,8 @@ export function postgresStatements(naming: Naming) {
           for update skip locked
         ), forced as (
           update ${locks} as l
-          set owner = null, session = null, token = greatest(l.token + 1, ${clockToken}), expires_at = clock_timestamp()
+          set owner = null, session = null, handed_to = null,
+              token = greatest(l.token + 1, ${clockToken}), expires_at = clock_timestamp()
           from held
           where l.name = held.name
           returning l.name
@@ -214,6 +402,8 @@ export function postgresStatements(naming: Naming) {
         with idle as (
           select name from ${locks}
           where expires_at <= clock_timestamp() - ${p.idleMs}::float8 * interval '1 ms' and token < ${clockToken}
+            and (queue is null
+                 or not exists (select from jsonb_array_elements(queue) as e where (e->>'until')::float8 > ${clockToken}))
           order by name
           for update skip locked
         ), gone as (
@@ -230,7 +420,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
 
   async function acquireIn(tx: Tx, attempt: Attempt): Promise<AttemptResult> {
-    return runner.runIn(tx, statements.acquire(attempt), ({ rows: [row] }) => toAttemptResult(row))
+    return runner.runIn(tx, statements.acquire(asked([attempt])), ({ rows: [row] }) => toAttemptResult(row))
   }
 
   async function undoneIn(tx: Tx, use: (savepoint: Connection) => Promise<void>): Promise<void> {
@@ -242,12 +432,46 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     await savepoint.query({ text: 'release savepoint rowlock_wait', values: [] })
   }
 
+  /** A connection of our own that holds the advisory lock `id`, and thereby shows that this process lives. */
+  async function openLocked(id: string, purpose: string): Promise<DedicatedConnection> {
+    if (adapter.dedicate === undefined) {
+      throw new LockError(
+        'UNSUPPORTED',
+        `${purpose} needs a connection of rowlock's own, which this adapter cannot open: use fromPg, or fromKysely with its sessions option`,
+      )
+    }
+    const connection = await adapter.dedicate()
+    try {
+      const { rows } = await connection.query({
+        // In a session that is a pooler's own the lock would stay behind.
+        text: `select pg_backend_pid() as backend,
+                 case when $2::int is null or $2::int = pg_backend_pid() then pg_try_advisory_lock($1::bigint) end as locked`,
+        values: [id, connection.backendId ?? null],
+      })
+      const backend = Number(rows[0]?.backend)
+      if (connection.backendId !== undefined && connection.backendId !== backend) {
+        throw new LockError(
+          'UNSUPPORTED',
+          `${purpose} needs a direct connection: a pooler (PgBouncer or the like) stands between, and its sessions are not ours. Give fromPg a direct pool as its sessions option, or do without`,
+        )
+      }
+      if (rows[0]?.locked !== true)
+        throw new DatabaseError('conflict', 'the session lock is taken', { cause: undefined })
+      return connection
+    } catch (error) {
+      await connection.close()
+      throw error instanceof LockError ? error : explain(error, false, table)
+    }
+  }
+
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
 
-    async acquire(attempt) {
-      return toAttemptResult((await runner.run(statements.acquire(attempt))).rows[0])
+    async acquire(attempts) {
+      const { rows } = await runner.run(statements.acquire(asked(attempts)))
+      const byIndex = inOrder(rows, attempts.length)
+      return byIndex.map(toAttemptResult)
     },
 
     acquireIn,
@@ -273,35 +497,78 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       return acquireIn(tx, attempt)
     },
 
-    async releaseIn(tx, hold) {
-      return runner.runIn(tx, statements.releaseIn(hold), ({ rows }) => rows.length === 1)
-    },
-
-    async renew(holds): Promise<Renewal[]> {
-      const asked = holds.map(({ name, owner, token, ttlMs }) => ({ name, owner, token: `${token}`, ttl: ttlMs }))
-      const { rows } = await runner.run(statements.renew({ holds: JSON.stringify(asked) }))
-      const byOwner = new Map(rows.map((row) => [row.owner, row]))
-      return holds.map(({ owner }) => {
-        const row = byOwner.get(owner)
-        return { outcome: row?.outcome as Renewal['outcome'], remainingMs: Number(row?.remaining ?? 0) }
+    async enqueue(arrivals, maxWaiters) {
+      const { rows } = await runner.run(statements.enqueue({ arrivals: numbered(arrivals), maxWaiters }))
+      return inOrder(rows, arrivals.length).map((row, index): ArrivalResult => {
+        if (row?.outcome !== 'queued') return { outcome: row!.outcome as 'full' | 'locked' | 'missing' }
+        return { outcome: 'queued', entry: row.entry as string, sight: toSight(arrivals[index]!.name, row) }
       })
     },
 
-    async release(hold) {
-      const [row] = (await runner.run(statements.release(hold))).rows
-      if (row?.released === true) return 'released'
-      return row?.ours === true ? 'locked' : 'lost'
+    async leave(departures) {
+      const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
+      return inOrder(rows, departures.length).map((row, index) => toGrant(departures[index]!.name, row))
     },
 
-    guard(tx, hold): GuardResult | Promise<GuardResult> {
-      return runner.runIn(tx, statements.guard(hold), ({ rows: [row] }): GuardResult => {
-        if (row === undefined) return 'lost'
-        return row.stands === true ? 'stands' : 'expired'
+    async look(names) {
+      const { rows } = await runner.run(statements.look({ names: array(names) }))
+      return rows.map((row) => toSight(names[Number(row.i) - 1]!, row))
+    },
+
+    async settle(names, process) {
+      const { rows } = await runner.run(statements.settle({ names: array(names), process }))
+      return inOrder(rows, names.length).map((row, index): Settlement => {
+        return { outcome: (row?.outcome ?? 'idle') as Settlement['outcome'], grant: toGrant(names[index]!, row) }
+      })
+    },
+
+    async releaseIn(tx, hold) {
+      return runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) =>
+        row === undefined ? 'lost' : { awaited: row.awaited === true },
+      )
+    },
+
+    async renew(holds): Promise<Renewal[]> {
+      const renewals: Renewal[] = []
+      for (let from = 0; from < holds.length; from += BATCH) {
+        const part = holds.slice(from, from + BATCH)
+        const ttls = array(part.map(({ ttlMs }) => ttlMs))
+        const { rows } = await runner.run(statements.renew({ ...ofHolds(part), ttls }))
+        for (const row of inOrder(rows, part.length)) {
+          renewals.push({ outcome: row!.outcome as Renewal['outcome'], remainingMs: Number(row!.remaining ?? 0) })
+        }
+      }
+      return renewals
+    },
+
+    async release(holds, process) {
+      const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
+      const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
+        if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
+        const grant = toGrant(holds[index]!.name, row)
+        return { outcome: 'released', handedOver: grant !== null, grant, unsettled: false }
+      })
+      const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
+      if (locked.length === 0) return results
+      const guarded = await runner.run(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
+      for (const row of guarded.rows) {
+        const unsettled = row.awaited === true
+        results[locked[Number(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
+      }
+      return results
+    },
+
+    guard(tx, holds) {
+      return runner.runIn(tx, statements.guard(ofHolds(holds)), ({ rows }) => {
+        return inOrder(rows, holds.length).map((row): GuardResult => {
+          if (row === undefined) return 'lost'
+          return row.stands === true ? 'stands' : 'expired'
+        })
       })
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded = foldGuard(statements.guard(hold), query)
+      const folded = foldGuard(statements.guardOne(hold), query)
       try {
         return await runner.runIn(tx, folded, ({ rows }) => rows)
       } catch (error) {
@@ -319,11 +586,6 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async query(tx, query) {
       return (await adapter.queryIn(tx, query)).rows
-    },
-
-    async free(names) {
-      const { rows } = await runner.run(statements.free({ names: JSON.stringify(names) }))
-      return new Set(rows.map((row) => row.name as string))
     },
 
     async inspect(name) {
@@ -347,36 +609,50 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async openSession(onLost): Promise<HolderSession> {
-      if (adapter.dedicate === undefined) {
-        throw new LockError(
-          'UNSUPPORTED',
-          "takeover: 'session' needs a connection of rowlock's own, which this adapter cannot open: use fromPg, or fromKysely with its sessions option",
-        )
+      const id = (randomBytes(8).readBigInt64BE() >> 1n).toString()
+      const connection = await openLocked(id, "takeover: 'session'")
+      connection.onLost(onLost)
+      return {
+        id,
+        ping: () => connection.query({ text: 'select 1', values: [] }),
+        close: () => connection.close(),
       }
-      const connection = await adapter.dedicate()
-      try {
-        const id = (randomBytes(8).readBigInt64BE() >> 1n).toString()
+    },
+
+    async listen(process, onGrant, onLost): Promise<Listening> {
+      const channel = `rowlock_${process}`
+      // A grant's expiry is a time of the server's; here it is not before what follows from when this question was sent.
+      let clock = { sentAt: 0, now: 0 }
+      const compareClocks = async (connection: Connection) => {
+        const sentAt = performance.now()
         const { rows } = await connection.query({
-          // In a session that is a pooler's own the lock would stay behind.
-          text: `select pg_backend_pid() as backend,
-                   case when $2::int is null or $2::int = pg_backend_pid() then pg_try_advisory_lock($1::bigint) end as locked`,
-          values: [id, connection.backendId ?? null],
+          text: 'select extract(epoch from clock_timestamp())::float8 * 1000 as now',
+          values: [],
         })
-        const backend = Number(rows[0]?.backend)
-        if (connection.backendId !== undefined && connection.backendId !== backend) {
-          throw new LockError(
-            'UNSUPPORTED',
-            "takeover: 'session' needs a direct connection: a pooler (PgBouncer or the like) stands between, and its sessions are not ours. Give fromPg a direct pool as its sessions option, or use takeover: 'expiry'",
-          )
+        clock = { sentAt, now: Number(rows[0]?.now) }
+      }
+      const hear = (payload: string) => {
+        const { name, owner, token, takeover, expiresAt } = JSON.parse(payload) as Notification
+        const sinceAsked = performance.now() - clock.sentAt
+        const remainingMs = expiresAt - clock.now - sinceAsked * (1 + CLOCK_DRIFT)
+        onGrant({ name, owner, token: BigInt(token), process, takeover, remainingMs })
+      }
+      if (adapter.dedicate === undefined && adapter.listen !== undefined) {
+        const ping = () => compareClocks(adapter)
+        await ping()
+        return { provesLife: false, ping, close: await adapter.listen(channel, hear) }
+      }
+      const connection = await openLocked(process, 'LISTEN')
+      const ping = () => compareClocks(connection)
+      try {
+        if (connection.onNotification === undefined) {
+          throw new LockError('UNSUPPORTED', 'this driver does not pass on notifications')
         }
-        if (rows[0]?.locked !== true)
-          throw new DatabaseError('other', 'the session lock is taken', { cause: undefined })
+        await ping()
+        connection.onNotification(hear)
+        await connection.query({ text: `listen "${channel}"`, values: [] })
         connection.onLost(onLost)
-        return {
-          id,
-          ping: () => connection.query({ text: 'select 1', values: [] }),
-          close: () => connection.close(),
-        }
+        return { provesLife: true, ping, close: () => connection.close() }
       } catch (error) {
         await connection.close()
         throw error instanceof LockError ? error : explain(error, false, table)
@@ -446,6 +722,65 @@ function foldGuard(guard: { text: string; values: readonly unknown[] }, query: C
   }
 }
 
+/** What a hand-off is notified with. */
+interface Notification {
+  readonly name: string
+  readonly owner: string
+  readonly token: string
+  readonly takeover: boolean
+  /** Milliseconds since 1970 by the server's clock. */
+  readonly expiresAt: number
+}
+
+/** How much faster than ours the server's clock is taken to run, at most. */
+const CLOCK_DRIFT = 0.01
+
+/** Rows named in one statement. */
+const BATCH = 1000
+
+const NOT_RELEASED = { handedOver: false, grant: null, unsettled: false } as const
+
+/** An array in the server's own notation: drivers differ in what they make of arrays, but they all pass on text. */
+function array(values: readonly (string | number | bigint | null)[]): string {
+  let text = ''
+  for (const value of values) {
+    if (text !== '') text += ','
+    if (value === null) text += 'null'
+    else
+      text += typeof value === 'string' ? `"${/["\\]/.test(value) ? value.replace(/["\\]/g, '\\$&') : value}"` : value
+  }
+  return `{${text}}`
+}
+
+function asked(attempts: readonly Attempt[]) {
+  return {
+    names: array(attempts.map(({ name }) => name)),
+    owners: array(attempts.map(({ owner }) => owner)),
+    ttls: array(attempts.map(({ ttlMs }) => ttlMs)),
+    holders: array(attempts.map(({ holder }) => holder)),
+    sessions: array(attempts.map(({ session }) => session)),
+  }
+}
+
+function ofHolds(holds: readonly Hold[]) {
+  return {
+    names: array(holds.map(({ name }) => name)),
+    owners: array(holds.map(({ owner }) => owner)),
+    tokens: array(holds.map(({ token }) => token)),
+  }
+}
+
+function numbered(items: readonly (Arrival | Departure)[]): string {
+  return JSON.stringify(items.map((item, index) => ({ i: index + 1, ...item })))
+}
+
+/** Rows come in any order, with the index of what they answer, from 1. */
+function inOrder(rows: readonly Record<string, unknown>[], count: number): (Record<string, unknown> | undefined)[] {
+  const ordered = new Array<Record<string, unknown> | undefined>(count).fill(undefined)
+  for (const row of rows) ordered[Number(row.i) - 1] = row
+  return ordered
+}
+
 function toState(row: Record<string, unknown>): LockState {
   return {
     name: row.name as string,
@@ -453,11 +788,49 @@ function toState(row: Record<string, unknown>): LockState {
     token: BigInt(row.token as string),
     holder: row.holder as string,
     expiresInMs: Math.max(0, Number(row.remaining)),
+    waiters: Number(row.waiters),
+  }
+}
+
+function toSight(name: string, row: Record<string, unknown>): Sight {
+  const { owner, token, label, takeover, remaining } = row
+  const entries = JSON.parse((row.entries as string | null) ?? '[]') as string[]
+  const holder =
+    owner === null || row.free === true
+      ? null
+      : {
+          name,
+          owner: owner as string,
+          token: BigInt(token as string),
+          label: label as string,
+          takeover: takeover === true,
+          remainingMs: Number(remaining),
+        }
+  return {
+    name,
+    holder,
+    bySession: row.by_session === true,
+    ready: row.free === true && entries.length > 0,
+    entries,
+  }
+}
+
+function toGrant(name: string, row: Record<string, unknown> | undefined): Grant | null {
+  if (row?.owner == null) return null
+  return {
+    name,
+    owner: row.owner as string,
+    token: BigInt(row.token as string),
+    process: row.process as string,
+    takeover: row.takeover === true,
+    remainingMs: Number(row.remaining),
   }
 }
 
 function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResult {
-  if (row?.token == null) return { granted: false, holder: (row?.holder as string | undefined) ?? null }
+  if (row?.token == null) {
+    return { granted: false, holder: (row?.holder as string | null | undefined) ?? null, queued: row?.queued === true }
+  }
   return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
 }
 

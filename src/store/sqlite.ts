@@ -1,37 +1,187 @@
-import { sql } from 'kysely'
+import { utimesSync } from 'node:fs'
+import { type RawBuilder, sql } from 'kysely'
 import type { SqlAdapter } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import { databaseError, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
-import type { Attempt, AttemptResult, Hold, LockState, Renewal, Store } from './store.ts'
+import {
+  type AttemptResult,
+  CLAIM_MS,
+  type Grant,
+  type Hold,
+  type LockState,
+  type Renewal,
+  type Sight,
+  type Store,
+} from './store.ts'
 
 /** Milliseconds since 1970. SQLite reads it when it needs it first in a statement, and a write has the file's lock by then. */
 const now = sql`cast(unixepoch('subsec') * 1000 as integer)`
 const clockToken = sql`${now} * 1000`
 
+/** Nobody holds `l`. Released is free even if the clock was set back since. */
+const free = sql`(l.owner is null or l.expires_at <= ${now})`
+
 /**
  * SQLite. There is one writer at a time, so a statement that writes is alone from before it looks until it has committed,
  * and a transaction that has written keeps everybody else from taking any lock.
+ *
+ * One statement, and so one commit, serves one caller or a thousand: what is asked comes as a JSON array. Queues are JSON
+ * arrays, too; json_each tells their elements in order.
  */
 export function sqliteStatements(naming: Naming) {
   const locks = sql.raw(tableName('sqlite', 'locks', naming))
   const engine = 'sqlite'
-  return {
-    // WHO HOLDS THE LOCK is decided by the last WHERE.
-    acquire: statement<Attempt>(
-      engine,
-      (p) => sql`
+
+  // WHO HOLDS THE LOCK is decided by the last WHERE, and by who comes first in the queue (see handOver).
+  const take = (attempts: RawBuilder<string>, again: RawBuilder<unknown>) => sql`
         insert into ${locks} as l (name, owner, token, expires_at, holder)
-        values (${p.name}, case when ${p.ttlMs} is not null then ${p.owner} end, ${clockToken},
-                ${now} + coalesce(${p.ttlMs}, 0), ${p.holder})
+        select asked.value ->> 'name',
+               case when asked.value ->> 'ttlMs' is not null then asked.value ->> 'owner' end,
+               ${clockToken},
+               ${now} + coalesce(asked.value ->> 'ttlMs', 0),
+               asked.value ->> 'holder'
+        from json_each(${attempts}) as asked
+        where true
         on conflict (name) do update
         set owner = excluded.owner,
-            token = case when l.owner = excluded.owner then l.token else max(l.token + 1, excluded.token) end,
+            token = case when ${again} then l.token else max(l.token + 1, excluded.token) end,
             expires_at = excluded.expires_at,
             holder = excluded.holder,
-            takeover = l.owner is not null and l.owner is not excluded.owner
-        where l.expires_at <= ${now} or l.owner = excluded.owner
-        returning token, takeover`,
+            handed_to = null,
+            takeover = case when ${again} then l.takeover else l.owner is not null end
+        where ${again} or (l.queue is null and ${free})
+        returning name, cast(token as text) as token, takeover`
+
+  // Gives each lock of `source` to the first waiter whose time is not over; those before it are dead, and leave the queue.
+  // Without one the lock is free, and the owner is whoever `source` says did not release it.
+  const handOver = sql`
+        living as materialized (
+          select name, owner, takeover, queue,
+                 (select key from json_each(queue) where value ->> 'until' > ${now} limit 1) as first
+          from source
+        ), heir as materialized (
+          select name, owner, takeover,
+                 queue -> first as entry,
+                 case when first = 0 then queue
+                      when first > 0 then (select json_group_array(json(value)) from json_each(queue) where key >= first)
+                      end as queue
+          from living
+        )
+        update ${locks} as l
+        set owner = coalesce((heir.entry ->> 'id') || printf('%016x', max(l.token + 1, ${clockToken})), heir.owner),
+            token = case when heir.entry is null then l.token else max(l.token + 1, ${clockToken}) end,
+            expires_at = coalesce(${now} + min(heir.entry ->> 'ttl', ${sql.lit(CLAIM_MS)}), min(l.expires_at, ${now})),
+            holder = coalesce(heir.entry ->> 'holder', l.holder),
+            handed_to = heir.entry ->> 'process',
+            takeover = heir.takeover,
+            queue = case when heir.entry ->> 'n' > 1 then json_set(heir.queue, '$[0].n', (heir.entry ->> 'n') - 1)
+                         else nullif(json_remove(heir.queue, '$[0]'), '[]') end
+        from heir
+        where l.name = heir.name
+        returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - ${now} as remaining`
+
+  const waiters = sql`(select coalesce(sum(value ->> 'n'), 0) from json_each(l.queue))`
+
+  /** What a waiter sees. */
+  const sight = sql`
+               name, owner, cast(token as text) as token, holder, takeover, expires_at - ${now} as remaining,
+               (owner is null or expires_at <= ${now}) as free,
+               (select json_group_array(value ->> 'id') from json_each(queue)) as entries`
+
+  return {
+    acquire: statement<{ attempts: string }>(engine, (p) => take(p.attempts, sql`l.owner = excluded.owner`)),
+
+    // A hold that is to end with the transaction has no owner in the row; the one who had it before may be the same.
+    acquireIn: statement<{ attempts: string; owner: string }>(engine, (p) =>
+      take(p.attempts, sql`l.owner = ${p.owner}`),
+    ),
+
+    standing: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        select name, case when not ${free} then owner end as owner, holder, queue is not null as awaited
+        from ${locks} as l
+        where name in (select value from json_each(${p.names}))`,
+    ),
+
+    enqueue: statement<{ arrivals: string; maxWaiters: number }>(
+      engine,
+      (p) => sql`
+        update ${locks} as l
+        set queue = case
+          when l.queue ->> '$[#-1].id' = asked.value ->> 'joins'
+            then json_set(l.queue, '$[#-1].n', (l.queue ->> '$[#-1].n') + (asked.value ->> 'count'),
+                                   '$[#-1].until', max(l.queue ->> '$[#-1].until', ${now} + (asked.value ->> 'waitMs')))
+          else json_insert(coalesce(l.queue, '[]'), '$[#]', json_object(
+                 'id', asked.value ->> 'entry', 'n', asked.value ->> 'count', 'ttl', asked.value ->> 'ttlMs',
+                 'holder', asked.value ->> 'holder', 'process', asked.value ->> 'process',
+                 'until', ${now} + (asked.value ->> 'waitMs')))
+          end
+        from json_each(${p.arrivals}) as asked
+        where l.name = asked.value ->> 'name' and ${waiters} + (asked.value ->> 'count') <= ${p.maxWaiters}
+        returning queue ->> '$[#-1].id' as entry, ${sight}`,
+    ),
+
+    // Rows are written as they are if all that is left of the entry is the hold that it was handed.
+    leave: statement<{ departures: string }>(
+      engine,
+      (p) => sql`
+        update ${locks} as l
+        set queue = (
+          select nullif(json_group_array(json(case
+                   when waiting.value ->> 'id' = asked.value ->> 'entry'
+                     then json_set(waiting.value, '$.n', (waiting.value ->> 'n') - (asked.value ->> 'count'))
+                   else waiting.value end)), '[]')
+          from json_each(l.queue) as waiting
+          where waiting.value ->> 'id' <> asked.value ->> 'entry' or waiting.value ->> 'n' > asked.value ->> 'count')
+        from json_each(${p.departures}) as asked
+        where l.name = asked.value ->> 'name'
+          and (substr(l.owner, 1, 16) = asked.value ->> 'entry'
+               or exists (select 1 from json_each(l.queue) as waiting where waiting.value ->> 'id' = asked.value ->> 'entry'))
+        returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - ${now} as remaining`,
+    ),
+
+    look: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        select ${sight}
+        from ${locks}
+        where name in (select value from json_each(${p.names}))`,
+    ),
+
+    // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
+    settle: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        with source as materialized (
+          select name, owner, owner is not null as takeover,
+                 case when handed_to is null then queue
+                      else (select nullif(json_group_array(json(value)), '[]') from json_each(queue)
+                            where value ->> 'process' <> handed_to) end as queue
+          from ${locks} as l
+          where name in (select value from json_each(${p.names})) and queue is not null and ${free}
+        ), ${handOver}`,
+    ),
+
+    release: statement<{ holds: string }>(
+      engine,
+      (p) => sql`
+        with source as materialized (
+          select name, null as owner, 0 as takeover, queue
+          from json_each(${p.holds}) as asked
+          join ${locks} as l on l.name = asked.value ->> 'name'
+          where l.owner = asked.value ->> 'owner' and l.token = cast(asked.value ->> 'token' as integer)
+        ), ${handOver}`,
+    ),
+
+    releaseIn: statement<Hold>(
+      engine,
+      (p) => sql`
+        update ${locks}
+        set owner = null, handed_to = null, expires_at = min(expires_at, ${now})
+        where name = ${p.name} and owner = ${p.owner} and token = cast(${p.token} as integer)
+        returning queue is not null as awaited`,
     ),
 
     // A renewal never shortens: a late one is harmless.
@@ -39,64 +189,52 @@ export function sqliteStatements(naming: Naming) {
       engine,
       (p) => sql`
         update ${locks} as l
-        set expires_at = max(l.expires_at, ${now} + asked.value ->> 'ttlMs')
+        set expires_at = max(l.expires_at, ${now} + asked.value ->> 'ttlMs'), handed_to = null
         from json_each(${p.holds}) as asked
         where l.name = asked.value ->> 'name'
           and l.owner = asked.value ->> 'owner'
           and l.token = cast(asked.value ->> 'token' as integer)
           and l.expires_at > ${now}
-        returning owner, expires_at - ${now} as remaining`,
-    ),
-
-    release: statement<Hold>(
-      engine,
-      (p) => sql`
-        update ${locks}
-        set owner = null, expires_at = min(expires_at, ${now})
-        where name = ${p.name} and owner = ${p.owner} and token = cast(${p.token} as integer)
-        returning 1 as released`,
+        returning name, expires_at - ${now} as remaining`,
     ),
 
     // A write, so that a deferred transaction, too, has the file's write lock from here to its end.
-    guard: statement<Hold>(
+    guard: statement<{ holds: string }>(
       engine,
       (p) => sql`
-        update ${locks}
-        set expires_at = expires_at
-        where name = ${p.name} and owner = ${p.owner} and token = cast(${p.token} as integer) and expires_at > ${now}
-        returning 1 as stands`,
-    ),
-
-    held: statement<{ names: string }>(
-      engine,
-      (p) => sql`
-        select name from ${locks}
-        where name in (select value from json_each(${p.names})) and expires_at > ${now}`,
+        update ${locks} as l
+        set expires_at = l.expires_at
+        from json_each(${p.holds}) as asked
+        where l.name = asked.value ->> 'name'
+          and l.owner = asked.value ->> 'owner'
+          and l.token = cast(asked.value ->> 'token' as integer)
+          and l.expires_at > ${now}
+        returning name`,
     ),
 
     list: statement<{ prefix: string }>(
       engine,
       (p) => sql`
-        select name, owner, cast(token as text) as token, holder, expires_at - ${now} as remaining
-        from ${locks}
-        where substr(name, 1, length(${p.prefix})) = ${p.prefix} and owner is not null and expires_at > ${now}
+        select name, owner, cast(token as text) as token, holder, expires_at - ${now} as remaining, ${waiters} as waiters
+        from ${locks} as l
+        where substr(name, 1, length(${p.prefix})) = ${p.prefix} and not ${free}
         order by name`,
     ),
 
     inspect: statement<{ name: string }>(
       engine,
       (p) => sql`
-        select name, owner, cast(token as text) as token, holder, expires_at - ${now} as remaining
-        from ${locks}
-        where name = ${p.name} and owner is not null and expires_at > ${now}`,
+        select name, owner, cast(token as text) as token, holder, expires_at - ${now} as remaining, ${waiters} as waiters
+        from ${locks} as l
+        where name = ${p.name} and not ${free}`,
     ),
 
     forceRelease: statement<{ name: string }>(
       engine,
       (p) => sql`
-        update ${locks}
-        set owner = null, token = max(token + 1, ${clockToken}), expires_at = ${now}
-        where name = ${p.name} and owner is not null and expires_at > ${now}
+        update ${locks} as l
+        set owner = null, handed_to = null, token = max(token + 1, ${clockToken}), expires_at = ${now}
+        where name = ${p.name} and not ${free}
         returning 1 as forced`,
     ),
 
@@ -106,18 +244,54 @@ export function sqliteStatements(naming: Naming) {
       (p) => sql`
         delete from ${locks}
         where expires_at <= ${now} - ${p.idleMs} and token < ${clockToken}
+          and not exists (select 1 from json_each(queue) where value ->> 'until' > ${now})
         returning 1 as purged`,
+    ),
+
+    changingFile: statement<object>(
+      engine,
+      () => sql`
+        select file, journal_mode
+        from pragma_database_list, pragma_journal_mode
+        where name = 'main'`,
     ),
   }
 }
+
+type Row = Record<string, unknown>
 
 export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<Tx> {
   const statements = sqliteStatements(naming)
   const table = tableName('sqlite', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
 
-  function toGrant(row: Record<string, unknown>): AttemptResult {
-    return { granted: true, token: BigInt(row.token as number | bigint), takeover: Number(row.takeover) === 1 }
+  /** Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked. */
+  async function standing(of: readonly { readonly name: string }[]): Promise<Map<unknown, Row>> {
+    const names = JSON.stringify(of.map(({ name }) => name))
+    return byName((await runner.run(statements.standing({ names }))).rows)
+  }
+
+  async function changingFile(): Promise<string | null> {
+    const [main] = (await runner.run(statements.changingFile({}))).rows
+    if (!main?.file) return null
+    return main.journal_mode === 'wal' ? `${main.file}-wal` : `${main.file}`
+  }
+
+  let hinted: string | null | undefined
+
+  /**
+   * Tells the processes that watch the file of a hand-off to one of them, now that its commit can be seen. Systems update
+   * access times on reads, too, but not one that is in the future.
+   */
+  async function hint(grants: readonly (Grant | null)[], process: string): Promise<void> {
+    if (grants.every((grant) => grant === null || grant.process === process)) return
+    try {
+      if (hinted === undefined) hinted = await changingFile()
+      const seconds = Date.now() / 1000
+      if (hinted !== null) utimesSync(hinted, seconds + YEAR_SECONDS, seconds)
+    } catch {
+      // Those who wait look from time to time.
+    }
   }
 
   function assertOpen(tx: Tx): void {
@@ -136,56 +310,100 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
 
-    async acquire(attempt): Promise<AttemptResult> {
-      // Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked.
-      const held = await this.inspect(attempt.name)
-      if (held !== null && held.owner !== attempt.owner) return { granted: false, holder: held.holder }
-      const [row] = (await runner.run(statements.acquire(attempt))).rows
-      return row ? toGrant(row) : { granted: false, holder: (await this.inspect(attempt.name))?.holder ?? null }
+    async acquire(attempts) {
+      const before = await standing(attempts)
+      const open = attempts.filter(({ name, owner }) => (before.get(name)?.owner ?? owner) === owner)
+      if (open.length === 0) return attempts.map(({ name }) => toRefusal(before.get(name)))
+      const taken = byName((await runner.run(statements.acquire({ attempts: JSON.stringify(open) }))).rows)
+      const after = taken.size === open.length ? before : await standing(attempts)
+      return attempts.map(({ name }) => toGranted(taken.get(name)) ?? toRefusal(after.get(name)))
     },
 
     async acquireIn(tx, attempt) {
-      const row = await runner.runIn(tx, statements.acquire(attempt), ({ rows }) => rows[0])
+      const attempts = JSON.stringify([attempt])
+      const taken = await runner.runIn(tx, statements.acquireIn({ attempts, owner: attempt.owner }), ({ rows }) =>
+        toGranted(rows[0]),
+      )
       if (adapter.synchronous) assertOpen(tx)
-      if (row) return toGrant(row)
-      const state = await runner.runIn(tx, statements.inspect(attempt), ({ rows }) => rows[0])
-      return { granted: false, holder: (state?.holder as string | undefined) ?? null }
+      if (taken !== undefined) return taken
+      const names = JSON.stringify([attempt.name])
+      return runner.runIn(tx, statements.standing({ names }), ({ rows: [row] }) => toRefusal(row))
     },
 
-    async releaseIn(tx, hold) {
-      const released = await runner.runIn(tx, statements.release(hold), ({ rows }) => rows.length === 1)
-      if (adapter.synchronous) assertOpen(tx)
-      return released
-    },
-
-    async renew(holds): Promise<Renewal[]> {
-      const asked = holds.map((hold) => ({ ...hold, token: `${hold.token}` }))
-      const { rows } = await runner.run(statements.renew({ holds: JSON.stringify(asked) }))
-      const renewed = new Map(rows.map((row) => [row.owner, Number(row.remaining)]))
-      return holds.map(({ owner }) => {
-        const remainingMs = renewed.get(owner)
-        return remainingMs === undefined ? { outcome: 'lost', remainingMs: 0 } : { outcome: 'renewed', remainingMs }
+    async enqueue(arrivals, maxWaiters) {
+      const { rows } = await runner.run(statements.enqueue({ arrivals: JSON.stringify(arrivals), maxWaiters }))
+      const queued = byName(rows)
+      const known = queued.size === arrivals.length ? queued : await standing(arrivals)
+      return arrivals.map(({ name }) => {
+        const row = queued.get(name)
+        if (row === undefined) return { outcome: known.has(name) ? 'full' : 'missing' }
+        return { outcome: 'queued', entry: row.entry as string, sight: toSight(row) }
       })
     },
 
-    async release(hold) {
-      return (await runner.run(statements.release(hold))).rows.length === 1 ? 'released' : 'lost'
+    async leave(departures) {
+      const { rows } = await runner.run(statements.leave({ departures: JSON.stringify(departures) }))
+      const rest = byName(rows)
+      return departures.map(({ name, entry }) => {
+        const row = rest.get(name)
+        const handed = String(row?.owner).startsWith(entry) && Number(row?.remaining) > 0
+        return handed ? toGrant(row) : null
+      })
     },
 
-    guard(tx, hold) {
-      return runner.runIn(tx, statements.guard(hold), ({ rows }) => (rows.length === 1 ? 'stands' : 'lost'))
+    async look(names) {
+      return (await runner.run(statements.look({ names: JSON.stringify(names) }))).rows.map(toSight)
+    },
+
+    async settle(names, process) {
+      const settled = byName((await runner.run(statements.settle({ names: JSON.stringify(names) }))).rows)
+      const rest = settled.size === names.length ? settled : await standing(names.map((name) => ({ name })))
+      const grants = names.map((name) => toGrant(settled.get(name)))
+      void hint(grants, process)
+      return names.map((name, index) => {
+        const grant = grants[index]!
+        if (grant !== null) return { outcome: 'handed over', grant }
+        const held = !settled.has(name) && (rest.get(name)?.owner ?? null) !== null
+        return { outcome: held ? 'held' : 'idle', grant }
+      })
+    },
+
+    async release(holds, process) {
+      const released = byName((await runner.run(statements.release({ holds: toJson(holds) }))).rows)
+      const grants = holds.map(({ name }) => toGrant(released.get(name)))
+      void hint(grants, process)
+      return holds.map(({ name }, index) => {
+        const grant = grants[index]!
+        const outcome = released.has(name) ? 'released' : 'lost'
+        return { outcome, handedOver: grant !== null, grant, unsettled: false }
+      })
+    },
+
+    async releaseIn(tx, hold) {
+      const released = await runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) => row)
+      if (adapter.synchronous) assertOpen(tx)
+      return released === undefined ? 'lost' : { awaited: Number(released.awaited) === 1 }
+    },
+
+    async renew(holds): Promise<Renewal[]> {
+      const renewed = byName((await runner.run(statements.renew({ holds: toJson(holds) }))).rows)
+      return holds.map(({ name }) => {
+        const row = renewed.get(name)
+        return row ? { outcome: 'renewed', remainingMs: Number(row.remaining) } : { outcome: 'lost', remainingMs: 0 }
+      })
+    },
+
+    guard(tx, holds) {
+      return runner.runIn(tx, statements.guard({ holds: toJson(holds) }), ({ rows }) => {
+        const standing = byName(rows)
+        return holds.map(({ name }) => (standing.has(name) ? 'stands' : 'lost'))
+      })
     },
 
     ...(adapter.synchronous && { assertOpen }),
 
     async query(tx, query) {
       return (await adapter.queryIn(tx, query)).rows
-    },
-
-    async free(names) {
-      const { rows } = await runner.run(statements.held({ names: JSON.stringify(names) }))
-      const held = new Set(rows.map((row) => row.name))
-      return new Set(names.filter((name) => !held.has(name)))
     },
 
     async inspect(name) {
@@ -210,6 +428,8 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     async purge(idleMs) {
       return (await runner.run(statements.purge({ idleMs }))).rows.length
     },
+
+    changingFile,
 
     async openSession() {
       throw new LockError('UNSUPPORTED', "takeover: 'session' needs sessions, which SQLite has none of; use 'expiry'")
@@ -239,15 +459,74 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
   }
 }
 
-function toState(row: Record<string, unknown>): LockState {
+function byName(rows: readonly Row[]): Map<unknown, Row> {
+  return new Map(rows.map((row) => [row.name, row]))
+}
+
+/** JSON has no bigint. */
+function toJson(holds: readonly Hold[]): string {
+  return JSON.stringify(holds.map((hold) => ({ ...hold, token: `${hold.token}` })))
+}
+
+function toGranted(row: Row | undefined): AttemptResult | undefined {
+  if (row === undefined) return undefined
+  return { granted: true, token: BigInt(row.token as string), takeover: Number(row.takeover) === 1 }
+}
+
+/** A row of `standing`, or none if the lock has never been held. */
+function toRefusal(row: Row | undefined): AttemptResult {
+  if (row == null || row.owner === null) {
+    return { granted: false, holder: null, queued: Number(row?.awaited) === 1 }
+  }
+  return { granted: false, holder: row.holder as string, queued: false }
+}
+
+/** What was handed over and has not been claimed; null for any other row. */
+function toGrant(row: Row | undefined): Grant | null {
+  if (row === undefined || row.handed_to === null) return null
+  const { remaining, takeover } = row
   return {
-    name: row.name as string,
-    owner: row.owner as string,
-    token: BigInt(row.token as string),
-    holder: row.holder as string,
-    expiresInMs: Math.max(0, Number(row.remaining)),
+    ...toHold(row),
+    process: row.handed_to as string,
+    remainingMs: Number(remaining),
+    takeover: Number(takeover) === 1,
   }
 }
+
+function toSight(row: Row): Sight {
+  const { remaining, takeover } = row
+  const isFree = Number(row.free) === 1
+  const entries = JSON.parse(row.entries as string) as string[]
+  return {
+    name: row.name as string,
+    holder: isFree
+      ? null
+      : {
+          ...toHold(row),
+          label: row.holder as string,
+          remainingMs: Number(remaining),
+          takeover: Number(takeover) === 1,
+        },
+    bySession: false,
+    ready: isFree && entries.length > 0,
+    entries,
+  }
+}
+
+function toState(row: Row): LockState {
+  return {
+    ...toHold(row),
+    holder: row.holder as string,
+    expiresInMs: Math.max(0, Number(row.remaining)),
+    waiters: Number(row.waiters),
+  }
+}
+
+function toHold(row: Row): Hold {
+  return { name: row.name as string, owner: row.owner as string, token: BigInt(row.token as string) }
+}
+
+const YEAR_SECONDS = 365 * 24 * 60 * 60
 
 const SQLITE_BUSY = 5
 const SQLITE_LOCKED = 6

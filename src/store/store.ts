@@ -24,7 +24,87 @@ export type AttemptResult =
       readonly granted: false
       /** Who holds it by a lease; null if no lease was seen, so that a transaction must have its row locked. */
       readonly holder: string | null
+      /** Nobody holds it, but callers wait for it who came first: `settle` gives it to them. */
+      readonly queued: boolean
     }
+
+/**
+ * Callers of one process that begin to wait for a lock. In the queue they make an entry: a run of callers with the same
+ * terms, with nobody else's in between. A hand-off takes one caller off the first entry; which one, the process decides.
+ */
+export interface Arrival {
+  readonly name: string
+  readonly count: number
+  /** 16 random hex digits. */
+  readonly entry: string
+  /** They are added to this entry instead if it is the last one of the queue. */
+  readonly joins: string | null
+  /** Of the leases to be. */
+  readonly ttlMs: number
+  readonly holder: string
+  readonly session: string | null
+  /** Id of the process that waits, and whether hand-offs can be notified to it (see `listen`). */
+  readonly process: string
+  readonly listening: boolean
+  /** The process has a session by which the database can tell whether it lives (see `Listening`). */
+  readonly provenAlive: boolean
+  /** How long they wait at most. After that the entry is dead, should nobody have removed it. */
+  readonly waitMs: number
+}
+
+/** full: the queue would get longer than is allowed. locked: a transaction has the row locked. missing: there is no row. */
+export type ArrivalResult =
+  | { readonly outcome: 'queued'; readonly entry: string; readonly sight: Sight }
+  | { readonly outcome: 'full' | 'locked' | 'missing' }
+
+/**
+ * A hold that was handed over. Its owner id is the id of the queue's entry, followed by the token as 16 hex digits. It lasts
+ * for the ttl asked for, but for `CLAIM_MS` at most until it is renewed: who was handed a lock may be gone.
+ */
+export interface Grant extends Hold {
+  readonly process: string
+  readonly remainingMs: number
+  /** The holder before had not released it. */
+  readonly takeover: boolean
+}
+
+/** How long a lock that was handed over waits for its new holder. Longer than a stall of a busy process, if possible. */
+export const CLAIM_MS = 1000
+
+/** What a waiting process sees of a lock. */
+export interface Sight {
+  readonly name: string
+  /** Who holds it; null if nobody does, or not by a lease. */
+  readonly holder: (Hold & { readonly label: string; readonly remainingMs: number; readonly takeover: boolean }) | null
+  /** It is held by a lease that ends with its holder's session. */
+  readonly bySession: boolean
+  /** Nobody holds it, and somebody waits: time to `settle`. */
+  readonly ready: boolean
+  /** Ids of the entries in its queue. */
+  readonly entries: readonly string[]
+}
+
+/** locked: ours, but a transaction has the row locked, so it could not be released now. */
+export interface ReleaseResult {
+  readonly outcome: 'released' | 'lost' | 'locked'
+  /** The lock was handed over; the grant only if the engine can tell to whom in the same statement. */
+  readonly handedOver: boolean
+  readonly grant: Grant | null
+  /** Callers wait, but the lock could not be handed over, because a guarded transaction is still open: `settle` later. */
+  readonly unsettled: boolean
+}
+
+/** handed over: to whom, if the engine can tell in the same statement. idle: nobody waits. held: somebody holds it. locked: try later. */
+export interface Settlement {
+  readonly outcome: 'handed over' | 'idle' | 'held' | 'locked'
+  readonly grant: Grant | null
+}
+
+export interface Departure {
+  readonly name: string
+  readonly entry: string
+  readonly count: number
+}
 
 /**
  * renewed: expires `remainingMs` after the call. held: still ours, but its row is locked by a transaction, so the expiry
@@ -44,6 +124,8 @@ export type GuardResult = 'stands' | 'expired' | 'lost'
 export interface LockState extends Hold {
   readonly holder: string
   readonly expiresInMs: number
+  /** Callers in the lock's queue. */
+  readonly waiters: number
 }
 
 /** A statement of the caller's, in the shape of Kysely's CompiledQuery or of pg's QueryConfig. */
@@ -58,20 +140,34 @@ export interface HolderSession {
   close(): Promise<void>
 }
 
+/** A session that is told of the hand-offs to its process. */
+export interface Listening {
+  /** As long as the session lives, the process counts as alive, and not a moment longer. */
+  readonly provesLife: boolean
+  /** Fails if the session is gone. Also compares clocks, because the expiry of a grant is told by the database's. */
+  ping?(): Promise<void>
+  close(): Promise<void>
+}
+
 /**
  * The whole truth of one engine. One attempt per call: no sleeping, no clock but the database's, no events.
  * No call waits for a row lock but `guard`, which runs in the caller's transaction and is bounded by the caller's settings.
+ *
+ * Calls that take a list answer in the same order. Each name is in it once, and one that is locked, or not as expected,
+ * does not keep the others from going ahead.
  */
 export interface Store<Tx> {
   /** True if `guard` answers, and throws, synchronously. */
   readonly synchronous: boolean
   /** True if nothing can be asked beside an open transaction. */
   readonly single: boolean
+  /** True if a lease cannot be renewed while a transaction that it guards is open. */
+  readonly guardsStopRenewal?: boolean
   /**
-   * Takes the lock if it is free: never held, released, expired, or its holder's session gone. Safe to repeat with the
-   * same owner: an attempt that had been granted answers with the same token, and a fresh expiry.
+   * Takes the locks that are free and that nobody waits for: never held, released, expired, or the holder's session gone.
+   * Safe to repeat with the same owner: an attempt that had been granted answers with the same token, and a fresh expiry.
    */
-  acquire(attempt: Attempt): Promise<AttemptResult>
+  acquire(attempts: readonly Attempt[]): Promise<AttemptResult[]>
   /**
    * The same in the caller's transaction: what it takes is nobody else's until `tx` ends, and not taken at all if `tx` rolls
    * back. With `ttlMs` null it is free after the commit, else a lease from then on. A lock that is held is not touched.
@@ -82,14 +178,26 @@ export interface Store<Tx> {
    * sees who waits for whom, and breaks a deadlock. Undefined: there is nothing to wait in.
    */
   acquireBehind?(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptResult>
-  /** Releases in the caller's transaction. False: not ours. */
-  releaseIn(tx: Tx, hold: Hold): Promise<boolean>
-  /** Moves the expiry of every hold to at least `ttlMs` from now, if it is still ours and has not run out. */
+  /** Appends to the queues, each of which may have `maxWaiters` callers. */
+  enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]>
+  /** Takes callers who do not wait any more out of their entry. Answers the hold that this entry has been handed, if it has it now. */
+  leave(departures: readonly Departure[]): Promise<(Grant | null)[]>
+  /** What processes with waiting callers poll. Locks without a row are left out. Reads only, locks nothing. */
+  look(names: readonly string[]): Promise<Sight[]>
+  /**
+   * If nobody holds the lock, gives it to the first waiter that is alive, and removes those before it from the queue. Dead
+   * are entries whose time is over, entries whose process has no session any more, and, if the last hand-off was not
+   * claimed in time, all entries of the process that it went to. `process` needs no notification: it gets the answer.
+   */
+  settle(names: readonly string[], process: string): Promise<Settlement[]>
+  /** Releases, and hands over to the first waiter that is alive in the same statement. */
+  release(holds: readonly Hold[], process: string): Promise<ReleaseResult[]>
+  /** Releases in the caller's transaction; hands over to nobody. Answers whether callers wait for the lock. */
+  releaseIn(tx: Tx, hold: Hold): Promise<'lost' | { readonly awaited: boolean }>
+  /** Moves the expiry of every hold to at least `ttlMs` from now, if it is still ours and has not run out. Claims a hand-off. */
   renew(holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<Renewal[]>
-  /** 'locked': ours, but a transaction has the row locked, so it could not be released now. */
-  release(hold: Hold): Promise<'released' | 'lost' | 'locked'>
-  /** Makes the commit of `tx` depend on the hold. Throws and answers synchronously where the driver does. */
-  guard(tx: Tx, hold: Hold & { readonly ttlMs: number }): GuardResult | Promise<GuardResult>
+  /** Makes the commit of `tx` depend on the holds. Throws and answers synchronously where the driver does. */
+  guard(tx: Tx, holds: readonly (Hold & { readonly ttlMs: number })[]): GuardResult[] | Promise<GuardResult[]>
   /**
    * Of a synchronous driver: throws if the transaction is over. It is before an async callback gets past its first await,
    * and what that goes on to write would commit by itself.
@@ -99,16 +207,24 @@ export interface Store<Tx> {
   query(tx: Tx, query: CallerQuery): Promise<readonly Record<string, unknown>[]>
   /** Guard and the caller's statement in one round trip; the statement fails if the guard does. Undefined: cannot be done. */
   guardedQuery?(tx: Tx, hold: Hold, query: CallerQuery): Promise<readonly Record<string, unknown>[]>
-  /** Which of these names may be free. Reads only, locks nothing. */
-  free(names: readonly string[]): Promise<Set<string>>
   inspect(name: string): Promise<LockState | null>
   list(prefix: string): Promise<LockState[]>
   /** Frees the lock whoever holds it, and raises the token. 'locked' as for release. */
   forceRelease(name: string): Promise<'released' | 'free' | 'locked'>
-  /** Deletes the rows of locks that have been free for `idleMs`; answers how many. Never one whose token is ahead of the clock. */
+  /**
+   * Deletes the rows of locks that have been free for `idleMs`, and that no living caller waits for; answers how many. Never
+   * one whose token is ahead of the clock.
+   */
   purge(idleMs: number): Promise<number>
   /** Opens the session that session leases live by; throws UNSUPPORTED where the engine or a pooler cannot. */
   openSession(onLost: (cause: unknown) => void): Promise<HolderSession>
+  /**
+   * Opens a session that is told of the hand-offs to `process`, where the engine can: `onGrant` is called with each, whose
+   * `remainingMs` count from that call, and `onLost` once. Undefined or UNSUPPORTED: those who wait have to look.
+   */
+  listen?(process: string, onGrant: (grant: Grant) => void, onLost: (cause: unknown) => void): Promise<Listening>
+  /** A file whose access time changes after every hand-off to another process. Undefined, or null: there is none. */
+  changingFile?(): Promise<string | null>
   /** Answers the names of the migrations that it applied. */
   migrate(): Promise<string[]>
 }

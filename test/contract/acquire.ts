@@ -116,7 +116,7 @@ export function acquireSuite(subject: Subject): void {
     const reason = { any: 'value' }
     controller.abort(reason)
     await expect(waiting).rejects.toBe(reason)
-    expect((await locks.inspect(name))?.waiters).toBe(0)
+    await untilWaiting(locks, name, 0)
     await lease.release()
     await (await others.acquire(name, { wait: 0 })).release()
   })

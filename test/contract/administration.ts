@@ -42,14 +42,14 @@ export function administrationSuite(subject: Subject): void {
     await lease.release()
   })
 
-  it('counts the waiters of this instance', async () => {
+  it('counts the waiters of all instances', async () => {
     const { locks, others } = subject
     const name = freshName()
     const lease = await others.acquire(name)
-    const waiting = [locks.acquire(name), locks.acquire(name)]
+    const waiting = [locks.acquire(name), others.acquire(name)]
     await untilWaiting(locks, name, 2)
     expect(await locks.list({ prefix: name })).toMatchObject([{ name, waiters: 2 }])
-    expect(await others.inspect(name)).toMatchObject({ waiters: 0 })
+    expect(await others.inspect(name)).toMatchObject({ waiters: 2 })
     await lease.release()
     const [first, second] = waiting.map((promise) => promise.then((lease) => lease.release()))
     expect([await first, await second]).toEqual([true, true])

@@ -9,6 +9,7 @@ import {
 } from '../../src/index.ts'
 import { type ConnectOptions, connectors } from '../adapters.ts'
 import { type Contest, type Report, startContest } from './contest.ts'
+import { type Bustle, LineUp, startBustle, type Turn } from './line.ts'
 
 /** What a worker process is started with. */
 export interface WorkerSettings {
@@ -73,6 +74,8 @@ const events: LockEvent[] = []
 locks.on((event) => events.push(event))
 let isToFinish = false
 let contest: Contest | undefined
+let bustle: { stop(): Promise<Bustle> } | undefined
+const lineUp = new LineUp(locks)
 let firstTick: Promise<FirstTick> | undefined
 
 export type Commands = typeof commands
@@ -166,6 +169,20 @@ const commands = {
   contestReport: (): Promise<Report> => contest!.report(),
 
   stopContest: (): Promise<Report> => contest!.stop(),
+
+  async lineUp(name: string, callers: number): Promise<void> {
+    lineUp.join(name, callers)
+  },
+
+  turns: async (): Promise<readonly Turn[]> => lineUp.turns,
+
+  endLineUp: (): Promise<readonly Turn[]> => lineUp.end(),
+
+  async startBustle(names: readonly string[], callers: number): Promise<void> {
+    bustle = startBustle(locks, names, callers)
+  },
+
+  stopBustle: (): Promise<Bustle> => bustle!.stop(),
 
   async close(): Promise<void> {
     await locks.close()

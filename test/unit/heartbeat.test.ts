@@ -50,7 +50,7 @@ describe('the heartbeat', () => {
 
   const add = (count: number, ttlMs = 30_000) => {
     const leases = Array.from({ length: count }, (_, index) => new FakeLease(`lease ${index}`, ttlMs))
-    for (const lease of leases) heartbeat.add(lease)
+    for (const lease of leases) heartbeat.add(lease, ttlMs)
     return leases
   }
   const seconds = (count: number) => vi.advanceTimersByTimeAsync(count * 1000)

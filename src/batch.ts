@@ -1,0 +1,89 @@
+import { DatabaseError } from './errors.ts'
+
+interface Waiting<Item, Answer> {
+  readonly item: Item
+  resolve(answer: Answer): void
+  reject(error: unknown): void
+}
+
+/** Names in one statement. More would make messages and lock lists long without saving time. */
+const LONGEST_BATCH = 1000
+/** A statement that takes longer than this (a lost connection, a stalled server) does not keep the next ones waiting. */
+const SLOW_STATEMENT_MS = 20
+
+/**
+ * Many callers' statements in one: what is asked for while a statement is under way goes into the next one together, so
+ * batches grow with the load, and a lone caller never waits. A name is in a batch once.
+ */
+export class Batches<Item extends { readonly name: string }, Answer> {
+  readonly #send: (items: readonly Item[]) => Promise<readonly Answer[]>
+  readonly #split: boolean
+  #waiting: Waiting<Item, Answer>[] = []
+  #underWay = 0
+  #slow: NodeJS.Timeout | undefined
+
+  /** `split`: whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not. */
+  constructor(send: (items: readonly Item[]) => Promise<readonly Answer[]>, { split = true } = {}) {
+    this.#send = send
+    this.#split = split
+  }
+
+  add(item: Item): Promise<Answer> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ item, resolve, reject })
+      if (this.#underWay === 0) this.#soon()
+      else this.#slow ??= setTimeout(() => this.#next(), SLOW_STATEMENT_MS).unref()
+    })
+  }
+
+  /** When all that runs now has asked: before any input or output, so that a lone caller loses nothing. */
+  #soon(): void {
+    if (this.#waiting.length === 1) process.nextTick(() => this.#next())
+  }
+
+  #next(): void {
+    clearTimeout(this.#slow)
+    this.#slow = undefined
+    if (this.#waiting.length > 0) void this.#run(this.#takeBatch())
+  }
+
+  async #run(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
+    this.#underWay++
+    await this.#answer(batch)
+    this.#underWay--
+    this.#next()
+  }
+
+  async #answer(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
+    try {
+      const answers = await this.#send(batch.map(({ item }) => item))
+      for (const [index, { resolve }] of batch.entries()) resolve(answers[index]!)
+    } catch (error) {
+      if (batch.length === 1 || !this.#split || !(error instanceof DatabaseError) || error.failure !== 'other') {
+        for (const { reject } of batch) reject(error)
+        return
+      }
+      // What the database refuses because of one of them must not fail the others.
+      const half = batch.length >> 1
+      await Promise.all([this.#answer(batch.slice(0, half)), this.#answer(batch.slice(half))])
+    }
+  }
+
+  #takeBatch(): Waiting<Item, Answer>[] {
+    if (this.#waiting.length === 1) return this.#waiting.splice(0)
+    const batch: Waiting<Item, Answer>[] = []
+    const later: Waiting<Item, Answer>[] = []
+    const names = new Set<string>()
+    for (const waiting of this.#waiting) {
+      const { name } = waiting.item
+      if (batch.length === LONGEST_BATCH || names.has(name)) {
+        later.push(waiting)
+      } else {
+        names.add(name)
+        batch.push(waiting)
+      }
+    }
+    this.#waiting = later
+    return batch
+  }
+}

@@ -1,0 +1,618 @@
+import { Batches } from './batch.ts'
+import { DatabaseError, LockError, QueueFullError } from './errors.ts'
+import { randomHex } from './random.ts'
+import type {
+  Arrival,
+  ArrivalResult,
+  Departure,
+  Grant,
+  Hold,
+  ReleaseResult,
+  Settlement,
+  Sight,
+  Store,
+} from './store/store.ts'
+import { Listener } from './wake/listen.ts'
+import { Poll } from './wake/poll.ts'
+import { type Watch, watchFile } from './wake/watch.ts'
+
+/** A hold that a waiting caller was handed; `remainingMs` count from `sentAt`, a time of performance.now(). */
+export interface Handed extends Hold {
+  readonly takeover: boolean
+  readonly remainingMs: number
+  readonly sentAt: number
+}
+
+/** What those who wait want to hold the lock by. Callers with other terms make entries of their own. */
+export interface Terms {
+  readonly ttlMs: number
+  readonly session: string | null
+}
+
+/** One caller's place in the queue of a lock. */
+export interface Place {
+  /** The hold; or undefined if the lock's row is gone, so that it is time to try, or after `giveUp`. */
+  readonly served: Promise<Handed | undefined>
+  /** Whether the database knows that this caller waits. */
+  readonly queued: boolean
+  /** Who held the lock when this process last looked, for people. */
+  readonly holder: string | null
+}
+
+export interface QueueContext {
+  readonly store: Store<never>
+  /** Our id, by which hand-offs are notified to us. */
+  readonly process: string
+  /** Our name, for people. */
+  readonly holder: string
+  readonly maxWaiters: number
+  /** Work that nobody awaits; `close` does. */
+  background(during: string, work: Promise<unknown>): void
+}
+
+/**
+ * How often waiting processes look at their locks, all of them in one statement.
+ *
+ * LISTENED: every hand-off to us is notified; the look is for what gets lost, and still finds it before the hand-off has to
+ * be claimed (CLAIM_MS). WATCHED: the file system tells of commits.
+ * Otherwise a look is the only way to learn of a hand-off, and so the pause is the price of it: SHORTEST as long as things
+ * move, and up to LONGEST the longer nothing does, WAITED_PART of that time.
+ */
+const LISTENED_LOOK_MS = 600
+const WATCHED_LOOK_MS = 100
+const SHORTEST_LOOK_MS = 8
+const LONGEST_LOOK_MS = 50
+const WAITED_PART = 1 / 20
+/** Each pause is up to this part shorter or longer, so that processes do not march in step. */
+const JITTER = 0.25
+/** Nobody notifies of the end of a holder's session, so waiters for such a lease look more often. */
+const SESSION_LOOK_MS = 120
+/** A lease that has just run out is looked at a little later: clocks are rounded to milliseconds. */
+const AFTER_EXPIRY_MS = 2
+/** After a look that failed because the database could not be reached. */
+const FAILED_LOOK_MS = 250
+/** While a transaction has the row locked nobody can queue there, or be handed the lock: tried again this often. */
+const SHORTEST_LOCKED_MS = 5
+const LONGEST_LOCKED_MS = 50
+/** A lock that could not be handed over is tried again for so long; from then on the looks of those who wait find it. */
+const SETTLE_FOR_MS = 2000
+
+class Caller implements Place {
+  readonly served: Promise<Handed | undefined>
+  entry: Entry | undefined
+  state: 'waiting' | 'giving up' | 'over' = 'waiting'
+  handed: Handed | undefined
+  #resolve!: (handed: Handed | undefined) => void
+  #reject!: (error: unknown) => void
+
+  constructor(
+    readonly line: Line,
+    readonly terms: Terms,
+    readonly deadline: number,
+  ) {
+    this.served = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+    // The caller may have stopped listening.
+    this.served.catch(() => undefined)
+  }
+
+  get queued(): boolean {
+    return this.entry?.confirmedAt !== undefined
+  }
+
+  get holder(): string | null {
+    return this.line.holder
+  }
+
+  serve(handed: Handed | undefined): void {
+    this.handed = handed
+    this.end()
+    this.#resolve(handed)
+  }
+
+  fail(error: unknown): void {
+    this.end()
+    this.#reject(error)
+  }
+
+  /** Not to be served any more. */
+  end(): void {
+    this.state = 'over'
+    this.entry?.callers.delete(this)
+  }
+}
+
+/** A run of our callers in the queue of a lock, as the database knows it by its id. */
+class Entry {
+  readonly callers = new Set<Caller>()
+  /** When the database said that it is queued; a look sent before may not have seen it. */
+  confirmedAt: number | undefined
+  /** Callers that are being added to it, unless somebody else came in between. */
+  joining: Entry | undefined
+
+  constructor(
+    readonly id: string,
+    readonly terms: Terms,
+    readonly listening: boolean,
+    readonly provenAlive: boolean,
+  ) {}
+
+  next(): Caller | undefined {
+    let last: Caller | undefined
+    for (const caller of this.callers) {
+      if (caller.state === 'waiting') return caller
+      last ??= caller
+    }
+    return last ?? this.joining?.next()
+  }
+}
+
+/** All of this process that wait for one lock, in order. */
+class Line {
+  /** Not known to the database yet. */
+  arriving: Caller[] = []
+  readonly entries = new Map<string, Entry>()
+  /** Callers who leave, by the id of the entry that they leave. */
+  readonly leaving = new Map<string, Caller[]>()
+  last: Entry | undefined
+  lastToken = 0n
+  seenToken = 0n
+  holder: string | null = null
+  enqueuing = false
+  departing = false
+  lockedMs = SHORTEST_LOCKED_MS
+
+  constructor(readonly name: string) {}
+
+  get empty(): boolean {
+    if (this.enqueuing || this.departing || this.arriving.length > 0 || this.leaving.size > 0) return false
+    for (const { callers } of this.entries.values()) if (callers.size > 0) return false
+    return true
+  }
+}
+
+/**
+ * Those of this process who wait, for all locks: tells the database of them, in few statements, and gives each lock that
+ * comes to this process to the caller whose turn it is. The order is the database's: first come, first served, across all
+ * processes. What callers of this process do not need is a place each: a run of them is one entry there.
+ */
+export class Queue {
+  readonly #context: QueueContext
+  readonly #lines = new Map<string, Line>()
+  /** Names that a caller of ours tries to get: others line up behind it. */
+  readonly #attempting = new Set<string>()
+  /** Owners of the holds that were handed to callers and are not over. A hand-off may be told twice, by a notification and a look. */
+  readonly #served = new Set<string>()
+  readonly #listener: Listener
+  readonly #poll = new Poll(() => this.#look())
+  readonly #enqueues: Batches<Arrival, ArrivalResult>
+  readonly #departures: Batches<Departure, Grant | null>
+  readonly #releases: Batches<Hold, ReleaseResult>
+  readonly #settlements: Batches<{ readonly name: string }, Settlement>
+  #watch: Promise<Watch | undefined> | undefined
+  #watching = false
+  #movedAt = 0
+  #failure: DatabaseError | undefined
+  #closed = false
+
+  constructor(context: QueueContext) {
+    const { store, process, maxWaiters } = context
+    this.#context = context
+    const { listen } = store
+    this.#listener = new Listener(
+      listen && ((onLost) => listen(process, (grant) => this.#take(grant, performance.now()), onLost)),
+      () => this.#lookNow(),
+    )
+    this.#enqueues = new Batches((arrivals) => store.enqueue(arrivals, maxWaiters))
+    this.#departures = new Batches((departures) => store.leave(departures))
+    this.#releases = new Batches((holds) => store.release(holds, process))
+    this.#settlements = new Batches((asked) =>
+      store.settle(
+        asked.map(({ name }) => name),
+        process,
+      ),
+    )
+  }
+
+  /** Whether callers of this process try to get the lock, or wait for it: then there is no need to try as well. */
+  contended(name: string): boolean {
+    return this.#attempting.has(name) || this.#lines.has(name)
+  }
+
+  /** A caller tries to get the lock; those who join meanwhile stay behind it until `endAttempt`. */
+  beginAttempt(name: string): void {
+    this.#attempting.add(name)
+  }
+
+  endAttempt(name: string): void {
+    this.#attempting.delete(name)
+    const line = this.#lines.get(name)
+    if (line !== undefined) this.#advance(line)
+  }
+
+  /** Waits for the lock, for `waitMs` at most; `ahead` of those who came while the caller tried. */
+  join(name: string, terms: Terms, waitMs: number, ahead: boolean): Place {
+    let line = this.#lines.get(name)
+    if (line === undefined) {
+      line = new Line(name)
+      this.#lines.set(name, line)
+    }
+    const caller = new Caller(line, terms, performance.now() + waitMs)
+    if (ahead) line.arriving.unshift(caller)
+    else line.arriving.push(caller)
+    this.#advance(line)
+    return caller
+  }
+
+  /** Does not wait any more. What it may have been handed at this moment goes to the next. */
+  leave(place: Place): void {
+    const caller = place as Caller
+    if (caller.handed !== undefined) this.#passOn(caller.handed)
+    if (caller.state === 'over') return
+    caller.end()
+    this.#depart(caller)
+  }
+
+  /** Does not wait any more, but takes the lock if it has been handed over already. The look at it may fail. */
+  async giveUp(place: Place): Promise<Handed | undefined> {
+    const caller = place as Caller
+    if (caller.state === 'waiting') {
+      caller.state = 'giving up'
+      this.#depart(caller)
+    }
+    const handed = await caller.served
+    if (handed === undefined && this.#failure !== undefined) throw this.#failure
+    return handed
+  }
+
+  async release(hold: Hold): Promise<ReleaseResult['outcome']> {
+    const sentAt = performance.now()
+    const { outcome, handedOver, grant, unsettled } = await this.#releases.add(hold)
+    if (grant !== null) this.#take(grant, sentAt)
+    else if (handedOver && this.#lines.has(hold.name)) this.#lookNow()
+    if (unsettled) this.settleLater(hold.name)
+    return outcome
+  }
+
+  /** Gives a lock that nobody holds to who waits for it. */
+  async settle(name: string): Promise<Settlement['outcome']> {
+    const sentAt = performance.now()
+    const { outcome, grant } = await this.#settlements.add({ name })
+    if (grant !== null) this.#take(grant, sentAt)
+    else if (outcome === 'handed over' && this.#lines.has(name)) this.#lookNow()
+    return outcome
+  }
+
+  /** The same as soon as a transaction that has the row locked lets it, in the background. */
+  settleLater(name: string): void {
+    this.#context.background(`handing over ${JSON.stringify(name)}`, this.#settleUntilUnlocked(name))
+  }
+
+  /** The hold of a served caller is over. */
+  ended(owner: string): void {
+    this.#served.delete(owner)
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#poll.stop()
+    const watch = await this.#watch
+    watch?.close()
+    await this.#listener.close()
+  }
+
+  /** Tells the database of those who have arrived: in one statement at a time, which keeps their order. */
+  #advance(line: Line): void {
+    if (line.enqueuing || this.#attempting.has(line.name) || this.#closed) return
+    if (line.arriving.length === 0) {
+      this.#tidy(line)
+    } else {
+      line.enqueuing = true
+      void this.#enqueue(line)
+    }
+  }
+
+  async #enqueue(line: Line): Promise<void> {
+    let pauseMs = 0
+    await this.#listener.ready()
+    this.#watch ??= this.#startWatching()
+    const run = takeRun(line)
+    if (run.length > 0) {
+      const entry = new Entry(randomHex(8), run[0]!.terms, this.#listener.listening, this.#listener.provesLife)
+      const joins = line.last !== undefined && joinable(line.last, entry) ? line.last : undefined
+      for (const caller of run) {
+        caller.entry = entry
+        entry.callers.add(caller)
+      }
+      line.entries.set(entry.id, entry)
+      if (joins !== undefined) joins.joining = entry
+      try {
+        const sentAt = performance.now()
+        const result = await this.#enqueues.add(this.#toArrival(line, entry, joins, run))
+        if (joins !== undefined) joins.joining = undefined
+        if (result.outcome === 'queued') {
+          this.#queued(line, result.entry === entry.id || joins === undefined ? entry : join(line, entry, joins), run)
+          line.lockedMs = SHORTEST_LOCKED_MS
+          this.#see(line, { ...result.sight, ready: result.sight.holder === null }, sentAt)
+        } else {
+          line.entries.delete(entry.id)
+          pauseMs = this.#notQueued(line, result.outcome, entry)
+        }
+      } catch (error) {
+        // It may be queued nevertheless. A hand-off to this entry is passed on.
+        if (joins !== undefined) joins.joining = undefined
+        for (const caller of [...entry.callers]) caller.fail(error)
+      }
+    }
+    if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs))
+    line.enqueuing = false
+    this.#advance(line)
+  }
+
+  #queued(line: Line, entry: Entry, run: readonly Caller[]): void {
+    entry.confirmedAt = performance.now()
+    line.last = entry
+    this.#moved()
+    for (const caller of run) {
+      caller.entry = entry
+      // Those who left meanwhile, unserved, are counted by the database.
+      if (caller.state !== 'waiting' && caller.handed === undefined) this.#depart(caller)
+    }
+    this.#lookBy(this.#pauseMs())
+  }
+
+  /** Answers how long to wait before the next attempt. */
+  #notQueued(line: Line, outcome: 'full' | 'locked' | 'missing', entry: Entry): number {
+    const callers = [...entry.callers]
+    if (outcome === 'locked') {
+      for (const caller of callers) caller.entry = undefined
+      line.arriving.unshift(...callers)
+      const pauseMs = line.lockedMs
+      line.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
+      return pauseMs
+    }
+    for (const caller of callers) {
+      if (outcome === 'full') caller.fail(new QueueFullError(line.name, this.#context.maxWaiters))
+      else caller.serve(undefined)
+    }
+    return 0
+  }
+
+  #toArrival(line: Line, entry: Entry, joins: Entry | undefined, run: readonly Caller[]): Arrival {
+    const now = performance.now()
+    return {
+      name: line.name,
+      count: run.length,
+      entry: entry.id,
+      joins: joins?.id ?? null,
+      ttlMs: entry.terms.ttlMs,
+      session: entry.terms.session,
+      holder: this.#context.holder,
+      process: this.#context.process,
+      listening: entry.listening,
+      provenAlive: entry.provenAlive,
+      waitMs: Math.min(LONGEST_WAIT_MS, Math.max(...run.map(({ deadline }) => deadline - now)) + LEAVING_MS),
+    }
+  }
+
+  /** Takes a caller who does not wait any more out of the queue, together with others of its entry. */
+  #depart(caller: Caller): void {
+    const { line, entry } = caller
+    // Where the database does not know it yet, whoever tells it of this entry looks for those who left.
+    if (entry === undefined || entry.confirmedAt === undefined) {
+      if (entry === undefined) line.arriving = line.arriving.filter((other) => other !== caller)
+      caller.serve(undefined)
+      this.#tidy(line)
+      return
+    }
+    const leaving = line.leaving.get(entry.id)
+    if (leaving === undefined) line.leaving.set(entry.id, [caller])
+    else leaving.push(caller)
+    if (line.departing) return
+    line.departing = true
+    this.#context.background(`leaving the queue of ${JSON.stringify(line.name)}`, this.#sendDepartures(line))
+  }
+
+  async #sendDepartures(line: Line): Promise<void> {
+    try {
+      for (const [id, callers] of line.leaving) {
+        line.leaving.delete(id)
+        const sentAt = performance.now()
+        try {
+          const grant = await this.#departures.add({ name: line.name, entry: id, count: callers.length })
+          if (grant !== null) this.#take({ ...grant, process: this.#context.process }, sentAt)
+        } finally {
+          for (const caller of callers) if (caller.state !== 'over') caller.serve(undefined)
+        }
+      }
+    } finally {
+      line.departing = false
+      this.#tidy(line)
+    }
+  }
+
+  /** A hand-off to this process: by a notification, a look, or the answer to a statement of our own. */
+  #take(grant: Grant, sentAt: number): void {
+    if (grant.process !== this.#context.process || this.#served.has(grant.owner)) return
+    const line = this.#lines.get(grant.name)
+    if (line !== undefined) {
+      if (grant.token <= line.lastToken) return
+      line.lastToken = grant.token
+      this.#moved()
+    }
+    const caller = line?.entries.get(grant.owner.slice(0, 16))?.next()
+    if (caller === undefined) {
+      this.#passOn(grant)
+    } else if (performance.now() >= sentAt + grant.remainingMs) {
+      // Too late: somebody else may have it by now. The next look finds out.
+      this.#lookNow()
+    } else {
+      const { name, owner, token, takeover, remainingMs } = grant
+      this.#served.add(owner)
+      caller.serve({ name, owner, token, takeover, remainingMs, sentAt })
+      this.#tidy(line!)
+    }
+  }
+
+  /** To the next: nobody here wants it any more. */
+  #passOn(hold: Hold): void {
+    this.#served.delete(hold.owner)
+    this.#context.background(`passing on ${JSON.stringify(hold.name)}`, this.release(hold))
+  }
+
+  async #settleUntilUnlocked(name: string): Promise<void> {
+    const end = performance.now() + SETTLE_FOR_MS
+    for (let pauseMs = SHORTEST_LOCKED_MS; ; pauseMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)) {
+      if ((await this.settle(name)) !== 'locked' || performance.now() >= end || this.#closed) return
+      await new Promise((resolve) => setTimeout(resolve, pauseMs))
+    }
+  }
+
+  async #look(): Promise<void> {
+    const lines = [...this.#lines.values()]
+    if (lines.length === 0) return
+    const sentAt = performance.now()
+    try {
+      const sights = new Map(
+        (await this.#context.store.look(lines.map(({ name }) => name))).map((sight) => [sight.name, sight]),
+      )
+      this.#failure = undefined
+      this.#lookBy(this.#pauseMs())
+      for (const line of lines) this.#see(line, sights.get(line.name) ?? gone(line.name), sentAt)
+    } catch (error) {
+      this.#lookFailed(error)
+    }
+  }
+
+  /** An outage is waited out: those who wait have their deadlines. Anything else they have to know. */
+  #lookFailed(error: unknown): void {
+    if (error instanceof DatabaseError && error.failure !== 'other') {
+      this.#failure = error
+      this.#lookBy(FAILED_LOOK_MS)
+      return
+    }
+    const failure =
+      error instanceof LockError ? error : new LockError('DATABASE', 'the look at the locks failed', { cause: error })
+    for (const line of [...this.#lines.values()]) {
+      const callers = [...line.arriving, ...[...line.entries.values()].flatMap((entry) => [...entry.callers])]
+      line.arriving = []
+      for (const caller of callers) caller.fail(failure)
+      this.#tidy(line)
+    }
+  }
+
+  #see(line: Line, sight: Sight, sentAt: number): void {
+    const { holder } = sight
+    line.holder = holder?.label ?? null
+    if (holder !== null && holder.token !== line.seenToken) {
+      line.seenToken = holder.token
+      this.#moved()
+    }
+    if (holder !== null && line.entries.has(holder.owner.slice(0, 16))) {
+      this.#take({ ...holder, process: this.#context.process }, sentAt)
+    }
+    this.#enqueueAgain(line, sight, sentAt)
+    if (sight.ready) this.#context.background(`handing over ${JSON.stringify(line.name)}`, this.#settleSeen(line))
+    if (holder !== null) {
+      this.#lookBy(holder.remainingMs + AFTER_EXPIRY_MS)
+      if (sight.bySession) this.#lookBy(jittered(SESSION_LOOK_MS))
+    }
+    this.#tidy(line)
+  }
+
+  /** An entry that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
+  #enqueueAgain(line: Line, sight: Sight, sentAt: number): void {
+    for (const entry of [...line.entries.values()].reverse()) {
+      const unseen = entry.confirmedAt === undefined || entry.confirmedAt >= sentAt || entry.joining !== undefined
+      if (unseen || sight.entries.includes(entry.id)) continue
+      line.entries.delete(entry.id)
+      if (line.last === entry) line.last = undefined
+      const callers = [...entry.callers].filter(({ state }) => state === 'waiting')
+      for (const caller of callers) caller.entry = undefined
+      line.arriving.unshift(...callers)
+    }
+    if (line.arriving.length > 0) this.#advance(line)
+  }
+
+  async #settleSeen(line: Line): Promise<void> {
+    const outcome = await this.settle(line.name)
+    if (outcome === 'locked') this.#lookBy(LONGEST_LOCKED_MS)
+    else if (outcome === 'idle') this.#lookBy(0)
+  }
+
+  #tidy(line: Line): void {
+    if (!line.empty || this.#attempting.has(line.name) || this.#lines.get(line.name) !== line) return
+    this.#lines.delete(line.name)
+    if (this.#lines.size === 0) this.#poll.stop()
+  }
+
+  #lookNow(): void {
+    this.#lookBy(0)
+  }
+
+  #lookBy(inMs: number): void {
+    if (this.#lines.size > 0 && !this.#closed) this.#poll.by(performance.now() + inMs)
+  }
+
+  #moved(): void {
+    this.#movedAt = performance.now()
+  }
+
+  #pauseMs(): number {
+    if (this.#listener.listening) return jittered(LISTENED_LOOK_MS)
+    if (this.#watching) return jittered(WATCHED_LOOK_MS)
+    const stillMs = performance.now() - this.#movedAt
+    return jittered(Math.min(LONGEST_LOOK_MS, Math.max(SHORTEST_LOOK_MS, stillMs * WAITED_PART)))
+  }
+
+  async #startWatching(): Promise<Watch | undefined> {
+    try {
+      const path = await this.#context.store.changingFile?.()
+      if (path == null) return undefined
+      const watch = watchFile(path, () => this.#lookNow())
+      this.#watching = true
+      return watch
+    } catch {
+      // A hint that is missing is no failure: looks are only more frequent.
+      return undefined
+    }
+  }
+}
+
+/** Who waits longer has to queue again once a day, so that the entries of processes that died do not stay for ever. */
+const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
+/** An entry outlives its callers' deadlines by this much, for they leave by themselves. */
+const LEAVING_MS = 1000
+
+/** Takes the first callers with the same terms out of those who arrived. */
+function takeRun(line: Line): Caller[] {
+  const [first] = line.arriving
+  if (first === undefined) return []
+  const end = line.arriving.findIndex(({ terms }) => !sameTerms(terms, first.terms))
+  return line.arriving.splice(0, end === -1 ? line.arriving.length : end)
+}
+
+function sameTerms(a: Terms, b: Terms): boolean {
+  return a.ttlMs === b.ttlMs && a.session === b.session
+}
+
+function joinable(last: Entry, next: Entry): boolean {
+  return sameTerms(last.terms, next.terms) && last.listening === next.listening && last.provenAlive === next.provenAlive
+}
+
+/** The callers of `entry` were added to `joined` instead. */
+function join(line: Line, entry: Entry, joined: Entry): Entry {
+  line.entries.delete(entry.id)
+  for (const caller of entry.callers) joined.callers.add(caller)
+  return joined
+}
+
+function gone(name: string): Sight {
+  return { name, holder: null, bySession: false, ready: false, entries: [] }
+}
+
+function jittered(ms: number): number {
+  return ms * (1 - JITTER + 2 * JITTER * Math.random())
+}

@@ -1,0 +1,31 @@
+import { statSync, watch } from 'node:fs'
+import { basename, dirname } from 'node:path'
+
+export interface Watch {
+  close(): void
+}
+
+/**
+ * Calls `onChange` after each change of the file's access time, which need not exist yet, nor stay the same file. Only a
+ * hint: some file systems tell of no changes.
+ *
+ * A database writes its files, and the system tells of that, well before others can see what was committed. So writes are
+ * no news here; who commits sets the access time afterwards (see `hint` in store/sqlite.ts).
+ */
+export function watchFile(path: string, onChange: () => void): Watch {
+  const name = basename(path)
+  let accessed = accessTime(path)
+  // A file that is replaced would not be watched any more; its folder stays.
+  const watcher = watch(dirname(path), { persistent: false }, (_, changed) => {
+    if (changed !== null && changed !== name) return
+    const before = accessed
+    accessed = accessTime(path)
+    if (accessed !== before) onChange()
+  })
+  watcher.on('error', () => watcher.close())
+  return watcher
+}
+
+function accessTime(path: string): bigint | undefined {
+  return statSync(path, { bigint: true, throwIfNoEntry: false })?.atimeNs
+}

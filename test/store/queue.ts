@@ -1,0 +1,1083 @@
+import { randomBytes } from 'node:crypto'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { DatabaseError } from '../../src/errors.ts'
+import type { Adapter } from '../../src/index.ts'
+import { memoryStore } from '../../src/store/memory.ts'
+import { mysqlStore } from '../../src/store/mysql.ts'
+import { postgresStore } from '../../src/store/postgres.ts'
+import { sqliteStore } from '../../src/store/sqlite.ts'
+import {
+  type Arrival,
+  type ArrivalResult,
+  type Attempt,
+  type AttemptResult,
+  CLAIM_MS,
+  type Grant,
+  type Hold,
+  type ReleaseResult,
+  type Settlement,
+  type Sight,
+  type Store,
+} from '../../src/store/store.ts'
+import { watchFile } from '../../src/wake/watch.ts'
+import { eventually, sleep } from '../contract/harness.ts'
+import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
+
+const LONG_MS = 60_000
+const SHORT_MS = 150
+const MANY = 1_000_000
+
+type Subject = Pick<TestEngine, 'engine' | 'sessions' | 'open'>
+
+/** What each store promises about its queue, asked of the store itself. */
+export function queueSuite(engine: Subject): void {
+  const { one, two, inTransaction } = peersOn(engine)
+  /** Runs `body` while a transaction of process one has the hold of the lock guarded. */
+  const whileGuarded = (hold: Hold, body: () => Promise<void>) =>
+    inTransaction(async (tx) => {
+      expect(await one.store.guard(tx, [{ ...hold, ttlMs: LONG_MS }])).toEqual(['stands'])
+      await body()
+    })
+
+  describe('acquire', () => {
+    it('takes what is free and not waited for, and answers in order', async () => {
+      const [fresh, released, expired, held, awaited] = freshNames(5)
+      await one.release(await one.acquire(released!))
+      await one.acquire(expired!, { ttlMs: SHORT_MS })
+      await one.acquire(held!, { holder: 'the holder' })
+      await one.acquire(awaited!, { ttlMs: SHORT_MS })
+      await two.arrive(awaited!)
+      await one.untilFree(expired!, awaited!)
+
+      const names = [held, awaited, fresh, released, expired] as string[]
+      const results = await two.store.acquire(names.map((name) => attempt({ name })))
+      expect(results).toEqual([
+        { granted: false, holder: 'the holder', queued: false },
+        { granted: false, holder: null, queued: true },
+        { granted: true, token: expect.any(BigInt), takeover: false },
+        { granted: true, token: expect.any(BigInt), takeover: false },
+        { granted: true, token: expect.any(BigInt), takeover: true },
+      ])
+      expect(await two.store.look([awaited!])).toMatchObject([{ holder: null, ready: true }])
+    })
+
+    it('answers a repeated attempt with the same token and a fresh expiry', async () => {
+      const name = freshName()
+      await one.acquire(name, { ttlMs: SHORT_MS })
+      await one.untilFree(name)
+      const asked = attempt({ name, ttlMs: 20_000 })
+      const [first] = await two.store.acquire([asked])
+      const [again] = await two.store.acquire([{ ...asked, ttlMs: LONG_MS }])
+      expect(first).toMatchObject({ granted: true, takeover: true })
+      expect(again).toMatchObject({ granted: true, token: (first as { token: bigint }).token })
+      expect((await two.look(name)).holder?.remainingMs).toBeGreaterThan(30_000)
+    })
+
+    it('repeats an attempt although others wait by now', async () => {
+      const name = freshName()
+      const asked = attempt({ name })
+      const [first] = await one.store.acquire([asked])
+      await two.arrive(name)
+      expect(await one.store.acquire([asked])).toEqual([first])
+      expect((await one.look(name)).entries).toHaveLength(1)
+    })
+
+    it('does not barge when a lease has run out and somebody waits', async () => {
+      const name = freshName()
+      await one.acquire(name, { ttlMs: SHORT_MS })
+      const entry = await two.arrive(name)
+      await one.untilFree(name)
+      expect(await one.store.acquire([attempt({ name })])).toEqual([{ granted: false, holder: null, queued: true }])
+      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, entry)
+    })
+  })
+
+  describe('acquireIn', () => {
+    it('does not barge, and leaves the transaction usable', async () => {
+      const [awaited, fresh] = freshNames(2)
+      await one.acquire(awaited!, { ttlMs: SHORT_MS })
+      await two.arrive(awaited!)
+      await one.untilFree(awaited!)
+      await inTransaction(async (tx) => {
+        for (const ttlMs of [null, LONG_MS]) {
+          const refused = await one.store.acquireIn(tx, attempt({ name: awaited!, ttlMs }))
+          expect(refused).toEqual({ granted: false, holder: null, queued: true })
+        }
+        expect(await one.store.acquireIn(tx, attempt({ name: fresh!, ttlMs: null }))).toMatchObject({ granted: true })
+      })
+      expect((await one.look(awaited!)).ready).toBe(true)
+    })
+
+    it('does not touch a lock that is held', async () => {
+      const name = freshName()
+      const hold = await two.acquire(name, { holder: 'the holder' })
+      await inTransaction(async (tx) => {
+        const refused = await one.store.acquireIn(tx, attempt({ name }))
+        expect(refused).toEqual({ granted: false, holder: 'the holder', queued: false })
+      })
+      expect(await two.release(hold)).toMatchObject({ outcome: 'released' })
+    })
+
+    it('turns a hold that was handed over into one that ends with the transaction', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const entry = await one.arrive(name, { count: 2 })
+      await two.release(holder)
+      const handed = await handedTo(one, name, entry)
+      await inTransaction(async (tx) => {
+        const taken = await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }))
+        expect(taken).toEqual({ granted: true, token: handed.token, takeover: false })
+      })
+      expect(await one.look(name)).toMatchObject({ holder: null, ready: true, entries: [entry] })
+      await one.settle(name)
+      expect((await handedTo(one, name, entry)).token).toBeGreaterThan(handed.token)
+    })
+
+    it('leaves such a hold as it was if the transaction rolls back', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const entry = await one.arrive(name)
+      await two.release(holder)
+      const handed = await handedTo(one, name, entry)
+      await one.claim(handed)
+      const undo = new Error('undo')
+      const transaction = inTransaction(async (tx) => {
+        await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }))
+        throw undo
+      })
+      await expect(transaction).rejects.toBe(undo)
+      expect((await one.look(name)).holder).toMatchObject(handed)
+    })
+  })
+
+  describe('enqueue', () => {
+    it('serves entries in the order of their arrival, whoever releases', async () => {
+      const name = freshName()
+      let hold: Hold = await one.acquire(name)
+      const entries = [await two.arrive(name), await one.arrive(name), await two.arrive(name), await one.arrive(name)]
+      expect((await one.look(name)).entries).toEqual(entries)
+      for (const [index, entry] of entries.entries()) {
+        const releasing = index % 2 === 0 ? one : two
+        expect(await releasing.release(hold)).toMatchObject({ outcome: 'released', handedOver: true })
+        hold = await handedTo(one, name, entry)
+        expect((await two.look(name)).entries).toEqual(entries.slice(index + 1))
+      }
+      expect(await one.release(hold)).toEqual(RELEASED_TO_NOBODY)
+    })
+
+    it('adds callers to the last entry of the queue if it is theirs', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const first = await one.arrive(name)
+      const joined = await one.enqueue(arrival({ name, joins: first, count: 2 }))
+      expect(joined).toMatchObject({ outcome: 'queued', entry: first, sight: { entries: [first] } })
+      const foreign = await two.arrive(name)
+      // Not the last one any more: to join it would overtake.
+      const own = arrival({ name, joins: first })
+      const apart = await one.enqueue(own)
+      expect(apart).toMatchObject({ entry: own.entry, sight: { entries: [first, foreign, own.entry] } })
+      expect((await one.store.inspect(name))?.waiters).toBe(5)
+    })
+
+    it('takes one caller off the first entry with each hand-off', async () => {
+      const name = freshName()
+      let hold: Hold = await one.acquire(name)
+      const first = await one.arrive(name, { count: 2 })
+      await one.arrive(name, { joins: first })
+      const second = await two.arrive(name)
+      for (const [entry, rest] of [
+        [first, [first, second]],
+        [first, [first, second]],
+        [first, [second]],
+        [second, []],
+      ] as const) {
+        await one.release(hold)
+        hold = await handedTo(one, name, entry)
+        expect((await one.look(name)).entries).toEqual(rest)
+      }
+    })
+
+    it('keeps an entry alive as long as the one who joined it last', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      const entry = await two.arrive(name, { waitMs: SHORT_MS })
+      await two.arrive(name, { joins: entry, waitMs: LONG_MS })
+      // Not shortened, either.
+      await two.arrive(name, { joins: entry, waitMs: 1 })
+      await sleep(2 * SHORT_MS)
+      expect(await one.release(hold)).toMatchObject({ handedOver: true })
+      await expectHandedTo(one, name, entry)
+    })
+
+    it('lets no queue get longer than it is allowed to, counted in callers', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const enqueue = (count: number, joins: string | null, maxWaiters: number) =>
+        one.store.enqueue([arrival({ name, count, joins })], maxWaiters)
+      expect(await enqueue(4, null, 3)).toEqual([{ outcome: 'full' }])
+      const [first] = await enqueue(2, null, 3)
+      const entry = (first as { entry: string }).entry
+      expect(await enqueue(2, null, 3)).toEqual([{ outcome: 'full' }])
+      expect(await enqueue(2, entry, 3)).toEqual([{ outcome: 'full' }])
+      expect(await enqueue(1, entry, 3)).toMatchObject([{ outcome: 'queued', entry }])
+      expect(await enqueue(1, entry, 3)).toEqual([{ outcome: 'full' }])
+      expect((await one.store.inspect(name))?.waiters).toBe(3)
+    })
+
+    it('answers for each lock, in order: queued, full, or without a row', async () => {
+      const [held, full, missing, free] = freshNames(4)
+      await one.acquire(held!, { holder: 'the holder' })
+      await one.acquire(full!)
+      await one.arrive(full!, { count: 3 })
+      await one.release(await one.acquire(free!))
+      const results = await two.store.enqueue(
+        [free, missing, full, held].map((name) => arrival({ name: name! })),
+        3,
+      )
+      expect(results).toMatchObject([
+        { outcome: 'queued', sight: { name: free, holder: null, ready: true } },
+        { outcome: 'missing' },
+        { outcome: 'full' },
+        { outcome: 'queued', sight: { name: held, holder: { label: 'the holder' }, ready: false } },
+      ])
+    })
+
+    it('loses nobody when many arrive and leave at once', async () => {
+      const name = freshName()
+      let hold: Hold = await one.acquire(name)
+      const arrivals = Array.from({ length: 30 }, (_, index) => ({ peer: index % 2 ? one : two, ...arrival({ name }) }))
+      await Promise.all(
+        arrivals.map(({ peer, ...each }) =>
+          repeated(
+            () => peer.enqueue(each),
+            ({ outcome }) => outcome !== 'locked',
+          ),
+        ),
+      )
+      const leaving = arrivals.filter((_, index) => index % 3 === 0)
+      // A row that is locked at that moment stays as it is.
+      const left = async (entry: string) => !(await one.look(name)).entries.includes(entry)
+      await Promise.all(
+        leaving.map(({ peer, entry }) => repeated(() => peer.leave(name, entry).then(() => left(entry)), Boolean)),
+      )
+
+      const { entries } = await one.look(name)
+      const staying = arrivals.filter((each) => !leaving.includes(each))
+      expect([...entries].sort()).toEqual(staying.map(({ entry }) => entry).sort())
+      for (const entry of entries) {
+        await one.release(hold)
+        hold = await handedTo(one, name, entry)
+      }
+    })
+  })
+
+  describe('leave', () => {
+    it('takes entries out at the head, in the middle and at the end', async () => {
+      const name = freshName()
+      let hold: Hold = await one.acquire(name)
+      const entries: string[] = []
+      for (let index = 0; index < 5; index++) entries.push(await (index % 2 ? one : two).arrive(name))
+      const [head, second, middle, fourth, last] = entries as [string, string, string, string, string]
+      for (const entry of [head, middle, last]) expect(await one.leave(name, entry)).toBeNull()
+      expect((await one.look(name)).entries).toEqual([second, fourth])
+      for (const entry of [second, fourth]) {
+        await one.release(hold)
+        hold = await handedTo(one, name, entry)
+      }
+      expect(await one.release(hold)).toEqual(RELEASED_TO_NOBODY)
+    })
+
+    it('takes as many callers as leave, and the entry with the last of them', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const entry = await one.arrive(name, { count: 5 })
+      const waiters = async () => (await one.store.inspect(name))?.waiters
+      await one.leave(name, entry, 2)
+      expect(await waiters()).toBe(3)
+      await one.leave(name, entry, 2)
+      expect(await one.look(name)).toMatchObject({ entries: [entry] })
+      await one.leave(name, entry, 1)
+      expect(await waiters()).toBe(0)
+      expect(await one.look(name)).toMatchObject({ entries: [] })
+    })
+
+    it('opens the lock to everybody once the last one has left', async () => {
+      const name = freshName()
+      await one.acquire(name, { ttlMs: SHORT_MS })
+      const entry = await two.arrive(name)
+      await one.untilFree(name)
+      await two.leave(name, entry)
+      expect(await one.look(name)).toMatchObject({ ready: false })
+      expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: true, takeover: true }])
+    })
+
+    it('answers the hold that the entry has just been handed', async () => {
+      const [only, more, held] = freshNames(3)
+      const leaving: { name: string; entry: string; count: number }[] = []
+      for (const [name, count] of [
+        [only!, 1],
+        [more!, 2],
+      ] as const) {
+        const hold = await one.acquire(name)
+        leaving.push({ name, entry: await two.arrive(name, { count }), count: 1 })
+        await one.release(hold)
+      }
+      await one.acquire(held!)
+      leaving.push({ name: held!, entry: await two.arrive(held!), count: 1 })
+
+      const grants = await two.store.leave(leaving)
+      for (const [index, name] of [only!, more!].entries()) {
+        expect(grants[index]).toMatchObject({ ...(await handedTo(two, name, leaving[index]!.entry)), takeover: false })
+        expect(grants[index]).toMatchObject({ process: two.process, remainingMs: expect.any(Number) })
+        expect((await two.look(name)).entries).toEqual([])
+      }
+      expect(grants[2]).toBeNull()
+    })
+
+    it('answers nothing about holds of others, unknown entries and unknown locks', async () => {
+      const [held, missing] = freshNames(2)
+      const hold = await one.acquire(held!)
+      const entry = await two.arrive(held!)
+      const other = await one.arrive(held!)
+      await one.release(hold)
+      const unknown = randomBytes(8).toString('hex')
+      expect(await one.leave(held!, other)).toBeNull()
+      expect(await one.leave(held!, unknown)).toBeNull()
+      expect(await one.leave(missing!, unknown)).toBeNull()
+      await expectHandedTo(one, held!, entry)
+    })
+  })
+
+  describe('look', () => {
+    it('tells who holds each lock, who waits, and whether it is time to settle', async () => {
+      const [held, ready, idle, missing] = freshNames(4)
+      const hold = await one.acquire(held!, { holder: 'the holder' })
+      const waiting = [await two.arrive(held!), await one.arrive(held!)]
+      await one.release(await one.acquire(ready!))
+      const early = await two.arrive(ready!)
+      await one.release(await one.acquire(idle!))
+
+      const sights = new Map((await two.store.look([held!, ready!, idle!, missing!])).map((each) => [each.name, each]))
+      const holder = { ...hold, label: 'the holder', takeover: false, remainingMs: expect.closeTo(LONG_MS, -5) }
+      expect(sights.get(held!)).toEqual({ name: held, holder, bySession: false, ready: false, entries: waiting })
+      expect(sights.get(ready!)).toEqual({ name: ready, holder: null, bySession: false, ready: true, entries: [early] })
+      expect(sights.get(idle!)).toEqual({ name: idle, holder: null, bySession: false, ready: false, entries: [] })
+      expect(sights.size).toBe(3)
+    })
+
+    it('does not wait for a transaction that has the lock, and neither do inspect and list', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      await whileGuarded(hold, async () => {
+        expect((await two.look(name)).holder).toMatchObject(hold)
+        expect(await two.store.inspect(name)).toMatchObject(hold)
+        expect(await two.store.list(name)).toMatchObject([hold])
+        expect(await two.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: false }])
+      })
+    })
+  })
+
+  describe('settle', () => {
+    it('tells apart what is held, what nobody waits for, and what has never been held', async () => {
+      const [held, expired, missing, awaited] = freshNames(4)
+      await one.acquire(held!)
+      await two.arrive(held!)
+      await one.acquire(expired!, { ttlMs: SHORT_MS })
+      await one.release(await one.acquire(awaited!))
+      const entry = await two.arrive(awaited!)
+      await one.untilFree(expired!)
+      const settled = await one.store.settle([missing!, held!, awaited!, expired!], one.process)
+      expect(settled.map(({ outcome }) => outcome)).toEqual(['idle', 'held', 'handed over', 'idle'])
+      await expectHandedTo(two, awaited!, entry)
+    })
+
+    it('hands over a lease that ran out, and says that it was not released', async () => {
+      const name = freshName()
+      const lost = await one.acquire(name, { ttlMs: SHORT_MS })
+      const entry = await two.arrive(name)
+      await one.untilFree(name)
+      const { grant } = await two.settle(name)
+      const handed = await handedTo(two, name, entry, { takeover: true })
+      if (grant !== null) expect(grant).toMatchObject({ ...handed, process: two.process, takeover: true })
+      expect(handed.token).toBeGreaterThan(lost.token)
+      expect(await one.release(lost)).toMatchObject({ outcome: 'lost' })
+      expect(await two.settle(name)).toMatchObject({ outcome: 'held' })
+    })
+
+    it('passes a lock over all callers of a process that did not claim it, and takes them off the queue', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      await two.arrive(name, { count: 2, ttlMs: SHORT_MS })
+      await two.arrive(name)
+      const entry = await one.arrive(name, { count: 2 })
+      await two.arrive(name)
+      await one.release(holder)
+      await one.untilFree(name)
+      expect(await one.settle(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(one, name, entry, { takeover: true })
+      expect((await one.look(name)).entries).toEqual([entry])
+    })
+
+    it('does not hold it against a process that a lease which it had claimed ran out', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const entry = await two.arrive(name, { count: 2, ttlMs: SHORT_MS })
+      await one.release(holder)
+      await two.claim(await handedTo(two, name, entry), SHORT_MS)
+      await two.untilFree(name)
+      await one.settle(name)
+      await expectHandedTo(one, name, entry, { takeover: true })
+    })
+
+    it('passes over those whose time is over', async () => {
+      const name = freshName()
+      await one.release(await one.acquire(name))
+      await two.arrive(name, { waitMs: 1 })
+      await one.arrive(name, { waitMs: 1, count: 3 })
+      const living = await two.arrive(name, { count: 2 })
+      const next = await one.arrive(name)
+      await sleep(20)
+      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, living, { takeover: false })
+      expect((await two.look(name)).entries).toEqual([living, next])
+    })
+
+    it('clears a queue of nobody but the dead, so that the lock is open to everybody', async () => {
+      const name = freshName()
+      await one.acquire(name, { ttlMs: SHORT_MS })
+      await two.arrive(name, { waitMs: 1 })
+      await one.untilFree(name)
+      expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: true }])
+      expect(await one.settle(name)).toEqual({ outcome: 'idle', grant: null })
+      expect(await one.look(name)).toMatchObject({ holder: null, ready: false, entries: [] })
+      expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: true }])
+    })
+  })
+
+  describe('release', () => {
+    it('hands over to nobody if nobody waits', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      expect(await one.release(hold)).toEqual(RELEASED_TO_NOBODY)
+      expect(await one.release(hold)).toEqual({ ...RELEASED_TO_NOBODY, outcome: 'lost' })
+      expect(await two.store.acquire([attempt({ name })])).toMatchObject([{ granted: true, takeover: false }])
+    })
+
+    it('releases only what owner and token hold, and answers in order', async () => {
+      const names = freshNames(4)
+      const [mine, foreign, stale, missing] = names as [string, string, string, string]
+      const holds = await Promise.all([mine, foreign, stale].map((name) => repeated(() => one.acquire(name))))
+      const entry = await two.arrive(mine)
+      await two.arrive(foreign)
+      await two.arrive(stale)
+      const results = await one.store.release(
+        [
+          { ...holds[1]!, owner: randomBytes(16).toString('hex') },
+          { ...holds[0]!, name: missing },
+          holds[0]!,
+          { ...holds[2]!, token: holds[2]!.token - 1n },
+        ],
+        one.process,
+      )
+      expect(results.map(({ outcome }) => outcome)).toEqual(['lost', 'lost', 'released', 'lost'])
+      expect(results.map(({ handedOver }) => handedOver)).toEqual([false, false, true, false])
+      await expectHandedTo(two, mine, entry)
+      expect((await two.look(foreign)).holder).toMatchObject(holds[1]!)
+      expect((await two.look(stale)).holder).toMatchObject(holds[2]!)
+    })
+
+    it('hands over a claim that is short, under the label of the one who waited', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      const entry = await two.arrive(name, { holder: 'the waiter' })
+      const { grant } = await one.release(hold)
+      const { holder } = await two.look(name)
+      expect(holder).toMatchObject({ label: 'the waiter', takeover: false })
+      expect(holder?.remainingMs).toBeLessThanOrEqual(CLAIM_MS)
+      const handed = await handedTo(two, name, entry)
+      if (grant !== null) {
+        expect(grant).toEqual({ ...handed, process: two.process, takeover: false, remainingMs: expect.any(Number) })
+        expect(grant.remainingMs).toBeLessThanOrEqual(CLAIM_MS)
+        expect(grant.remainingMs).toBeGreaterThan(0)
+      }
+    })
+
+    it('hands over for no longer than the ttl that was asked for', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      await two.arrive(name, { ttlMs: SHORT_MS })
+      await one.release(hold)
+      expect((await two.look(name)).holder?.remainingMs).toBeLessThanOrEqual(SHORT_MS)
+    })
+
+    it('hands over a hold that is claimed by renewing it', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const entry = await two.arrive(name)
+      await one.release(holder)
+      const handed = await handedTo(two, name, entry)
+      const [renewal] = await two.store.renew([{ ...handed, ttlMs: LONG_MS }])
+      expect(renewal).toEqual({ outcome: 'renewed', remainingMs: expect.closeTo(LONG_MS, -5) })
+      expect((await one.look(name)).holder).toMatchObject(handed)
+      expect(await two.release(handed)).toEqual(RELEASED_TO_NOBODY)
+    })
+
+    it('hands over a hold that can be released and guarded without being claimed', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const entry = await one.arrive(name)
+      const next = await two.arrive(name)
+      await one.release(holder)
+      const handed = await handedTo(one, name, entry)
+      await inTransaction(async (tx) => {
+        expect(await one.store.guard(tx, [{ ...handed, ttlMs: LONG_MS }])).toEqual(['stands'])
+      })
+      expect(await one.release(handed)).toMatchObject({ outcome: 'released', handedOver: true })
+      await expectHandedTo(two, name, next)
+    })
+
+    it('passes over those whose time is over', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      await two.arrive(name, { waitMs: 1, count: 2 })
+      const living = await one.arrive(name)
+      await two.arrive(name, { waitMs: 1 })
+      await sleep(20)
+      expect(await two.release(hold)).toMatchObject({ handedOver: true })
+      await expectHandedTo(one, name, living)
+      expect(await one.release(await handedTo(one, name, living))).toEqual(RELEASED_TO_NOBODY)
+      expect(await one.look(name)).toMatchObject({ holder: null, ready: false, entries: [] })
+    })
+
+    it('raises the token with each hand-off', async () => {
+      const name = freshName()
+      let hold: Hold = await one.acquire(name)
+      const tokens = [hold.token]
+      const entry = await one.arrive(name, { count: 20 })
+      for (let round = 0; round < 20; round++) {
+        await two.release(hold)
+        hold = await handedTo(two, name, entry)
+        tokens.push(hold.token)
+      }
+      await one.release(hold)
+      tokens.push((await two.acquire(name)).token)
+      expect(tokens.every((token, index) => index === 0 || token > tokens[index - 1]!)).toBe(true)
+    })
+  })
+
+  describe('releaseIn', () => {
+    it('hands over to nobody, and tells whether anybody waits', async () => {
+      const [awaited, plain, lost] = freshNames(3)
+      const holds = new Map<string, Hold>()
+      for (const name of [awaited!, plain!, lost!]) holds.set(name, await one.acquire(name))
+      const entry = await two.arrive(awaited!)
+      await inTransaction(async (tx) => {
+        expect(await one.store.releaseIn(tx, holds.get(awaited!)!)).toEqual({ awaited: true })
+        expect(await one.store.releaseIn(tx, holds.get(plain!)!)).toEqual({ awaited: false })
+        expect(await one.store.releaseIn(tx, { ...holds.get(lost!)!, token: 1n })).toBe('lost')
+      })
+      expect(await one.look(awaited!)).toMatchObject({ holder: null, ready: true, entries: [entry] })
+      expect(await one.look(plain!)).toMatchObject({ holder: null, ready: false })
+      expect((await one.look(lost!)).holder).toMatchObject(holds.get(lost!)!)
+      expect(await one.settle(awaited!)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(one, awaited!, entry, { takeover: false })
+    })
+
+    it('has released nothing if the transaction rolls back', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      await two.arrive(name)
+      const undo = new Error('undo')
+      const transaction = inTransaction(async (tx) => {
+        await one.store.releaseIn(tx, hold)
+        throw undo
+      })
+      await expect(transaction).rejects.toBe(undo)
+      expect((await one.look(name)).holder).toMatchObject(hold)
+    })
+  })
+
+  describe('lists of holds', () => {
+    it('renews those that stand, and answers in order', async () => {
+      const [mine, expired, foreign, missing, second] = freshNames(5) as [string, string, string, string, string]
+      const hold = await one.acquire(mine)
+      const late = await one.acquire(expired, { ttlMs: SHORT_MS })
+      const other = await two.acquire(foreign)
+      const last = await one.acquire(second)
+      await one.untilFree(expired)
+      const asked = [late, hold, { ...other, token: other.token + 1n }, { ...hold, name: missing }, last]
+      const renewals = await one.store.renew(asked.map((each) => ({ ...each, ttlMs: 2 * LONG_MS })))
+      expect(renewals.map(({ outcome }) => outcome)).toEqual(['lost', 'renewed', 'lost', 'lost', 'renewed'])
+      expect(renewals[1]!.remainingMs).toBeGreaterThan(LONG_MS)
+      // Never shortened.
+      const [again] = await one.store.renew([{ ...hold, ttlMs: 1000 }])
+      expect(again!.remainingMs).toBeGreaterThan(LONG_MS)
+    })
+
+    it('guards those that are held, and answers in order', async () => {
+      const [mine, foreign, missing, second] = freshNames(4) as [string, string, string, string]
+      const hold = await one.acquire(mine)
+      const other = await two.acquire(foreign)
+      const last = await one.acquire(second)
+      await inTransaction(async (tx) => {
+        const asked = [{ ...hold, name: missing }, last, { ...other, owner: hold.owner }, hold]
+        const answer = one.store.guard(
+          tx,
+          asked.map((each) => ({ ...each, ttlMs: LONG_MS })),
+        )
+        expect(answer instanceof Promise).toBe(!one.store.synchronous)
+        expect(await answer).toEqual(['lost', 'stands', 'lost', 'stands'])
+      })
+    })
+
+    it('does all of it for 300 names at once', async () => {
+      const names = freshNames(300)
+      const attempts = names.map((name) => attempt({ name }))
+      const holds = toHolds(attempts, await one.store.acquire(attempts))
+      const tokens = new Map(holds.map(({ name, token }) => [name, token]))
+      const shuffled = names.toReversed()
+      const arrivals = shuffled.map((name) => arrival({ name, process: two.process, count: 2 }))
+      const entries = new Map(arrivals.map(({ name, entry }) => [name, entry]))
+      const queued = await two.store.enqueue(arrivals, MANY)
+      expect(queued.map((each) => each.outcome === 'queued' && each.sight.name)).toEqual(shuffled)
+
+      const renewals = await one.store.renew(holds.map((hold) => ({ ...hold, ttlMs: LONG_MS })))
+      expect(new Set(renewals.map(({ outcome }) => outcome))).toEqual(new Set(['renewed']))
+      await inTransaction(async (tx) => {
+        const guards = await one.store.guard(
+          tx,
+          holds.map((hold) => ({ ...hold, ttlMs: LONG_MS })),
+        )
+        expect(guards).toEqual(names.map(() => 'stands'))
+      })
+      const released = await one.store.release(holds, one.process)
+      expect(released).toEqual(names.map(() => expect.objectContaining({ outcome: 'released', handedOver: true })))
+      for (const [index, { grant }] of released.entries()) if (grant !== null) expect(grant.name).toBe(names[index])
+
+      const handed = (await two.store.look(names)).map(({ name, holder }) => ({ ...(holder as Hold), name }))
+      expect(handed).toHaveLength(300)
+      for (const { name, owner, token } of handed) {
+        expect(owner.slice(0, 16)).toBe(entries.get(name))
+        expect(token).toBeGreaterThan(tokens.get(name)!)
+      }
+      const left = await two.store.leave(shuffled.map((name) => ({ name, entry: entries.get(name)!, count: 1 })))
+      expect(left.map((grant) => grant?.name)).toEqual(shuffled)
+      await two.store.release(handed, two.process)
+      expect((await one.store.settle(names, one.process)).map(({ outcome }) => outcome)).toEqual(
+        names.map(() => 'idle'),
+      )
+    })
+
+    it('answers nothing when nothing is asked', async () => {
+      const { store, process } = one
+      expect(await store.acquire([])).toEqual([])
+      expect(await store.enqueue([], MANY)).toEqual([])
+      expect(await store.leave([])).toEqual([])
+      expect(await store.look([])).toEqual([])
+      expect(await store.settle([], process)).toEqual([])
+      expect(await store.release([], process)).toEqual([])
+      expect(await store.renew([])).toEqual([])
+    })
+  })
+
+  describe('what a transaction has locked', () => {
+    it('can be handed over after the transaction', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      const entry = await two.arrive(name)
+      await whileGuarded(hold, async () => {
+        if (engine.engine === 'sqlite') {
+          // The whole file is locked.
+          await expect(two.store.release([hold], two.process)).rejects.toMatchObject({ failure: 'conflict' })
+          return
+        }
+        const result = await two.release(hold)
+        const locked = engine.engine === 'mysql'
+        expect(result).toEqual({
+          outcome: locked ? 'locked' : 'released',
+          handedOver: false,
+          grant: null,
+          unsettled: !locked,
+        })
+        expect((await two.settle(name)).outcome).toBe(locked ? 'held' : 'locked')
+        expect(await two.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: !locked }])
+      })
+      if ((await two.look(name)).holder !== null) await two.release(hold)
+      else expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, entry, { takeover: false })
+    })
+
+    it('is released at once if nobody waits for it', async (context) => {
+      if (engine.engine === 'mysql' || engine.engine === 'sqlite') {
+        context.skip('a guard locks the row, or the file')
+      }
+      const hold = await one.acquire(freshName())
+      await whileGuarded(hold, async () => {
+        expect(await two.release(hold)).toEqual(RELEASED_TO_NOBODY)
+      })
+    })
+
+    it('does not delay the others of a list', async (context) => {
+      if (engine.engine === 'sqlite' || engine.engine === 'memory') {
+        context.skip('no row is locked by itself there')
+      }
+      const names = freshNames(5) as [string, string, string, string, string]
+      const [taken, held, released, awaited, fresh] = names
+      const hold = await two.acquire(held)
+      const mine = await two.acquire(released)
+      await one.release(await one.acquire(awaited))
+      await one.release(await one.acquire(taken))
+      const waiting = await one.arrive(awaited)
+      await inTransaction(async (tx) => {
+        const locked = await one.store.acquireIn(tx, attempt({ name: taken, ttlMs: null }))
+        expect(locked).toMatchObject({ granted: true })
+
+        expect(await two.store.acquire([taken, fresh].map((name) => attempt({ name })))).toMatchObject([
+          { granted: false, holder: null, queued: false },
+          { granted: true },
+        ])
+        const arrivals = [taken, held].map((name) => arrival({ name, process: two.process }))
+        expect(await two.store.enqueue(arrivals, MANY)).toMatchObject([{ outcome: 'locked' }, { outcome: 'queued' }])
+        expect((await two.store.settle([taken, awaited], two.process))[1]).toMatchObject({ outcome: 'handed over' })
+        await expectHandedTo(two, awaited, waiting)
+        const holds = [{ ...hold, name: taken }, mine]
+        expect((await two.store.release(holds, two.process))[1]).toMatchObject({ outcome: 'released' })
+        const departures = arrivals.map(({ name, entry }) => ({ name, entry, count: 1 }))
+        expect(await two.store.leave(departures)).toEqual([null, null])
+        expect((await two.look(held)).entries).toEqual([])
+        const renewals = await two.store.renew([taken, held].map((name) => ({ ...hold, name, ttlMs: LONG_MS })))
+        expect(renewals[1]).toMatchObject({ outcome: 'renewed' })
+        expect((await two.store.look(names)).map(({ name }) => name).sort()).toEqual([...names].sort())
+      })
+    })
+  })
+
+  describe('administration', () => {
+    it('counts those who wait', async () => {
+      const prefix = freshName()
+      const [busy, quiet] = [`${prefix} busy`, `${prefix} quiet`]
+      await one.acquire(busy)
+      await one.acquire(quiet)
+      await two.arrive(busy, { count: 3 })
+      await one.arrive(busy)
+      expect(await one.store.inspect(busy)).toMatchObject({ name: busy, waiters: 4 })
+      expect(await one.store.inspect(quiet)).toMatchObject({ name: quiet, waiters: 0 })
+      expect(await one.store.list(prefix)).toMatchObject([
+        { name: busy, waiters: 4 },
+        { name: quiet, waiters: 0 },
+      ])
+    })
+
+    it('gives a lock that was taken by force to the one who waits', async () => {
+      const name = freshName()
+      const evicted = await one.acquire(name)
+      const entry = await two.arrive(name)
+      expect(await two.store.forceRelease(name)).toBe('released')
+      expect(await two.look(name)).toMatchObject({ holder: null, ready: true })
+      expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: true }])
+      expect(await one.store.acquire([attempt({ name, owner: evicted.owner })])).toMatchObject([{ granted: false }])
+      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      const handed = await handedTo(two, name, entry, { takeover: false })
+      expect(handed.token).toBeGreaterThan(evicted.token + 1n)
+      expect(await one.release(evicted)).toMatchObject({ outcome: 'lost' })
+    })
+
+    it('takes a lock by force from one who has been handed it', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const entry = await two.arrive(name, { count: 2 })
+      await one.release(holder)
+      const first = await handedTo(two, name, entry)
+      expect(await one.store.forceRelease(name)).toBe('released')
+      expect(await one.settle(name)).toMatchObject({ outcome: 'handed over' })
+      expect((await handedTo(two, name, entry)).token).toBeGreaterThan(first.token)
+      expect(await two.release(first)).toMatchObject({ outcome: 'lost' })
+    })
+
+    it('purges no lock that a living caller waits for', async () => {
+      const [awaited, abandoned, held] = freshNames(3)
+      const kept = await one.acquire(held!)
+      await one.release(await one.acquire(awaited!))
+      await one.release(await one.acquire(abandoned!))
+      const entry = await two.arrive(awaited!)
+      await two.arrive(abandoned!, { waitMs: 1 })
+      await sleep(20)
+      expect(await one.store.purge(0)).toBeGreaterThanOrEqual(1)
+      expect((await one.store.look([abandoned!, awaited!, held!])).map(({ name }) => name).sort()).toEqual(
+        [awaited, held].sort(),
+      )
+      expect((await one.look(held!)).holder).toMatchObject(kept)
+      expect(await one.settle(awaited!)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(one, awaited!, entry)
+    })
+  })
+
+  describe('hints', () => {
+    it('tells a process that listens of what others hand over to it, and counts it as alive until it ends', async (context) => {
+      const listen = two.store.listen?.bind(two.store)
+      const tells = engine.engine === 'memory' || (engine.engine === 'postgres' && engine.sessions)
+      if (listen === undefined || !tells) return context.skip('who waits there has to look')
+      const name = freshName()
+      const grants: Grant[] = []
+      const listening = await listen(
+        two.process,
+        (grant) => grants.push(grant),
+        () => undefined,
+      )
+      expect(listening.provesLife).toBe(true)
+      const holder = await one.acquire(name)
+      const entry = await two.arrive(name, { listening: true, provenAlive: true, count: 3 })
+      await one.release(holder)
+      const [grant] = await eventually(() => {
+        expect(grants).toHaveLength(1)
+        return grants
+      })
+      const handed = await handedTo(two, name, entry)
+      expect(grant).toEqual({ ...handed, process: two.process, takeover: false, remainingMs: expect.any(Number) })
+      expect(grant!.remainingMs).toBeLessThanOrEqual(CLAIM_MS)
+      // What a process hands over to itself is in the answer.
+      expect((await two.release(handed)).grant).toMatchObject({ process: two.process })
+      await listening.ping?.()
+      expect(grants).toHaveLength(1)
+
+      // As many as no test has the time to wait for, if each of them was served.
+      const gone = await two.arrive(name, { listening: true, provenAlive: true, count: MANY / 2 })
+      const living = await one.arrive(name)
+      await listening.close()
+      await eventually(async () => {
+        await two.release((await two.look(name)).holder!)
+        await expectHandedTo(one, name, living)
+      })
+      expect((await one.look(name)).entries).not.toContain(gone)
+    })
+
+    it('touches the file that other processes watch, after the hand-offs to them', async (context) => {
+      if (engine.engine !== 'sqlite') return context.skip('no file of that engine is watched')
+      const name = freshName()
+      let touches = 0
+      const watch = watchFile((await two.store.changingFile!())!, () => touches++)
+      const hold = await one.acquire(name)
+      const entries = [await two.arrive(name), await one.arrive(name), await two.arrive(name)] as const
+
+      await one.release(hold)
+      // What came before the first touch may have been taken for one.
+      await eventually(() => expect(touches).toBeGreaterThan(0))
+      await sleep(50)
+      touches = 0
+      await one.release(await handedTo(one, name, entries[0]))
+      await sleep(50)
+      expect(touches).toBe(0)
+      await one.release(await handedTo(one, name, entries[1]))
+      await eventually(() => expect(touches).toBe(1))
+      await expectHandedTo(two, name, entries[2])
+      watch.close()
+    })
+  })
+}
+
+/** Every verb with text that must be escaped on the way to the database: by the store, or by an ORM. */
+export function textSuite(engine: Subject): void {
+  const { one, two, inTransaction } = peersOn(engine)
+  const texts = {
+    quotes: `it's "quoted" \`so\``,
+    backslashes: `C:\\new\\table\\u0041 \\' \\" \\\\`,
+    'braces and brackets': `{"id":"x"} {a,b} [1] $[0] {{}} $1 ?`,
+    commas: `a,b,,c, null,NULL`,
+    'white space': ` line\r\nbreak\ttab  `,
+    '4-byte characters': '😀𝒳🏴‍☠️',
+    '255 bytes': `${'😀'.repeat(63)}abc`,
+    'control characters': '\u0001\u0008\u001f\u007f',
+    percents: '100%_\\%',
+  }
+
+  for (const [what, text] of Object.entries(texts)) {
+    it(`takes ${what} in names and labels as they are`, async () => {
+      expect(Buffer.byteLength(text)).toBeLessThanOrEqual(255)
+      const plain = freshName()
+      const attempts = [text, plain].map((name) => attempt({ name, holder: text }))
+      const holds = toHolds(attempts, await one.store.acquire(attempts))
+      const arrivals = [plain, text].map((name) => arrival({ name, holder: text, process: two.process, count: 2 }))
+      const queued = await two.store.enqueue(arrivals, MANY)
+      expect(queued).toMatchObject([
+        { outcome: 'queued', sight: { name: plain, holder: { label: text } } },
+        { outcome: 'queued', sight: { name: text, holder: { label: text } } },
+      ])
+      expect(await one.store.renew(holds.map((hold) => ({ ...hold, ttlMs: LONG_MS })))).toMatchObject([
+        { outcome: 'renewed' },
+        { outcome: 'renewed' },
+      ])
+      expect(await one.store.acquire([attempt({ name: text })])).toMatchObject([{ granted: false, holder: text }])
+      const results = await one.store.release(holds, one.process)
+      expect(results).toMatchObject([{ handedOver: true }, { handedOver: true }])
+      for (const { name, entry } of arrivals) {
+        await expectHandedTo(two, name, entry)
+        expect(await two.store.inspect(name)).toMatchObject({ name, holder: text, waiters: 1 })
+        expect(await two.leave(name, entry)).toMatchObject({ name })
+        await two.release(await handedTo(two, name, entry))
+      }
+      const hold = await one.acquire(text)
+      await inTransaction(async (tx) => {
+        expect(await one.store.guard(tx, [{ ...hold, ttlMs: LONG_MS }])).toEqual(['stands'])
+        expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: false })
+      })
+      expect(await one.settle(text)).toEqual({ outcome: 'idle', grant: null })
+    })
+  }
+}
+
+/** Two processes, each with a connection of its own, on a database that lasts as long as the tests of the suite. */
+function peersOn(engine: Subject) {
+  let database: OpenEngine
+  const one = new Peer()
+  const two = new Peer()
+
+  beforeAll(async () => {
+    database = await engine.open()
+    one.store = storeOn(database.connected.adapter)
+    two.store = storeOn((await database.connect()).adapter)
+  })
+
+  afterAll(() => database.close())
+
+  return {
+    one,
+    two,
+    /** A transaction of process one. */
+    inTransaction: <T>(body: (tx: unknown) => Promise<T>) => database.connected.transaction(body),
+  }
+}
+
+/** A store as a process uses it. */
+class Peer {
+  store!: Store<unknown>
+  readonly process = (randomBytes(8).readBigInt64BE() >> 1n).toString()
+
+  async acquire(name: string, terms: Partial<Attempt> = {}): Promise<Hold> {
+    const asked = attempt({ name, ...terms })
+    const [hold] = toHolds([asked], await this.store.acquire([asked]))
+    return hold!
+  }
+
+  async enqueue(asked: Arrival): Promise<ArrivalResult> {
+    const [result] = await this.store.enqueue([asked], MANY)
+    return result!
+  }
+
+  /** Answers the id of the entry. */
+  async arrive(name: string, terms: Partial<Arrival> = {}): Promise<string> {
+    const result = await this.enqueue(arrival({ name, process: this.process, ...terms }))
+    if (result.outcome !== 'queued') throw new Error(`could not queue for ${name}: ${result.outcome}`)
+    return result.entry
+  }
+
+  async leave(name: string, entry: string, count = 1): Promise<Grant | null> {
+    const [grant] = await this.store.leave([{ name, entry, count }])
+    return grant!
+  }
+
+  async look(name: string): Promise<Sight> {
+    const [sight] = await this.store.look([name])
+    return sight!
+  }
+
+  async settle(name: string): Promise<Settlement> {
+    const [settlement] = await this.store.settle([name], this.process)
+    return settlement!
+  }
+
+  async release(hold: Hold): Promise<ReleaseResult> {
+    const [result] = await this.store.release([hold], this.process)
+    return result!
+  }
+
+  /** Renews for the first time. */
+  async claim(hold: Hold, ttlMs = LONG_MS): Promise<void> {
+    expect(await this.store.renew([{ ...hold, ttlMs }])).toMatchObject([{ outcome: 'renewed' }])
+  }
+
+  async untilFree(...names: string[]): Promise<void> {
+    await eventually(async () => {
+      for (const { holder } of await this.store.look(names)) expect(holder).toBeNull()
+    })
+  }
+}
+
+const RELEASED_TO_NOBODY: ReleaseResult = { outcome: 'released', handedOver: false, grant: null, unsettled: false }
+
+function storeOn(adapter: Adapter<unknown>): Store<unknown> {
+  switch (adapter.engine) {
+    case 'postgres':
+      return postgresStore(adapter, {})
+    case 'mysql':
+      return mysqlStore(adapter, {})
+    case 'sqlite':
+      return sqliteStore(adapter, {})
+    case 'memory':
+      return memoryStore(adapter.database) as Store<unknown>
+  }
+}
+
+function freshNames(count: number): string[] {
+  return Array.from({ length: count }, freshName)
+}
+
+function attempt(terms: Partial<Attempt> & { name: string }): Attempt {
+  return { owner: randomBytes(16).toString('hex'), ttlMs: LONG_MS, holder: 'test', session: null, ...terms }
+}
+
+function arrival(terms: Partial<Arrival> & { name: string }): Arrival {
+  return {
+    count: 1,
+    entry: randomBytes(8).toString('hex'),
+    joins: null,
+    ttlMs: LONG_MS,
+    holder: 'test',
+    session: null,
+    process: '1',
+    listening: false,
+    provenAlive: false,
+    waitMs: LONG_MS,
+    ...terms,
+  }
+}
+
+function toHolds(attempts: readonly Attempt[], results: readonly AttemptResult[]): Hold[] {
+  return attempts.map(({ name, owner }, index) => {
+    const result = results[index]!
+    if (!result.granted) throw new Error(`${name} was not granted: ${JSON.stringify(result)}`)
+    return { name, owner, token: result.token }
+  })
+}
+
+/** The hold of the lock, which this entry must have been handed. */
+async function handedTo(
+  peer: Peer,
+  name: string,
+  entry: string,
+  { takeover }: { takeover?: boolean } = {},
+): Promise<Hold> {
+  const { holder } = await peer.look(name)
+  expect(holder).not.toBeNull()
+  const { owner, token } = holder!
+  expect(owner).toBe(entry + token.toString(16).padStart(16, '0'))
+  if (takeover !== undefined) expect(holder!.takeover).toBe(takeover)
+  return { name, owner, token }
+}
+
+const expectHandedTo: (...args: Parameters<typeof handedTo>) => Promise<void> = async (...args) => {
+  await handedTo(...args)
+}
+
+/** Statements that had no effect, because the file was busy or two deadlocked, may be repeated. */
+async function repeated<T>(call: () => Promise<T>, isDone: (result: T) => boolean = () => true): Promise<T> {
+  for (;;) {
+    try {
+      const result = await call()
+      if (isDone(result)) return result
+    } catch (error) {
+      if (!(error instanceof DatabaseError) || error.failure !== 'conflict') throw error
+    }
+    await sleep(5)
+  }
+}
