@@ -29,6 +29,8 @@ export interface Granted extends Hold {
 
 /** Attempts that get no answer are repeated at least this often, however short the wait. */
 const TRIES_AGAINST_FAILURES = 3
+/** A row of ours that another statement has locked is free again a moment later. */
+const LOCKED_ROW_PAUSE_MS = 5
 const FIRST_BACKOFF_MS = 50
 const LONGEST_BACKOFF_MS = 1000
 
@@ -140,6 +142,20 @@ class Attempts {
   }
 
   async next(call: Call): Promise<AttemptResult> {
+    for (;;) {
+      const result = await this.#send(call)
+      if (result.granted) return result
+      if (result.ours !== true) {
+        // Nobody can be seen to hold it, so a transaction has the row locked: as our own attempt might that had no answer.
+        if (this.#ambiguous && result.holder === null && !result.queued)
+          throw noAnswer(this.#context.statementTimeoutMs)
+        return result
+      }
+      await call.race(undefined, LOCKED_ROW_PAUSE_MS)
+    }
+  }
+
+  async #send(call: Call): Promise<AttemptResult> {
     const { statementTimeoutMs } = this.#context
     const answer = this.#context.attempt(this.#attempt)
     let settled = false
@@ -168,12 +184,13 @@ class Attempts {
     const answers = await Promise.allSettled(this.#abandoned)
     const heard = answers.find((answer) => answer.status === 'fulfilled' && answer.value.granted)
     // Nothing heard: ask once more, by the owner id that the lost attempt had.
-    const result =
-      heard?.status === 'fulfilled' ? heard.value : await this.#context.attempt({ ...this.#attempt, ttlMs: 1000 })
-    if (!result.granted) return
-    const hold = { ...this.#attempt, token: result.token }
-    // A try of somebody else's can have the row locked at that very moment.
-    await untilUnlocked(async () => (await queue.release(hold)) !== 'locked', statementTimeoutMs)
+    const given = heard?.status === 'fulfilled' ? heard.value : undefined
+    // Somebody else's statement can have the row locked at that very moment.
+    await untilUnlocked(async () => {
+      const result = given ?? (await this.#context.attempt({ ...this.#attempt, ttlMs: 1000 }))
+      if (!result.granted) return result.ours !== true
+      return (await queue.release({ ...this.#attempt, token: result.token })) !== 'locked'
+    }, statementTimeoutMs)
   }
 }
 

@@ -8,6 +8,8 @@ interface Waiting<Item, Answer> {
 
 /** Names in one statement. More would make messages and lock lists long without saving time. */
 const LONGEST_BATCH = 1000
+/** So many are sent in two halves: while this process deals with the answers to one, the database works on the other. */
+const HALVED_FROM = 200
 /** A statement that takes longer than this (a lost connection, a stalled server) does not keep the next ones waiting. */
 const SLOW_STATEMENT_MS = 20
 
@@ -44,7 +46,10 @@ export class Batches<Item extends { readonly name: string }, Answer> {
   #next(): void {
     clearTimeout(this.#slow)
     this.#slow = undefined
-    if (this.#waiting.length > 0) void this.#run(this.#takeBatch())
+    if (this.#waiting.length >= HALVED_FROM && this.#underWay === 0) {
+      void this.#run(this.#takeBatch(Math.ceil(this.#waiting.length / 2)))
+    }
+    if (this.#waiting.length > 0) void this.#run(this.#takeBatch(LONGEST_BATCH))
   }
 
   async #run(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
@@ -69,14 +74,14 @@ export class Batches<Item extends { readonly name: string }, Answer> {
     }
   }
 
-  #takeBatch(): Waiting<Item, Answer>[] {
+  #takeBatch(longest: number): Waiting<Item, Answer>[] {
     if (this.#waiting.length === 1) return this.#waiting.splice(0)
     const batch: Waiting<Item, Answer>[] = []
     const later: Waiting<Item, Answer>[] = []
     const names = new Set<string>()
     for (const waiting of this.#waiting) {
       const { name } = waiting.item
-      if (batch.length === LONGEST_BATCH || names.has(name)) {
+      if (batch.length === longest || names.has(name)) {
         later.push(waiting)
       } else {
         names.add(name)

@@ -90,7 +90,9 @@ export class DatabaseError extends LockError {
 
 /** Each of these ends a transaction that may succeed when it is retried as a whole. */
 const ABORTED_SQLSTATES = ['40001', '40P01']
-const ABORTED_ERRNOS = [1213, 1205, 1020]
+const ABORTED_ERRNOS = [1213, 1205, 1020, 3101]
+/** What Galera and Group Replication say at COMMIT when another node was faster. */
+const LOST_RACE = { errno: 1180, message: /error 149\b/ }
 
 /**
  * Whether `error`, or one of its causes, says that the database gave up a transaction which may succeed when all of it is
@@ -104,6 +106,7 @@ export function isTransactionAborted(error: unknown): boolean {
     if (typeof code === 'string' && (ABORTED_SQLSTATES.includes(code) || /^SQLITE_(BUSY|LOCKED)/.test(code)))
       return true
     if (typeof errno === 'number' && ABORTED_ERRNOS.includes(errno)) return true
+    if (errno === LOST_RACE.errno && LOST_RACE.message.test(each.message)) return true
     if (code === 'ERR_SQLITE_ERROR' && typeof errcode === 'number' && [5, 6].includes(errcode & 0xff)) return true
   }
   return false

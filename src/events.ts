@@ -18,6 +18,8 @@ export type LockEvent =
   | ({ readonly type: 'released' } & OfLease)
   | { readonly type: 'timeout'; readonly name: string; readonly waitedMs: number }
   | { readonly type: 'forced'; readonly name: string }
+  /** A setting of the server that a crash would turn into a danger for locks, although all seems well. Once per instance. */
+  | { readonly type: 'warning'; readonly message: string }
   /** Something failed in the background, where nobody could catch it. Nothing is granted or lost because of it. */
   | { readonly type: 'error'; readonly during: string; readonly cause: unknown }
 

@@ -412,15 +412,16 @@ class Guarded extends Promise<void> {
   }
 }
 
-/** Pause between two looks at a row that a transaction keeps locked. */
-const LOCKED_ROW_PAUSE_MS = 20
+/** A row is locked for a moment by other statements, or for long by a transaction: asked again soon at first. */
+const SHORTEST_LOCKED_MS = 1
+const LONGEST_LOCKED_MS = 20
 
 /** Repeats `attempt` until it is true; false after `limitMs`. */
 export async function untilUnlocked(attempt: () => Promise<boolean>, limitMs: number): Promise<boolean> {
   const end = performance.now() + limitMs
-  while (!(await attempt())) {
+  for (let pauseMs = SHORTEST_LOCKED_MS; !(await attempt()); pauseMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)) {
     if (performance.now() >= end) return false
-    await new Promise((resolve) => setTimeout(resolve, LOCKED_ROW_PAUSE_MS))
+    await new Promise((resolve) => setTimeout(resolve, pauseMs))
   }
   return true
 }

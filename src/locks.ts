@@ -4,7 +4,7 @@ import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 import { Batches } from './batch.ts'
 import { type Call, Calls } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
-import { LockError, LockLostError } from './errors.ts'
+import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson, type LeaseTerms, untilUnlocked } from './lease.ts'
@@ -129,6 +129,7 @@ class Instance<Tx> implements Locks<Tx> {
   /** Calls that may yet end in a lease. */
   readonly #calls = new Calls()
   readonly #background = new Set<Promise<void>>()
+  #assessed = false
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
   #closed: Promise<void> | undefined
@@ -274,6 +275,7 @@ class Instance<Tx> implements Locks<Tx> {
     this.#assertOpen()
     return this.#calls.run(request.signal, async (call) => {
       call.throwIfCancelled()
+      if (!this.#assessed) await this.#assess()
       const session = request.takeover === 'session' ? await this.#sessions.current() : null
       const granted = await this.#granted(call, request, waitMs, session?.id ?? null)
       if (granted === null) return null
@@ -289,6 +291,19 @@ class Instance<Tx> implements Locks<Tx> {
       if (takeover) this.#events.emit({ type: 'takeover', ...hold })
       return lease
     })
+  }
+
+  /** Before the first lease. While the database cannot be asked, the acquire itself tells what is wrong. */
+  async #assess(): Promise<void> {
+    try {
+      const assessment = await this.#store.assess?.()
+      if (assessment?.refusal != null) throw assessment.refusal
+      if (this.#assessed) return
+      this.#assessed = true
+      for (const message of assessment?.warnings ?? []) this.#events.emit({ type: 'warning', message })
+    } catch (error) {
+      if (!(error instanceof DatabaseError)) throw error
+    }
   }
 
   async #granted(

@@ -52,7 +52,10 @@ export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
       return {
         name,
         source,
-        statements: [...statements, `insert into ${history} (name) values ('${name}')`],
+        statements: [
+          ...statements,
+          `${engine === 'mysql' ? 'insert ignore' : 'insert'} into ${history} (name) values ('${name}')`,
+        ],
         undo: [...statements.map(undoStatement).reverse(), forget],
       }
     })

@@ -72,8 +72,10 @@ const AFTER_EXPIRY_MS = 2
 /** After a look that failed because the database could not be reached. */
 const FAILED_LOOK_MS = 250
 /** While a transaction has the row locked nobody can queue there, or be handed the lock: tried again this often. */
-const SHORTEST_LOCKED_MS = 5
+const SHORTEST_LOCKED_MS = 1
 const LONGEST_LOCKED_MS = 50
+/** A free lock whose row was locked at the moment is looked at again after that time. */
+const SETTLE_AGAIN_MS = 10
 /** A lock that could not be handed over is tried again for so long; from then on the looks of those who wait find it. */
 const SETTLE_FOR_MS = 2000
 
@@ -310,7 +312,7 @@ export class Queue {
       this.#tidy(line)
     } else {
       line.enqueuing = true
-      void this.#enqueue(line)
+      this.#context.background(`queueing for ${JSON.stringify(line.name)}`, this.#enqueue(line))
     }
   }
 
@@ -538,7 +540,7 @@ export class Queue {
 
   async #settleSeen(line: Line): Promise<void> {
     const outcome = await this.settle(line.name)
-    if (outcome === 'locked') this.#lookBy(LONGEST_LOCKED_MS)
+    if (outcome === 'locked') this.#lookBy(SETTLE_AGAIN_MS)
     else if (outcome === 'idle') this.#lookBy(0)
   }
 

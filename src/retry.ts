@@ -15,7 +15,7 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
   const onConflict = <T>(call: () => Promise<T>) => repeat(call, timeoutMs, 0)
   const harmless = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, 0), timeoutMs)
   const idempotent = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, CONNECTION_RETRIES), timeoutMs)
-  const { acquireBehind, assertOpen, guardedQuery, listen, changingFile } = store
+  const { acquireBehind, assertOpen, assess, guardedQuery, listen, changingFile } = store
 
   return {
     synchronous: store.synchronous,
@@ -58,6 +58,7 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
     ...(listen && {
       listen: (process, onGrant, onLost) => boundedSession(listen.call(store, process, onGrant, onLost), timeoutMs),
     }),
+    ...(assess && { assess: () => idempotent(() => assess.call(store)) }),
     ...(changingFile && { changingFile: changingFile.bind(store) }),
     migrate: () => onConflict(() => store.migrate()),
   }

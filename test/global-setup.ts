@@ -8,7 +8,7 @@ declare module 'vitest' {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  const outcomes = await Promise.allSettled(wantedServers().map(startServer))
+  const outcomes = await Promise.allSettled(wantedServers().map((name) => startServer(name)))
   const running = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
   const failures = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []))
   const stopAll = async () => {

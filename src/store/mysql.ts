@@ -28,6 +28,7 @@ import type {
   Sight,
   Store,
 } from './store.ts'
+import { afterAllCommits, assess, readTopology, sessionRefusal, type Topology } from './topology.ts'
 
 /** GET_LOCK name under which the processes that migrate one server take turns, and how long they wait for it. */
 const MIGRATION_LOCK = 'rowlock:migrate'
@@ -40,6 +41,7 @@ const LEAVE_TRIES = 3
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
 
 const REFUSED: AttemptResult = { granted: false, holder: null, queued: false }
+const OURS: AttemptResult = { granted: false, holder: null, queued: false, ours: true }
 const LOST: ReleaseResult = { outcome: 'lost', handedOver: false, grant: null, unsettled: false }
 const LOCKED: ReleaseResult = { ...LOST, outcome: 'locked' }
 const RELEASED: ReleaseResult = { ...LOST, outcome: 'released' }
@@ -53,8 +55,18 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   const table = tableName('mysql', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
 
+  let topology: Promise<Topology> | undefined
+  function knownTopology(): Promise<Topology> {
+    topology ??= readTopology('mysql', (query) => runner.run(query)).catch((error: unknown) => {
+      topology = undefined
+      throw error
+    })
+    return topology
+  }
+
   async function look(items: readonly { readonly name: string }[]): Promise<Map<string, Row>> {
-    const { rows } = await runner.run(statements.look(items.map(({ name }) => bytes(name))))
+    const query = statements.look(items.map(({ name }) => bytes(name)))
+    const { rows } = await runner.run(afterAllCommits(await knownTopology(), query))
     return byName(rows.map(toRow))
   }
 
@@ -298,6 +310,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
+    guardsStopRenewal: true,
     acquire: (attempts) => inBatches(attempts, acquire),
     enqueue: (arrivals, maxWaiters) => inBatches(arrivals, (batch) => enqueue(batch, maxWaiters)),
     leave: (departures) => inBatches(departures, leave),
@@ -413,19 +426,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       }
       const connection = await adapter.dedicate()
       try {
-        const variables = await connection.query({
-          text: "show variables where variable_name in ('wsrep_on', 'group_replication_single_primary_mode')",
-          values: [],
-        })
-        for (const row of variables.rows) {
-          const setting = `${row.Variable_name}=${row.Value}`
-          if (setting === 'wsrep_on=ON' || setting === 'group_replication_single_primary_mode=OFF') {
-            throw new LockError(
-              'UNSUPPORTED',
-              `takeover: 'session' needs a single primary, because GET_LOCK knows one node only, and here ${setting}; use takeover: 'expiry'`,
-            )
-          }
-        }
+        const refused = sessionRefusal(await readTopology('mysql', (query) => connection.query(query)))
+        if (refused !== null) throw refused
         const id = `rowlock:${randomBytes(16).toString('hex')}`
         const { rows } = await connection.query({
           // In a session that is a proxy's own the lock would stay behind.
@@ -450,6 +452,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
         await connection.close()
         throw error instanceof LockError ? error : explain(error, false, table)
       }
+    },
+
+    async assess() {
+      topology = undefined
+      return assess(await knownTopology())
     },
 
     async migrate() {
@@ -595,6 +602,7 @@ function judge(attempt: Attempt, row: Row | undefined, elapsedMs: number): Attem
   if (row.owner === attempt.owner && row.remainingMs >= (attempt.ttlMs ?? 0) - elapsedMs) {
     return { granted: true, token: row.token, takeover: row.takeover }
   }
+  if (row.owner === attempt.owner) return OURS
   return row.held
     ? { granted: false, holder: row.label, queued: false }
     : { granted: false, holder: null, queued: row.awaited }
@@ -655,16 +663,26 @@ const DEADLOCK = 1213
 const LOCK_WAIT_TIMEOUT = 1205
 const NO_WAIT_REFUSED = 3572
 const CHANGED_SINCE_SNAPSHOT = 1020
-const CONFLICTS = [DEADLOCK, LOCK_WAIT_TIMEOUT, NO_WAIT_REFUSED, CHANGED_SINCE_SNAPSHOT]
+/** Multi-primary Group Replication: another member was faster. */
+const ROLLED_BACK_BY_CERTIFICATION = 3101
+const CONFLICTS = [ROLLED_BACK_BY_CERTIFICATION, DEADLOCK, LOCK_WAIT_TIMEOUT, NO_WAIT_REFUSED, CHANGED_SINCE_SNAPSHOT]
 const NO_SUCH_TABLE = 1146
 const NO_SUCH_COLUMN = 1054
-/** Shutting down, killed, node not ready (Galera), server gone or lost, read-only while failing over. */
-const NO_SERVER = [1053, 1317, 1927, 1047, 2006, 2013, 1290, 1836, 4031]
+/**
+ * Shutting down, killed, node not ready (Galera), server gone or lost, read-only or offline while failing over, or an error
+ * during COMMIT, which may have taken effect.
+ */
+const NO_SERVER = [1053, 1317, 1927, 1047, 2006, 2013, 1290, 1836, 4031, 1180, 3032, 3100]
 /** The driver `mariadb` numbers its own errors, too: connection or pool closed, cut off, or not there in time. */
 const NO_CONNECTION = [45001, 45004, 45009, 45012, 45013, 45019, 45026, 45028, 45042, 45061]
 
 function errnoOf(error: unknown): unknown {
   return (error as { errno?: unknown } | null | undefined)?.errno
+}
+
+/** Another node was faster. Nothing but the text tells it from other errors during COMMIT. */
+function isLostRace(error: unknown): boolean {
+  return errnoOf(error) === 1180 && /error 149\b/.test((error as Error).message)
 }
 
 function explain(error: unknown, inTransaction: boolean, table: string): LockError {
@@ -673,6 +691,7 @@ function explain(error: unknown, inTransaction: boolean, table: string): LockErr
     return databaseError(isConnectionFailure(error) ? 'connection' : 'other', error)
   }
   if (errno === NO_SUCH_TABLE || errno === NO_SUCH_COLUMN) return notMigrated(table, error)
-  if (CONFLICTS.includes(errno)) return inTransaction ? transactionAborted(error) : databaseError('conflict', error)
+  if (CONFLICTS.includes(errno) || isLostRace(error))
+    return inTransaction ? transactionAborted(error) : databaseError('conflict', error)
   return databaseError([...NO_SERVER, ...NO_CONNECTION].includes(errno) ? 'connection' : 'other', error)
 }

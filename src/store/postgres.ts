@@ -24,6 +24,7 @@ import {
   type Sight,
   type Store,
 } from './store.ts'
+import { assess, readTopology } from './topology.ts'
 
 /** All processes that migrate one database take this transaction-level advisory lock: CREATE TABLE IF NOT EXISTS races. */
 const MIGRATION_LOCK = '8245928655720965490'
@@ -103,6 +104,13 @@ export function postgresStatements(naming: Naming) {
   /** How many callers wait for `l`. */
   const waiting = sql`select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e`
 
+  /**
+   * Who is told of a grant counts on it, also where commits are asynchronous by default. Read at the commit, so its place in
+   * the statement does not matter. Waiting for replicas, if set, is left as it is.
+   */
+  const durable = sql`set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                                       when 'off' then 'on' else current_setting('synchronous_commit') end, true)`
+
   /** What a waiter sees of `l`. */
   const sight = sql`
                l.owner, l.token::text, l.holder as label, l.takeover,
@@ -111,8 +119,31 @@ export function postgresStatements(naming: Naming) {
                jsonb_path_query_array(l.queue, '$[*].id')::text as entries`
 
   return {
-    // WHO HOLDS THE LOCK is decided by the WHERE of `free`: checked, locked, and checked again on the row as locked. The
-    // advisory lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
+    // WHO HOLDS THE LOCK is decided by the WHERE of `free`: checked, locked, and checked again on the row as locked. This is
+    // the way of one caller who meets nobody; without an answer, the next statement tells why.
+    take: statement<Attempt>(
+      engine,
+      (p) => sql`
+        with free as (
+          select l.ctid, l.owner = ${p.owner}::text as again, l.owner is not null as takeover
+          from ${locks} as l
+          where l.name = ${p.name}::text and (l.owner = ${p.owner}::text or (l.queue is null and ${free}))
+          for update skip locked
+        )
+        update ${locks} as l
+        set owner = ${p.owner}::text,
+            token = case when free.again then l.token else greatest(l.token + 1, ${clockToken}) end,
+            expires_at = clock_timestamp() + ${p.ttlMs}::float8 * interval '1 ms',
+            holder = ${p.holder}::text,
+            session = ${p.session}::bigint,
+            handed_to = null
+        from free
+        where l.ctid = free.ctid
+        returning l.token::text, free.takeover and not coalesce(free.again, false) as takeover, ${durable}`,
+    ),
+
+    // The same for any number. The advisory lock keeps two inserts of one new name apart, of which one would wait for the
+    // other's transaction.
     acquire: statement<{ names: string; owners: string; ttls: string; holders: string; sessions: string }>(
       engine,
       (p) => sql`
@@ -148,11 +179,12 @@ export function postgresStatements(naming: Naming) {
           on conflict (name) do nothing
           returning name, token
         )
-        select i::int, token::text, takeover, null as holder, false as queued from taken
+        select i::int, token::text, takeover, null as holder, false as queued, false as ours, (select ${durable}) from taken
         union all
-        select m.i::int, c.token::text, false, null, false from created as c join missed as m on m.name = c.name
+        select m.i::int, c.token::text, false, null, false, false, (select ${durable}) from created as c join missed as m on m.name = c.name
         union all
-        select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end, l.queue is not null and ${free}
+        select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end,
+               l.queue is not null and ${free}, l.owner is not distinct from m.owner, null
         from missed as m join ${locks} as l on l.name = m.name`,
     ),
 
@@ -208,10 +240,11 @@ export function postgresStatements(naming: Naming) {
           from open join asked as a on a.name = open.name
           where l.name = open.name
         )
-        select a.i, l.owner, l.token::text, l.takeover, l.handed_to as process,
-               extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining
-        from asked as a join ${locks} as l on l.name = a.name
-        where left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp()`,
+        select a.i, case when left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp() then l.owner end as owner,
+               l.token::text, l.takeover, l.handed_to as process,
+               extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+               l.queue is not null and a.name not in (select name from open) as locked
+        from asked as a join ${locks} as l on l.name = a.name`,
     ),
 
     look: statement<{ names: string }>(
@@ -239,7 +272,7 @@ export function postgresStatements(naming: Naming) {
                case when c.owner is not null then 'handed over'
                     when c.name is not null or (l.queue is null and ${free}) then 'idle'
                     when ${free} then 'locked' else 'held' end as outcome,
-               (select count(*) from notified) as notified
+               (select count(*) from notified) as notified, (select ${durable} where exists (select from next))
         from unnest(${p.names}::text::text[]) with ordinality as a(name, i)
         join ${locks} as l on l.name = a.name left join changed as c on c.name = a.name`,
     ),
@@ -265,14 +298,32 @@ export function postgresStatements(naming: Naming) {
         )
         select a.i::int,
                case when r.name is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
-               extract(epoch from coalesce(r.expires_at, l.expires_at) - clock_timestamp())::float8 * 1000 as remaining
+               extract(epoch from coalesce(r.expires_at, l.expires_at) - clock_timestamp())::float8 * 1000 as remaining,
+               (select ${durable})
         from asked as a
         left join renewed as r on r.name = a.name
         left join ${locks} as l on (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
                                and l.expires_at > clock_timestamp()`,
     ),
 
-    // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk; a hand-off's must.
+    // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk. This is the way
+    // of one holder for whom nobody waits; without an answer, the next statement finds out more.
+    giveBack: statement<Hold>(
+      engine,
+      (p) => sql`
+        with mine as (
+          select l.ctid from ${locks} as l
+          where l.name = ${p.name}::text and l.owner = ${p.owner}::text and l.token = ${p.token}::bigint and l.queue is null
+          for no key update skip locked
+        )
+        update ${locks} as l
+        set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
+        from mine
+        where l.ctid = mine.ctid
+        returning set_config('synchronous_commit', 'off', true)`,
+    ),
+
+    // Any number, and whoever waits is handed the lock, which makes the commit wait for the disk after all.
     release: statement<{ names: string; owners: string; tokens: string; process: string }>(
       engine,
       (p) => sql`
@@ -290,7 +341,8 @@ export function postgresStatements(naming: Naming) {
                c.owner, c.token::text, c.handed_to as process,
                extract(epoch from c.expires_at - clock_timestamp())::float8 * 1000 as remaining,
                (select count(*) from notified) as notified,
-               (select set_config('synchronous_commit', 'off', true) where not exists (select from next)) as asynchronous
+               (select case when exists (select from next) then ${durable}
+                            else set_config('synchronous_commit', 'off', true) end)
         from asked as a left join changed as c on c.name = a.name`,
     ),
 
@@ -464,11 +516,25 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     }
   }
 
+  async function leave(departures: readonly Departure[], tries: number): Promise<(Grant | null)[]> {
+    const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
+    const answers = inOrder(rows, departures.length)
+    // For a moment, mostly. An entry that stays in the queue nevertheless passes on what it is handed.
+    const locked = departures.filter((_, index) => answers[index]?.locked === true)
+    if (locked.length > 0 && tries > 1) await leave(locked, tries - 1)
+    return answers.map((row, index) => toGrant(departures[index]!.name, row))
+  }
+
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
 
     async acquire(attempts) {
+      const [attempt] = attempts
+      if (attempts.length === 1 && attempt !== undefined) {
+        const [row] = (await runner.run(statements.take(attempt))).rows
+        if (row !== undefined) return [toAttemptResult(row)]
+      }
       const { rows } = await runner.run(statements.acquire(asked(attempts)))
       const byIndex = inOrder(rows, attempts.length)
       return byIndex.map(toAttemptResult)
@@ -505,10 +571,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       })
     },
 
-    async leave(departures) {
-      const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
-      return inOrder(rows, departures.length).map((row, index) => toGrant(departures[index]!.name, row))
-    },
+    leave: (departures) => leave(departures, LEAVE_TRIES),
 
     async look(names) {
       const { rows } = await runner.run(statements.look({ names: array(names) }))
@@ -542,6 +605,11 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async release(holds, process) {
+      const [hold] = holds
+      if (holds.length === 1 && hold !== undefined && !wasHandedOver(hold)) {
+        const { rows } = await runner.run(statements.giveBack(hold))
+        if (rows.length === 1) return [RELEASED]
+      }
       const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
       const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
         if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
@@ -659,6 +727,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       }
     },
 
+    assess: async () => assess(await readTopology('postgres', (query) => runner.run(query)), adapter.single === true),
+
     async migrate() {
       try {
         return await adapter.reserve(async (connection) => {
@@ -737,7 +807,15 @@ const CLOCK_DRIFT = 0.01
 
 /** Rows named in one statement. */
 const BATCH = 1000
+/** How often a caller tries to leave the queue of a lock whose row is locked. */
+const LEAVE_TRIES = 3
 
+/** Where one waited for the lock, others probably do. */
+function wasHandedOver({ owner, token }: Hold): boolean {
+  return owner.endsWith(token.toString(16).padStart(16, '0'))
+}
+
+const RELEASED: ReleaseResult = { outcome: 'released', handedOver: false, grant: null, unsettled: false }
 const NOT_RELEASED = { handedOver: false, grant: null, unsettled: false } as const
 
 /** An array in the server's own notation: drivers differ in what they make of arrays, but they all pass on text. */
@@ -829,7 +907,8 @@ function toGrant(name: string, row: Record<string, unknown> | undefined): Grant 
 
 function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResult {
   if (row?.token == null) {
-    return { granted: false, holder: (row?.holder as string | null | undefined) ?? null, queued: row?.queued === true }
+    const holder = (row?.holder as string | null | undefined) ?? null
+    return { granted: false, holder, queued: row?.queued === true, ours: row?.ours === true }
   }
   return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
 }
@@ -847,6 +926,7 @@ function explain(error: unknown, inTransaction: boolean, table: string): LockErr
   if (code === '42P01' || code === '3F000' || code === '42703') return notMigrated(table, error)
   if (inTransaction && ['25P02', '40001', '40P01', '55P03'].includes(code)) return transactionAborted(error)
   if (['40001', '40P01', '55P03'].includes(code)) return databaseError('conflict', error)
-  if (code.startsWith('08') || code.startsWith('57P')) return databaseError('connection', error)
+  // 25006: a standby, as while a failover is under way.
+  if (code.startsWith('08') || code.startsWith('57P') || code === '25006') return databaseError('connection', error)
   return databaseError('other', error)
 }

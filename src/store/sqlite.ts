@@ -14,6 +14,7 @@ import {
   type Sight,
   type Store,
 } from './store.ts'
+import { assess, readTopology } from './topology.ts'
 
 /** Milliseconds since 1970. SQLite reads it when it needs it first in a statement, and a write has the file's lock by then. */
 const now = sql`cast(unixepoch('subsec') * 1000 as integer)`
@@ -434,6 +435,8 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     async openSession() {
       throw new LockError('UNSUPPORTED', "takeover: 'session' needs sessions, which SQLite has none of; use 'expiry'")
     },
+
+    assess: async () => assess(await readTopology('sqlite', (query) => runner.run(query))),
 
     async migrate() {
       try {

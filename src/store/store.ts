@@ -1,3 +1,5 @@
+import type { Assessment } from './topology.ts'
+
 /** One attempt to hold a lock, and what it may become. */
 export interface Hold {
   readonly name: string
@@ -26,6 +28,8 @@ export type AttemptResult =
       readonly holder: string | null
       /** Nobody holds it, but callers wait for it who came first: `settle` gives it to them. */
       readonly queued: boolean
+      /** An earlier attempt of this owner had been granted, but the row is locked at this moment: ask again. */
+      readonly ours?: boolean
     }
 
 /**
@@ -223,6 +227,8 @@ export interface Store<Tx> {
    * `remainingMs` count from that call, and `onLost` once. Undefined or UNSUPPORTED: those who wait have to look.
    */
   listen?(process: string, onGrant: (grant: Grant) => void, onLost: (cause: unknown) => void): Promise<Listening>
+  /** Whether locks can be had on this server, and what of its settings is a danger to them. Undefined: nothing can be. */
+  assess?(): Promise<Assessment>
   /** A file whose access time changes after every hand-off to another process. Undefined, or null: there is none. */
   changingFile?(): Promise<string | null>
   /** Answers the names of the migrations that it applied. */

@@ -58,8 +58,7 @@ function hasHadItAll(reports: readonly Report[]): boolean {
     sum(({ claims }) => claims.length) > 20 &&
     sum(({ abandoned }) => abandoned) > 0 &&
     sum(({ takeovers }) => takeovers) > 0 &&
-    sum(({ evictions }) => evictions.length) > 0 &&
-    sum(({ purged }) => purged) > 0
+    sum(({ evictions }) => evictions.length) > 0
   )
 }
 

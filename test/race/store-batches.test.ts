@@ -138,6 +138,7 @@ class Client {
       joins: [...this.#entries].findLast(([, entry]) => entry.name === name)?.[0] ?? null,
       process: this.#process,
       listening: false,
+      provenAlive: false,
       waitMs: TTL_MS,
     }))
     const results = await this.#send(() => this.store.enqueue(arrivals, 1_000_000))

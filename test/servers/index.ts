@@ -35,14 +35,14 @@ export async function prepareServer(name: ServerName): Promise<void> {
 
 /**
  * A server from the first source there is: a URL in the environment, a Docker engine, or binaries run on this machine with
- * a data directory of their own.
+ * a data directory of their own. `env` is added to the environment of one that runs from binaries.
  */
-export async function startServer(name: ServerName): Promise<RunningServer> {
+export async function startServer(name: ServerName, env?: NodeJS.ProcessEnv): Promise<RunningServer> {
   return await orSayWhatToDo(name, async () => {
     const url = urlFromEnvironment(name)
     if (url !== undefined) return await useRunning(name, url)
     if (await dockerAnswers()) return await startInDocker(serverKinds[name])
-    return await fromBinaries[name].start()
+    return await fromBinaries[name].start(env)
   })
 }
 

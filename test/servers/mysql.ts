@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import { cached } from './cache.ts'
 import { type Command, runCommand, succeeds } from './command.ts'
 import { findProgram, installPackages } from './debian.ts'
-import { startPrivateServer } from './private-server.ts'
+import { type Recipe, startPrivateServer } from './private-server.ts'
 import { type RunningServer, serverKinds } from './server.ts'
 
 type MariadbPrograms = { server: string; installer: string }
@@ -39,8 +39,8 @@ export async function prepareMariadb(): Promise<MariadbPrograms> {
   return programs
 }
 
-export async function startMysql(): Promise<RunningServer> {
-  return await startPrivateServer({
+export async function startMysql(env?: NodeJS.ProcessEnv): Promise<RunningServer> {
+  const recipe: Recipe = {
     kind: serverKinds.mysql,
     programs: await prepareMysql(),
     stopSignal: 'SIGTERM',
@@ -66,12 +66,13 @@ export async function startMysql(): Promise<RunningServer> {
         '--max-connections=300',
       ]),
     url: mysqlUrl,
-  })
+  }
+  return await startPrivateServer(recipe, env)
 }
 
-export async function startMariadb(): Promise<RunningServer> {
+export async function startMariadb(env?: NodeJS.ProcessEnv): Promise<RunningServer> {
   const { server, installer } = await prepareMariadb()
-  return await startPrivateServer({
+  const recipe: Recipe = {
     kind: serverKinds.mariadb,
     programs: dirname(server),
     stopSignal: 'SIGTERM',
@@ -98,7 +99,8 @@ export async function startMariadb(): Promise<RunningServer> {
       ],
     }),
     url: mysqlUrl,
-  })
+  }
+  return await startPrivateServer(recipe, env)
 }
 
 function mysqlUrl(port: number): string {
@@ -106,7 +108,7 @@ function mysqlUrl(port: number): string {
 }
 
 /** mysqld under the loader and the libraries it was built for, which are newer than this machine's. */
-function mysqld(directory: string, args: string[]): Command {
+export function mysqld(directory: string, args: string[]): Command {
   return {
     program: join(directory, libraries, 'ld-linux-x86-64.so.2'),
     args: ['--library-path', join(directory, libraries), join(directory, 'usr/sbin/mysqld'), ...args],

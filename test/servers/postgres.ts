@@ -4,7 +4,7 @@ import { dirname, join, relative } from 'node:path'
 import { cached } from './cache.ts'
 import { runCommand } from './command.ts'
 import { findProgram, installPackages, isExecutable } from './debian.ts'
-import { startPrivateServer } from './private-server.ts'
+import { type Recipe, startPrivateServer } from './private-server.ts'
 import { type RunningServer, type ServerName, serverKinds } from './server.ts'
 
 const require = createRequire(import.meta.url)
@@ -29,16 +29,21 @@ export async function preparePostgres15(): Promise<string> {
   return programs
 }
 
-export async function startPostgres18(): Promise<RunningServer> {
-  return await startPostgres('postgres18', await preparePostgres18(), 'bin')
+export async function startPostgres18(env?: NodeJS.ProcessEnv): Promise<RunningServer> {
+  return await startPostgres('postgres18', await preparePostgres18(), 'bin', env)
 }
 
-export async function startPostgres15(): Promise<RunningServer> {
-  return await startPostgres('postgres15', await preparePostgres15(), '.')
+export async function startPostgres15(env?: NodeJS.ProcessEnv): Promise<RunningServer> {
+  return await startPostgres('postgres15', await preparePostgres15(), '.', env)
 }
 
-async function startPostgres(name: ServerName, programs: string, bin: string): Promise<RunningServer> {
-  return await startPrivateServer({
+async function startPostgres(
+  name: ServerName,
+  programs: string,
+  bin: string,
+  env?: NodeJS.ProcessEnv,
+): Promise<RunningServer> {
+  const recipe: Recipe = {
     kind: serverKinds[name],
     programs,
     stopSignal: 'SIGINT',
@@ -70,7 +75,8 @@ async function startPostgres(name: ServerName, programs: string, bin: string): P
       ],
     }),
     url: (port) => `postgres://postgres@127.0.0.1:${port}/postgres`,
-  })
+  }
+  return await startPrivateServer(recipe, env)
 }
 
 function embeddedPackage(): string {

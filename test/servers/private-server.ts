@@ -35,8 +35,8 @@ export type Recipe = {
 /** Servers refuse to run as root, so root runs them as nobody. */
 const nobody = process.getuid?.() === 0 ? 65534 : null
 
-/** Starts a server from binaries, with a fresh data directory and a port of its own. */
-export async function startPrivateServer(recipe: Recipe): Promise<RunningServer> {
+/** Starts a server from binaries, with a fresh data directory and a port of its own. `env` is added to its environment. */
+export async function startPrivateServer(recipe: Recipe, env: NodeJS.ProcessEnv = {}): Promise<RunningServer> {
   const home = await makeHome(recipe.kind.name)
   const logFile = join(home, 'server.log')
   let server: ChildProcess | undefined
@@ -54,7 +54,7 @@ export async function startPrivateServer(recipe: Recipe): Promise<RunningServer>
     const place = { home, programs, data: join(home, 'data') }
     await runCommand(await asServerUser(recipe.initialise(place), recipe.stopSignal, home))
     const port = await freePort()
-    const command = await asServerUser(recipe.serve(place, port), recipe.stopSignal, home)
+    const command = await asServerUser(withEnvironment(recipe.serve(place, port), env), recipe.stopSignal, home)
     const url = recipe.url(port)
     const launch = async () => {
       const launched = spawnServer(command, logFile)
@@ -82,6 +82,14 @@ export async function startPrivateServer(recipe: Recipe): Promise<RunningServer>
     await stop()
     throw log === '' ? error : new Error(`${error}\nThe end of its log:\n${lastLines(log)}`, { cause: error })
   }
+}
+
+/** Set by `env`, which runs as the server's OS user: what is preloaded shall not run as root, in setpriv, before. */
+function withEnvironment({ program, args, ...rest }: Command, env: NodeJS.ProcessEnv): Command {
+  const assignments = Object.entries(env).map(([name, value]) => `${name}=${value}`)
+  return assignments.length === 0
+    ? { program, args, ...rest }
+    : { program: 'env', args: [...assignments, program, ...args], ...rest }
 }
 
 async function makeHome(name: string): Promise<string> {

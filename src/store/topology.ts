@@ -1,0 +1,154 @@
+import type { Result, SqlEngine, Statement } from '../adapters/adapter.ts'
+import { LockError } from '../errors.ts'
+
+/**
+ * Who takes writes. With 'galera' and 'group' all nodes do, no node waits for the row locks of another, and a transaction
+ * learns only at its commit that another node was faster.
+ */
+export type Writers = 'one server' | 'galera' | 'group'
+
+/** What the server that answers says about itself, and about the session it was asked in. */
+export interface Topology {
+  readonly writers: Writers
+  readonly settings: Settings
+}
+
+export interface Assessment {
+  /** Why locks cannot be had here, and what to do about it. */
+  readonly refusal: LockError | null
+  /** What a crash of the server would do to locks here, although all seems well. */
+  readonly warnings: readonly string[]
+}
+
+/** Lower case names and values, as the engine spells them. Only those that the server knows. */
+type Settings = Readonly<Record<string, string | undefined>>
+
+const MYSQL_SETTINGS: Statement = {
+  text: `
+    show variables where variable_name in (
+      'wsrep_on', 'wsrep_dirty_reads', 'group_replication_single_primary_mode',
+      'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog')`,
+  values: [],
+}
+
+const POSTGRES_SETTINGS: Statement = {
+  text: `
+    select current_setting('fsync') as fsync,
+           current_setting('full_page_writes') as full_page_writes,
+           current_setting('default_transaction_read_only') as default_transaction_read_only,
+           pg_is_in_recovery()::text as in_recovery`,
+  values: [],
+}
+
+const SQLITE_SETTINGS: Statement = {
+  text: `
+    select (select synchronous from pragma_synchronous) as synchronous,
+           (select journal_mode from pragma_journal_mode) as journal_mode,
+           (select file from pragma_database_list where name = 'main') as file`,
+  values: [],
+}
+
+/** One round trip, for `run` to make in a session like those that take locks. */
+export async function readTopology(
+  engine: SqlEngine,
+  run: (statement: Statement) => Promise<Pick<Result, 'rows'>>,
+): Promise<Topology> {
+  switch (engine) {
+    case 'mysql': {
+      const { rows } = await run(MYSQL_SETTINGS)
+      const settings = toSettings(rows.map((row) => [row.Variable_name, row.Value]))
+      return { writers: mysqlWriters(settings), settings }
+    }
+    case 'postgres':
+      return {
+        writers: 'one server',
+        settings: toSettings(Object.entries((await run(POSTGRES_SETTINGS)).rows[0] ?? {})),
+      }
+    case 'sqlite':
+      return { writers: 'one server', settings: toSettings(Object.entries((await run(SQLITE_SETTINGS)).rows[0] ?? {})) }
+  }
+}
+
+/**
+ * Pure, so that it can be asked about any server. Settings of other engines are absent, and absent settings are fine.
+ * `embedded`: the database is in this process, and dies with all holders of its locks.
+ */
+export function assess({ writers, settings }: Topology, embedded = false): Assessment {
+  const warnings: string[] = []
+  if (embedded && settings.fsync !== undefined) return { refusal: refusal(settings), warnings }
+  if (settings.fsync === 'off') {
+    warnings.push('fsync is off: after a crash of this server nothing is certain, neither data nor locks')
+  }
+  if (settings.full_page_writes === 'off') {
+    warnings.push('full_page_writes is off: a power failure can destroy the tables of this server')
+  }
+  // In Galera the other nodes have each commit before it is reported.
+  if (writers !== 'galera' && isOtherThan('1', settings.innodb_flush_log_at_trx_commit)) {
+    warnings.push(
+      `innodb_flush_log_at_trx_commit is ${settings.innodb_flush_log_at_trx_commit}: a crash can undo the last second of commits, so that a lock is free while its holder still counts on it; set it to 1`,
+    )
+  }
+  if (settings.log_bin === 'on' && isOtherThan('1', settings.sync_binlog)) {
+    warnings.push(
+      `sync_binlog is ${settings.sync_binlog}: a crash can undo the last commits, so that a lock is free while its holder still counts on it; set it to 1`,
+    )
+  }
+  const isInMemory = settings.file === ''
+  // NORMAL loses commits only when the machine dies, and all holders of a file's locks with it.
+  if (settings.synchronous === '0' && !isInMemory) {
+    warnings.push('synchronous is OFF: a power failure can destroy this file; set it to NORMAL or FULL')
+  }
+  if (['off', 'memory'].includes(`${settings.journal_mode}`) && !isInMemory) {
+    warnings.push(`journal_mode is ${settings.journal_mode}: a process that dies can destroy this file; set it to WAL`)
+  }
+  return { refusal: refusal(settings), warnings }
+}
+
+/** Null if a session of this server tells all others whether its holder lives. */
+export function sessionRefusal({ writers }: Topology): LockError | null {
+  if (writers === 'one server') return null
+  const what = writers === 'galera' ? 'Galera (wsrep_on)' : 'multi-primary group replication'
+  return new LockError(
+    'UNSUPPORTED',
+    `takeover: 'session' needs one primary, because GET_LOCK is known to its own node only, and this is ${what}; use takeover: 'expiry'`,
+  )
+}
+
+/**
+ * The same statement, but in Galera it first waits until its node has applied what others have committed. Without that, a node
+ * that is a moment behind tells a holder that it has lost, or never had, the lock that it got through another node.
+ */
+export function afterAllCommits({ writers }: Topology, statement: Statement): Statement {
+  if (writers !== 'galera') return statement
+  return { ...statement, text: `set statement wsrep_sync_wait = 7 for ${statement.text}` }
+}
+
+function refusal(settings: Settings): LockError | null {
+  if (settings.wsrep_dirty_reads === 'on') {
+    return new LockError(
+      'UNSUPPORTED',
+      'wsrep_dirty_reads is on: a node that has lost its cluster would go on to show who held the locks back then. Set it to OFF, its default, for the connections that rowlock uses',
+    )
+  }
+  // A standby says so itself with every write that it refuses, until it is promoted.
+  if (settings.default_transaction_read_only === 'on' && settings.in_recovery === 'false') {
+    return new LockError(
+      'UNSUPPORTED',
+      'default_transaction_read_only is on, and taking a lock writes. Set it to off for the connections that rowlock uses',
+    )
+  }
+  return null
+}
+
+function mysqlWriters(settings: Settings): Writers {
+  if (settings.wsrep_on === 'on') return 'galera'
+  return settings.group_replication_single_primary_mode === 'off' ? 'group' : 'one server'
+}
+
+function isOtherThan(safe: string, value: string | undefined): boolean {
+  return value !== undefined && value !== safe
+}
+
+function toSettings(entries: readonly (readonly [unknown, unknown])[]): Settings {
+  return Object.fromEntries(entries.map(([name, value]) => [`${name}`.toLowerCase(), `${value}`.toLowerCase()]))
+}
