@@ -130,6 +130,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #calls = new Calls()
   readonly #background = new Set<Promise<void>>()
   #assessed = false
+  #assessing: Promise<void> | undefined
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
   #closed: Promise<void> | undefined
@@ -246,7 +247,7 @@ class Instance<Tx> implements Locks<Tx> {
     }
     if (forced) {
       this.#events.emit({ type: 'forced', name })
-      this.#queue.settleLater(name)
+      if ((await this.#queue.settle(name)) === 'locked') this.#queue.settleLater(name)
     }
     return forced
   }
@@ -293,15 +294,22 @@ class Instance<Tx> implements Locks<Tx> {
     })
   }
 
-  /** Before the first lease. While the database cannot be asked, the acquire itself tells what is wrong. */
-  async #assess(): Promise<void> {
+  /** Before the first lease, once for all who come meanwhile, which also keeps their order. */
+  #assess(): Promise<void> {
+    this.#assessing ??= this.#assessOnce().finally(() => {
+      this.#assessing = undefined
+    })
+    return this.#assessing
+  }
+
+  async #assessOnce(): Promise<void> {
     try {
       const assessment = await this.#store.assess?.()
       if (assessment?.refusal != null) throw assessment.refusal
-      if (this.#assessed) return
       this.#assessed = true
       for (const message of assessment?.warnings ?? []) this.#events.emit({ type: 'warning', message })
     } catch (error) {
+      // While the database cannot be asked, the acquire itself tells what is wrong; the next one asks again.
       if (!(error instanceof DatabaseError)) throw error
     }
   }

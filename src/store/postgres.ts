@@ -398,11 +398,12 @@ export function postgresStatements(naming: Naming) {
         for key share of l`,
     ),
 
-    // The same for one hold, to be folded into a statement of the caller's.
+    // The same for one hold: finds its row by the key, so that at SERIALIZABLE it conflicts with no other; and may be folded
+    // into a statement of the caller's.
     guardOne: statement<Hold>(
       engine,
       (p) => sql`
-        select 1 as stands
+        select expires_at > clock_timestamp() as stands
         from ${locks}
         where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
         for key share`,
@@ -627,6 +628,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     guard(tx, holds) {
+      const [hold] = holds
+      if (holds.length === 1 && hold !== undefined) {
+        return runner.runIn(tx, statements.guardOne(hold), ({ rows: [row] }): GuardResult[] => {
+          if (row === undefined) return ['lost']
+          return [row.stands === true ? 'stands' : 'expired']
+        })
+      }
       return runner.runIn(tx, statements.guard(ofHolds(holds)), ({ rows }) => {
         return inOrder(rows, holds.length).map((row): GuardResult => {
           if (row === undefined) return 'lost'
@@ -908,7 +916,7 @@ function toGrant(name: string, row: Record<string, unknown> | undefined): Grant 
 function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResult {
   if (row?.token == null) {
     const holder = (row?.holder as string | null | undefined) ?? null
-    return { granted: false, holder, queued: row?.queued === true, ours: row?.ours === true }
+    return { granted: false, holder, queued: row?.queued === true, ...(row?.ours === true && { ours: true }) }
   }
   return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
 }

@@ -1,0 +1,421 @@
+import { randomUUID } from 'node:crypto'
+import { LockFactory } from '@verrou/core'
+import { knexStore } from '@verrou/core/drivers/knex'
+import { kyselyStore } from '@verrou/core/drivers/kysely'
+import advisoryLock from 'advisory-lock'
+import { Redis } from 'ioredis'
+import createKnex, { type Knex } from 'knex'
+import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
+import { createPool } from 'mysql2'
+import type { Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise'
+import Redlock from 'redlock'
+import type { Adapter, InstanceOptions } from '../src/index.ts'
+import { connect, openMysqlPool, openPgPool, openSqlite } from './drivers.ts'
+import { createLocks, fromKnex, fromKysely } from './library.ts'
+import { type Engine, kindOf, type Target } from './servers.ts'
+
+/** Something that locks, with what it needs to do so. */
+export interface Contender {
+  /** Waits for the lock. */
+  acquire(name: string): Promise<Held>
+  close(): Promise<unknown>
+}
+
+export interface Held {
+  release(): Promise<unknown>
+  /** Of those whose holders have to ask for it, each for itself. */
+  extend?(): Promise<unknown>
+}
+
+interface Kind {
+  readonly engines: readonly Engine[]
+  /** Whether everybody who holds or waits for a lock keeps a connection of the database for that. */
+  readonly connectionPerCaller?: boolean
+  open(target: Target, connections: number): Contender | Promise<Contender>
+}
+
+export type ContenderName = keyof typeof contenders
+
+const TTL_MS = 30_000
+/** Nobody's patience shall end a measurement. */
+const LONGEST_WAIT_MS = 600_000
+
+const POSTGRES = ['postgres18', 'postgres15'] as const
+const MYSQL = ['mysql', 'mariadb'] as const
+const ALL = [...POSTGRES, ...MYSQL, 'sqlite'] as const
+
+export const contenders = {
+  rowlock: {
+    engines: ALL,
+    open: async (target, connections) => {
+      const { adapter, close } = await connect(target, connections)
+      return rowlock(adapter, {}, close)
+    },
+  },
+
+  'rowlock (Kysely)': {
+    engines: ALL,
+    open: (target, connections) => {
+      const db = openKysely(target, connections)
+      return rowlock(fromKysely(db) as Adapter<unknown>, {}, () => db.destroy())
+    },
+  },
+
+  'rowlock (Knex)': {
+    engines: ALL,
+    open: (target, connections) => {
+      const knex = openKnex(target, connections)
+      return rowlock(fromKnex(knex) as Adapter<unknown>, {}, () => knex.destroy())
+    },
+  },
+
+  "rowlock, takeover: 'session'": {
+    engines: [...POSTGRES, ...MYSQL],
+    open: async (target, connections) => {
+      const { adapter, close } = await connect(target, connections)
+      return rowlock(adapter, { takeover: 'session' }, close)
+    },
+  },
+
+  /** What any lock in a table needs at least, prepared and in autocommit. */
+  'raw UPDATEs': {
+    engines: ALL,
+    open: (target, connections) => {
+      switch (kindOf(target.engine)) {
+        case 'postgres':
+          return postgresUpdates(target, connections, 'durable')
+        case 'mysql':
+          return mysqlUpdates(target, connections)
+        case 'sqlite':
+          return sqliteUpdates(target)
+      }
+    },
+  },
+
+  'raw UPDATEs, asynchronous release': {
+    engines: POSTGRES,
+    open: (target, connections) => postgresUpdates(target, connections, 'asynchronous'),
+  },
+
+  pg_advisory_lock: {
+    engines: POSTGRES,
+    connectionPerCaller: true,
+    open: ({ url }, connections) => {
+      const pool = openPgPool(url, connections)
+      return {
+        async acquire(name) {
+          const client = await pool.connect()
+          await client.query({ name: 'lock', text: 'select pg_advisory_lock(hashtextextended($1, 0))', values: [name] })
+          const unlock = { name: 'unlock', text: 'select pg_advisory_unlock(hashtextextended($1, 0))', values: [name] }
+          return {
+            async release() {
+              await client.query(unlock)
+              client.release()
+            },
+          }
+        },
+        close: () => pool.end(),
+      }
+    },
+  },
+
+  GET_LOCK: {
+    engines: MYSQL,
+    connectionPerCaller: true,
+    open: ({ url }, connections) => {
+      const pool = openMysqlPool(url, connections)
+      return {
+        async acquire(name) {
+          const connection = await pool.getConnection()
+          await connection.execute('select get_lock(?, ?)', [name, LONGEST_WAIT_MS / 1000])
+          return {
+            async release() {
+              await connection.execute('select release_lock(?)', [name])
+              connection.release()
+            },
+          }
+        },
+        close: () => pool.end(),
+      }
+    },
+  },
+
+  'SELECT FOR UPDATE': {
+    engines: [...POSTGRES, ...MYSQL],
+    connectionPerCaller: true,
+    open: (target, connections) =>
+      kindOf(target.engine) === 'postgres' ? postgresRowLocks(target, connections) : mysqlRowLocks(target, connections),
+  },
+
+  'advisory-lock': {
+    engines: POSTGRES,
+    connectionPerCaller: true,
+    open: ({ url }) => {
+      const createMutex = advisoryLock.default(url)
+      return {
+        acquire: async (name) => ({ release: await createMutex(name).lock() }),
+        close: async () => undefined,
+      }
+    },
+  },
+
+  'verrou (Kysely)': {
+    engines: ALL,
+    open: (target, connections) => {
+      const connection = openKysely(target, connections)
+      const store = kyselyStore({ connection, tableName: 'verrou_kysely' }).factory()
+      return verrou(new LockFactory(store), () => connection.destroy())
+    },
+  },
+
+  'verrou (Knex)': {
+    engines: ALL,
+    open: (target, connections) => {
+      const connection = openKnex(target, connections)
+      const store = knexStore({ connection, tableName: 'verrou_knex' }).factory()
+      return verrou(new LockFactory(store), () => connection.destroy())
+    },
+  },
+
+  redlock: { engines: ALL, open: (target) => redlock(target, { enableAutoPipelining: false }) },
+
+  /** ioredis sends the commands of one tick together if it is told to. */
+  'redlock, auto-pipelined': { engines: ALL, open: (target) => redlock(target, { enableAutoPipelining: true }) },
+
+  /** What the network charges for asking twice. */
+  'two round trips': {
+    engines: [...POSTGRES, ...MYSQL],
+    open: async (target) => {
+      const { sql, close } = await connect(target, 1)
+      return {
+        async acquire() {
+          await sql('select 1')
+          return { release: () => sql('select 1') }
+        },
+        close,
+      }
+    },
+  },
+} satisfies Record<string, Kind>
+
+/** Connected, and past whatever it does when it is used for the first time. */
+export async function open(name: ContenderName, target: Target, connections = 1): Promise<Contender> {
+  const kind: Kind = contenders[name]
+  const contender = await kind.open(target, connections)
+  const held = await contender.acquire(`bench:first use:${randomUUID()}`)
+  await held.release()
+  return contender
+}
+
+export function takingPart(engine: Engine, names: readonly ContenderName[]): ContenderName[] {
+  return names.filter((name) => (contenders[name] as Kind).engines.includes(engine))
+}
+
+export function needsConnectionPerCaller(name: ContenderName): boolean {
+  return (contenders[name] as Kind).connectionPerCaller === true
+}
+
+function rowlock(adapter: Adapter<unknown>, options: InstanceOptions, disconnect: () => Promise<unknown>): Contender {
+  const locks = createLocks(adapter, { ...options, ttl: TTL_MS, wait: LONGEST_WAIT_MS })
+  return {
+    async acquire(name) {
+      const lease = await locks.acquire(name)
+      return { release: () => lease.release() }
+    },
+    async close() {
+      await locks.close()
+      await disconnect()
+    },
+  }
+}
+
+function verrou(factory: LockFactory, close: () => Promise<unknown>): Contender {
+  return {
+    async acquire(name) {
+      const lock = factory.createLock(name, TTL_MS)
+      if (!(await lock.acquire({ retry: { timeout: LONGEST_WAIT_MS } }))) throw new Error('verrou gave up')
+      return { release: () => lock.release(), extend: () => lock.extend() }
+    },
+    close,
+  }
+}
+
+function redlock({ redis: address }: Target, options: { enableAutoPipelining: boolean }): Contender {
+  const redis = new Redis({ ...address, ...options })
+  const locks = new Redlock([redis], { retryCount: -1 })
+  return {
+    async acquire(name) {
+      const lock = await locks.lock(name, TTL_MS)
+      return { release: () => lock.unlock(), extend: () => lock.extend(TTL_MS) }
+    },
+    close: async () => redis.disconnect(),
+  }
+}
+
+function postgresUpdates({ url }: Target, connections: number, release: 'durable' | 'asynchronous'): Contender {
+  const pool = openPgPool(url, connections)
+  const acquireText = `update bench_locks
+    set owner = $2, token = token + 1, expires_at = clock_timestamp() + interval '30 s'
+    where name = $1 and (owner is null or expires_at <= clock_timestamp()) returning token`
+  const returning = release === 'durable' ? 'token' : `set_config('synchronous_commit', 'off', true)`
+  const releaseText = `update bench_locks set owner = null where name = $1 and owner = $2 returning ${returning}`
+  return {
+    async acquire(name) {
+      const values = [name, randomUUID()]
+      const take = () => pool.query({ name: 'take', text: acquireText, values })
+      if ((await take()).rowCount === 0) {
+        await pool.query(`insert into bench_locks values ($1, null, 1, '-infinity') on conflict do nothing`, [name])
+        assertOne((await take()).rowCount)
+      }
+      return {
+        release: async () => assertOne((await pool.query({ name: 'give', text: releaseText, values })).rowCount),
+      }
+    },
+    close: () => pool.end(),
+  }
+}
+
+const MYSQL_NOW = `timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
+
+function mysqlUpdates({ url }: Target, connections: number): Contender {
+  const pool = openMysqlPool(url, connections)
+  return {
+    async acquire(name) {
+      const owner = randomUUID()
+      const take = () =>
+        changed(
+          pool,
+          `update bench_locks set owner = ?, token = token + 1, expires_at = ${MYSQL_NOW} + 30000000
+           where name = ? and (owner is null or expires_at <= ${MYSQL_NOW})`,
+          [owner, name],
+        )
+      if ((await take()) === 0) {
+        await changed(pool, 'insert ignore into bench_locks values (?, null, 1, 0)', [name])
+        assertOne(await take())
+      }
+      const giveText = 'update bench_locks set owner = null where name = ? and owner = ?'
+      return { release: async () => assertOne(await changed(pool, giveText, [name, owner])) }
+    },
+    close: () => pool.end(),
+  }
+}
+
+async function changed(connection: Pool | PoolConnection, text: string, values: string[]): Promise<number> {
+  const [result] = await connection.execute<ResultSetHeader>(text, values)
+  return result.affectedRows
+}
+
+function sqliteUpdates({ url }: Target): Contender {
+  const database = openSqlite(url)
+  const clock = `cast(unixepoch('subsec') * 1000 as integer)`
+  const insert = database.prepare('insert into bench_locks values (?, null, 1, 0) on conflict do nothing')
+  const take = database.prepare(
+    `update bench_locks set owner = ?, token = token + 1, expires_at = ${clock} + 30000
+     where name = ? and (owner is null or expires_at <= ${clock})`,
+  )
+  const give = database.prepare('update bench_locks set owner = null where name = ? and owner = ?')
+  return {
+    async acquire(name) {
+      const owner = randomUUID()
+      if (take.run(owner, name).changes === 0) {
+        insert.run(name)
+        assertOne(take.run(owner, name).changes)
+      }
+      return { release: async () => assertOne(give.run(name, owner).changes) }
+    },
+    close: async () => database.close(),
+  }
+}
+
+function assertOne(rows: number | null): void {
+  if (rows !== 1) throw new Error(`the raw UPDATE changed ${rows} rows`)
+}
+
+function postgresRowLocks({ url }: Target, connections: number): Contender {
+  const pool = openPgPool(url, connections)
+  const lock = { name: 'lock row', text: 'select token from bench_locks where name = $1 for update' }
+  return {
+    async acquire(name) {
+      const client = await pool.connect()
+      const found = async () => {
+        await client.query('begin')
+        return (await client.query({ ...lock, values: [name] })).rowCount === 1
+      }
+      if (!(await found())) {
+        await client.query('rollback')
+        await client.query(`insert into bench_locks values ($1, null, 1, '-infinity') on conflict do nothing`, [name])
+        await found()
+      }
+      return {
+        async release() {
+          await client.query('commit')
+          client.release()
+        },
+      }
+    },
+    close: () => pool.end(),
+  }
+}
+
+function mysqlRowLocks({ url }: Target, connections: number): Contender {
+  const pool = openMysqlPool(url, connections)
+  return {
+    async acquire(name) {
+      const connection = await pool.getConnection()
+      const found = async () => {
+        await connection.query('start transaction')
+        const [rows] = await connection.execute('select token from bench_locks where name = ? for update', [name])
+        return (rows as unknown[]).length === 1
+      }
+      if (!(await found())) {
+        await connection.query('rollback')
+        await connection.execute('insert ignore into bench_locks values (?, null, 1, 0)', [name])
+        await found()
+      }
+      return {
+        async release() {
+          await connection.query('commit')
+          connection.release()
+        },
+      }
+    },
+    close: () => pool.end(),
+  }
+}
+
+// What is kept in these databases concerns nobody, and stores only pass it on.
+// biome-ignore lint/suspicious/noExplicitAny: verrou's store asks for a Kysely of any tables.
+function openKysely({ engine, url }: Target, connections: number): Kysely<any> {
+  switch (kindOf(engine)) {
+    case 'postgres':
+      return new Kysely({ dialect: new PostgresDialect({ pool: openPgPool(url, connections) }) })
+    case 'mysql':
+      return new Kysely({ dialect: new MysqlDialect({ pool: createPool({ uri: url, connectionLimit: connections }) }) })
+    case 'sqlite':
+      return new Kysely({ dialect: new SqliteDialect({ database: openSqlite(url) }) })
+  }
+}
+
+function openKnex({ engine, url }: Target, connections: number): Knex {
+  const pool = { min: 0, max: connections }
+  switch (kindOf(engine)) {
+    case 'postgres':
+      return createKnex({ client: 'pg', connection: url, pool })
+    case 'mysql':
+      return createKnex({ client: 'mysql2', connection: url, pool })
+    case 'sqlite':
+      return createKnex({
+        client: 'better-sqlite3',
+        connection: { filename: url },
+        useNullAsDefault: true,
+        pool: {
+          min: 1,
+          max: 1,
+          afterCreate: (database: ReturnType<typeof openSqlite>, done: (error: null, connection: unknown) => void) => {
+            database.pragma('synchronous = full')
+            done(null, database)
+          },
+        },
+      })
+  }
+}

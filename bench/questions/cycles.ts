@@ -1,0 +1,99 @@
+import { lineChart } from '../chart.ts'
+import { type ContenderName, open, takingPart } from '../contenders.ts'
+import { inRounds, type Metrics, now, type Question } from '../harness.ts'
+import { type Engine, freshName, kindOf, type Target } from '../servers.ts'
+
+const CALLERS = [1, 4, 16, 64, 256, 1024, 2048] as const
+const SOME_CALLERS = [1, 16, 256, 2048] as const
+const CONNECTIONS = [1, 4, 10] as const
+const CONTENDERS: readonly ContenderName[] = ['rowlock', 'raw UPDATEs', 'redlock', 'redlock, auto-pipelined']
+/** Those that are measured once, at the setting that most is asked of. */
+const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
+
+export const cyclesSetting = (callers: number, connections: number) =>
+  `${callers} ${callers === 1 ? 'caller' : 'callers'}, ${connections} ${connections === 1 ? 'connection' : 'connections'}`
+
+export const cycles: Question = {
+  name: 'cycles',
+  title: 'Cycles of acquire and release by many callers, each with a lock of its own',
+  method:
+    'One process; each caller acquires and releases a lock of its own in a loop. The floor sends the two raw UPDATEs of each caller over a pool of so many connections. ' +
+    'redlock has one connection to a Redis that writes nothing to disk, once as it comes and once with the auto-pipelining of ioredis. Locks that live as long as a session ' +
+    'or a transaction need a connection for as long as they are held, and queue for the pool.',
+  engines: { quick: ['postgres18'], full: ['postgres18', 'mysql', 'mariadb', 'sqlite'] },
+  compared: ['cycles per s'],
+  floors: ['raw UPDATEs'],
+  async measure(bench, engine) {
+    const target = await bench.servers.target(engine)
+    const { rounds, forMs } = bench.pick({ quick: { rounds: 2, forMs: 250 }, full: { rounds: 3, forMs: 400 } })
+    for (const { callers, connections } of settingsOf(engine, bench.quick)) {
+      const isMost = callers === 256 && connections === 10 && !bench.quick
+      const names = takingPart(engine, isMost ? [...CONTENDERS, ...AT_256_ONLY] : CONTENDERS)
+      const measured = await measureCycles(target, names, { callers, connections, rounds, forMs })
+      bench.record(cycles.name, engine, cyclesSetting(callers, connections), measured)
+    }
+  },
+  charts: (figures) =>
+    [...new Set(figures.map(({ engine }) => engine))].map((engine) =>
+      lineChart(`cycles-${engine}`, {
+        title: `${engine}: cycles per second, by callers`,
+        x: 'callers',
+        y: 'cycles per s',
+        figures: figures.filter((figure) => figure.engine === engine && /, (1|10) connections?$/.test(figure.setting)),
+        seriesOf: ({ contender, setting }) => `${contender}, ${setting.split(', ')[1]}`,
+      }),
+    ),
+}
+
+interface Setting {
+  readonly callers: number
+  readonly connections: number
+}
+
+interface Plan extends Setting {
+  readonly rounds: number
+  readonly forMs: number
+}
+
+function settingsOf(engine: Engine, quick: boolean): Setting[] {
+  if (quick) return [{ callers: 256, connections: 1 }, ...combined(SOME_CALLERS, [10])]
+  if (engine === 'postgres18') return combined(CALLERS, CONNECTIONS)
+  // A file of SQLite has one writer, whoever asks.
+  return combined(SOME_CALLERS, [kindOf(engine) === 'sqlite' ? 1 : 10])
+}
+
+function combined(callers: readonly number[], connections: readonly number[]): Setting[] {
+  return connections.flatMap((some) => callers.map((many) => ({ callers: many, connections: some })))
+}
+
+export async function measureCycles(
+  target: Target,
+  names: readonly ContenderName[],
+  { callers, connections, rounds, forMs }: Plan,
+): Promise<Map<ContenderName, Metrics[]>> {
+  const locks = Array.from({ length: callers }, freshName)
+  const contenders = new Map(
+    await Promise.all(names.map(async (name) => [name, await open(name, target, connections)] as const)),
+  )
+  const cyclesPerSecond = async (name: ContenderName, milliseconds: number) => {
+    const { acquire } = contenders.get(name)!
+    const startedAt = now()
+    const end = startedAt + milliseconds
+    let done = 0
+    const cycle = async (lock: string) => {
+      do {
+        await (await acquire(lock)).release()
+        done++
+      } while (now() < end)
+    }
+    await Promise.all(locks.map(cycle))
+    return (done / (now() - startedAt)) * 1000
+  }
+  try {
+    // Rows and connections are there when it counts.
+    for (const name of names) await cyclesPerSecond(name, forMs / 2)
+    return await inRounds(rounds, names, async (name) => ({ 'cycles per s': await cyclesPerSecond(name, forMs) }))
+  } finally {
+    for (const { close } of contenders.values()) await close()
+  }
+}

@@ -1,0 +1,61 @@
+import { dotChart, panelsOf } from '../chart.ts'
+import { type ContenderName, open, takingPart } from '../contenders.ts'
+import { inRounds, latencies, type Metrics, type Question, repeat } from '../harness.ts'
+import { freshName, type Target } from '../servers.ts'
+
+const CONTENDERS: readonly ContenderName[] = [
+  'rowlock',
+  'rowlock (Kysely)',
+  'rowlock (Knex)',
+  'raw UPDATEs',
+  'raw UPDATEs, asynchronous release',
+  'SELECT FOR UPDATE',
+  'pg_advisory_lock',
+  'GET_LOCK',
+  'advisory-lock',
+  'verrou (Kysely)',
+  'verrou (Knex)',
+  'redlock',
+]
+
+export const pair: Question = {
+  name: 'pair',
+  title: 'Acquire and release, nobody waiting',
+  method:
+    'One caller, one lock name whose row exists, acquire and release in a loop. The floor is two prepared UPDATEs by primary key in a table like ' +
+    "rowlock's, through the same driver, both durable. rowlock's release commits asynchronously on PostgreSQL (a crash that undoes it costs the next holder one " +
+    'ttl), so the same two UPDATEs with such a release stand beside it. advisory-lock connects anew for every lock.',
+  engines: {
+    quick: ['postgres18', 'sqlite'],
+    full: ['postgres18', 'postgres15', 'mysql', 'mariadb', 'sqlite'],
+  },
+  compared: ['p50 ms'],
+  floors: ['raw UPDATEs'],
+  async measure(bench, engine) {
+    const plan = bench.pick({ quick: { rounds: 5, forMs: 60 }, full: { rounds: 9, forMs: 200 } })
+    const measured = await measurePairs(await bench.servers.target(engine), takingPart(engine, CONTENDERS), plan)
+    bench.record(pair.name, engine, 'one caller', measured)
+  },
+  charts: (figures) => [
+    dotChart('pair', 'Acquire and release, nobody waiting: p50, ms (log scale)', panelsOf(figures, 'p50 ms')),
+  ],
+}
+
+export async function measurePairs(
+  target: Target,
+  names: readonly ContenderName[],
+  { rounds, forMs }: { rounds: number; forMs: number },
+): Promise<Map<ContenderName, Metrics[]>> {
+  const lock = freshName()
+  const contenders = new Map(await Promise.all(names.map(async (name) => [name, await open(name, target)] as const)))
+  const pairs = (name: ContenderName, milliseconds: number) => {
+    const { acquire } = contenders.get(name)!
+    return repeat(milliseconds, async () => (await acquire(lock)).release())
+  }
+  try {
+    for (const name of names) await pairs(name, forMs / 2)
+    return await inRounds(rounds, names, async (name) => latencies(await pairs(name, forMs)))
+  } finally {
+    for (const { close } of contenders.values()) await close()
+  }
+}

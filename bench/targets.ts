@@ -1,0 +1,243 @@
+import { brief } from './chart.ts'
+import { type Figure, median, ratio } from './harness.ts'
+import { cyclesSetting } from './questions/cycles.ts'
+import { UNGUARDED } from './questions/guard.ts'
+import { handOffSetting, WAITERS } from './questions/hand-off.ts'
+import { IDLE_SETTINGS } from './questions/idle-waiters.ts'
+import type { Engine } from './servers.ts'
+
+/** What rowlock sets out to reach, and whether it did. */
+export interface Verdict {
+  readonly figure: string
+  readonly target: string
+  readonly measured: string
+  /** What was reached divided by what was asked for. */
+  readonly ratio: number
+  readonly met: boolean
+}
+
+interface Target {
+  readonly figure: string
+  readonly target: string
+  readonly limit: number
+  readonly isAtLeast?: boolean
+  readonly unit: string
+  /** All of these have to keep to the limit; those that were not measured are left out. */
+  measured(figures: Figures): number[]
+}
+
+/** Finds figures of rowlock and of others. */
+class Figures {
+  readonly #all: readonly Figure[]
+
+  constructor(all: readonly Figure[]) {
+    this.#all = all
+  }
+
+  values(
+    question: string,
+    engine: Engine,
+    contender: string,
+    metric: string,
+    isWanted = (_: string) => true,
+  ): number[] {
+    return this.#find(question, engine, contender, metric)
+      .filter(({ setting }) => isWanted(setting))
+      .map(({ rounds }) => median(rounds))
+  }
+
+  /** By how much a contender's figure exceeds that of another, at the same setting. */
+  ratios(question: string, engine: Engine, [contender, base]: readonly [string, string], metric: string): number[] {
+    return this.#find(question, engine, contender, metric).flatMap((figure) => {
+      const other = this.#find(question, engine, base, metric).find(({ setting }) => setting === figure.setting)
+      return other === undefined ? [] : [ratio(figure, other)]
+    })
+  }
+
+  /** By how much the last setting exceeds the first. */
+  growth(question: string, engine: Engine, contender: string, metric: string): number[] {
+    const found = this.#find(question, engine, contender, metric)
+    const [first, last] = [found[0], found.at(-1)]
+    return first === undefined || last === undefined || first === last ? [] : [ratio(last, first)]
+  }
+
+  #find(question: string, engine: Engine, contender: string, metric: string): Figure[] {
+    return this.#all.filter(
+      (figure) =>
+        figure.question === question &&
+        figure.engine === engine &&
+        figure.contender === contender &&
+        figure.metric === metric,
+    )
+  }
+}
+
+const POSTGRES = ['postgres18', 'postgres15'] as const
+const MYSQL = ['mysql', 'mariadb'] as const
+const inFourProcesses = WAITERS.map((waiters) => handOffSetting({ waiters, processes: 4 }))
+const idleSettings = Object.keys(IDLE_SETTINGS)
+const isFourProcesses = (setting: string) => inFourProcesses.includes(setting)
+const is256Callers = (setting: string) => setting === cyclesSetting(256, 10)
+const last = <T>(values: readonly T[]) => values.slice(-1)
+
+const TARGETS: readonly Target[] = [
+  ...POSTGRES.flatMap((engine): Target[] => [
+    {
+      figure: `pair, one caller, ${engine}`,
+      target: '<= 1.25 x the two raw statements',
+      limit: 1.25,
+      unit: 'x',
+      measured: (figures) => figures.ratios('pair', engine, ['rowlock', 'raw UPDATEs'], 'p50 ms'),
+    },
+    {
+      figure: `pair, one caller, ${engine}`,
+      target: '<= 0.5 x verrou (the faster store)',
+      limit: 0.5,
+      unit: 'x',
+      measured: (figures) => [
+        ...figures.ratios('pair', engine, ['rowlock', 'verrou (Kysely)'], 'p50 ms'),
+        ...figures.ratios('pair', engine, ['rowlock', 'verrou (Knex)'], 'p50 ms'),
+      ],
+    },
+    {
+      figure: `hand-off p50, 1 to 1000 waiters, 4 processes, ${engine}`,
+      target: '<= 1.5 ms',
+      limit: 1.5,
+      unit: 'ms',
+      measured: (figures) => figures.values('hand-off', engine, 'rowlock', 'p50 ms', isFourProcesses),
+    },
+    {
+      figure: `statements per grant, 1 to 1000 waiters, 4 processes, ${engine}`,
+      target: '1',
+      limit: 1,
+      unit: '',
+      measured: (figures) => figures.values('hand-off', engine, 'rowlock', 'statements per grant', isFourProcesses),
+    },
+    {
+      figure: `drain of 1000 waiters, 4 processes, ${engine}`,
+      target: '<= 2 s',
+      limit: 2000,
+      unit: 'ms',
+      measured: (figures) =>
+        figures.values('hand-off', engine, 'rowlock', 'drain ms', (setting) => setting === last(inFourProcesses)[0]),
+    },
+  ]),
+  ...MYSQL.map(
+    (engine): Target => ({
+      figure: `hand-off p50, ${engine}`,
+      target: '<= 8 ms',
+      limit: 8,
+      unit: 'ms',
+      measured: (figures) => figures.values('hand-off', engine, 'rowlock', 'p50 ms'),
+    }),
+  ),
+  {
+    figure: 'hand-off p50, sqlite',
+    target: '<= 2 ms',
+    limit: 2,
+    unit: 'ms',
+    measured: (figures) => figures.values('hand-off', 'sqlite', 'rowlock', 'p50 ms'),
+  },
+  ...(['postgres18', ...MYSQL] as const).flatMap((engine) =>
+    idleSettings.map((setting): Target => {
+      const limit = engine === 'postgres18' ? 2 : 120
+      return {
+        figure: `statements per s from 1000 waiters of one process, ${setting}, ${engine}`,
+        target: `<= ${limit}`,
+        limit,
+        unit: 'per s',
+        measured: (figures) =>
+          figures.values('idle-waiters', engine, 'rowlock', 'statements per s', (full) => full.endsWith(setting)),
+      }
+    }),
+  ),
+  {
+    figure: 'distinct names, 256 callers, 10 connections, postgres18',
+    target: '>= 50,000 cycles/s',
+    limit: 50_000,
+    isAtLeast: true,
+    unit: 'per s',
+    measured: (figures) => figures.values('cycles', 'postgres18', 'rowlock', 'cycles per s', is256Callers),
+  },
+  ...['redlock', 'redlock, auto-pipelined'].map(
+    (peer): Target => ({
+      figure: `the same against ${peer}`,
+      target: 'ahead of it',
+      limit: 1,
+      isAtLeast: true,
+      unit: 'x',
+      measured: (figures) => {
+        const [ours] = figures.values('cycles', 'postgres18', 'rowlock', 'cycles per s', is256Callers)
+        const [theirs] = figures.values('cycles', 'postgres18', peer, 'cycles per s', is256Callers)
+        return ours === undefined || theirs === undefined ? [] : [ours / theirs]
+      },
+    }),
+  ),
+  ...(['postgres18', ...MYSQL] as const).map(
+    (engine): Target => ({
+      figure: `renewing 10,000 leases, ${engine}`,
+      target: '<= 20 statements per interval',
+      limit: 20,
+      unit: 'statements',
+      measured: (figures) => figures.values('renewal', engine, 'rowlock', 'statements per interval'),
+    }),
+  ),
+  ...['lease.guard', 'lease.guarded'].map(
+    (form): Target => ({
+      figure: `${form} inside a transaction, postgres18`,
+      target: '<= 1.1 x the transaction without it',
+      limit: 1.1,
+      unit: 'x',
+      measured: (figures) => figures.ratios('guard', 'postgres18', [form, UNGUARDED], 'p50 ms'),
+    }),
+  ),
+  {
+    figure: 'round trips that lease.guarded adds, postgres18',
+    target: '0',
+    limit: 0,
+    unit: '',
+    measured: (figures) => {
+      const [guarded] = figures.values('guard', 'postgres18', 'lease.guarded', 'round trips')
+      const [plain] = figures.values('guard', 'postgres18', UNGUARDED, 'round trips')
+      return guarded === undefined || plain === undefined ? [] : [guarded - plain]
+    },
+  },
+  {
+    figure: 'pair with 2 ms of delay each way, postgres18',
+    target: '<= 1.05 x two raw round trips',
+    limit: 1.05,
+    unit: 'x',
+    measured: (figures) => figures.ratios('delay', 'postgres18', ['rowlock', 'two round trips'], 'p50 ms'),
+  },
+  {
+    figure: 'pair among the most lock rows, postgres18',
+    target: '<= 1.1 x the cost at 1000',
+    limit: 1.1,
+    unit: 'x',
+    measured: (figures) => figures.growth('rows', 'postgres18', 'rowlock', 'p50 ms'),
+  },
+  {
+    figure: 'takeover after kill -9, p99, postgres18',
+    target: '<= 250 ms',
+    limit: 250,
+    unit: 'ms',
+    measured: (figures) => figures.values('takeover', 'postgres18', "rowlock, takeover: 'session'", 'p99 ms'),
+  },
+]
+
+/** Floats that mean 1 statement are not always 1. */
+const ROUNDING = 0.005
+
+/** On all targets for which there are figures. */
+export function verdicts(all: readonly Figure[]): Verdict[] {
+  const figures = new Figures(all)
+  return TARGETS.flatMap(({ figure, target, limit, isAtLeast = false, unit, measured }) => {
+    const values = measured(figures)
+    if (values.length === 0) return []
+    // The one that is furthest from the target.
+    const worst = isAtLeast ? Math.min(...values) : Math.max(...values)
+    const range = values.length === 1 ? brief(worst) : `${brief(Math.min(...values))} to ${brief(Math.max(...values))}`
+    const met = isAtLeast ? worst >= limit : worst <= limit + ROUNDING
+    return [{ figure, target, measured: `${range} ${unit}`.trim(), ratio: worst / limit, met }]
+  })
+}
