@@ -7,6 +7,7 @@ import type {
   Departure,
   Grant,
   Hold,
+  Release,
   ReleaseResult,
   Settlement,
   Sight,
@@ -191,7 +192,7 @@ export class Queue {
   readonly #poll = new Poll(() => this.#look())
   readonly #enqueues: Batches<Arrival, ArrivalResult>
   readonly #departures: Batches<Departure, Grant | null>
-  readonly #releases: Batches<Hold, ReleaseResult>
+  readonly #releases: Batches<Release, ReleaseResult>
   readonly #settlements: Batches<{ readonly name: string }, Settlement>
   #watch: Promise<Watch | undefined> | undefined
   #watching = false
@@ -271,7 +272,9 @@ export class Queue {
 
   async release(hold: Hold): Promise<ReleaseResult['outcome']> {
     const sentAt = performance.now()
-    const { outcome, handedOver, grant, unsettled } = await this.#releases.add(hold)
+    const { outcome, handedOver, grant, unsettled } = await this.#releases.add(
+      this.#lines.has(hold.name) ? { ...hold, awaited: true } : hold,
+    )
     if (grant !== null) this.#take(grant, sentAt)
     else if (handedOver && this.#lines.has(hold.name)) this.#lookNow()
     if (unsettled) this.settleLater(hold.name)

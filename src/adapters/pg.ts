@@ -36,8 +36,8 @@ export interface PgOptions {
 
 /**
  * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them: it says
- * so before it executes anything, and from then on they are sent unprepared. Never prepared in a caller's transaction,
- * which that error would abort.
+ * so before it executes anything, and from then on they are sent unprepared. In a caller's transaction, which that error
+ * would abort, they are prepared only on connections that are known to be direct.
  */
 const STATEMENT_LOST = ['26000', '42P05']
 
@@ -49,6 +49,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   // A pg.Client looks much like a pool, but what rowlock ran on it would be part of the caller's transactions.
   if ('escapeIdentifier' in pool) throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool, not a client')
   let prepare = true
+  const direct = new WeakMap<PgTransaction, Promise<boolean>>()
   return {
     engine: 'postgres',
     async query(statement) {
@@ -67,7 +68,9 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
         throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
       }
       await assertInTransaction(tx)
-      return send(tx, statement)
+      if (!prepare || statement.name === undefined || !(await isDirect(tx, direct))) return send(tx, statement)
+      const { rows } = await tx.query({ name: statement.name, text: statement.text, values: [...statement.values] })
+      return { rows }
     },
     async reserve(use) {
       const client = await pool.connect()
@@ -91,6 +94,22 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
 async function send(client: PgTransaction, { text, values }: Statement): Promise<Result> {
   const { rows } = await client.query({ text, values: [...values] })
   return { rows }
+}
+
+/** Asked once for each connection. pg keeps the process id from the server's BackendKeyData; a pooler invents one. */
+function isDirect(tx: PgTransaction, known: WeakMap<PgTransaction, Promise<boolean>>): Promise<boolean> {
+  const { processID } = tx as { processID?: number | null }
+  let direct = known.get(tx)
+  if (direct === undefined) {
+    direct =
+      processID == null
+        ? Promise.resolve(false)
+        : send(tx, { text: 'select pg_backend_pid() as backend', values: [] }).then(
+            ({ rows }) => Number(rows[0]?.backend) === processID,
+          )
+    known.set(tx, direct)
+  }
+  return direct
 }
 
 async function assertInTransaction(tx: PgTransaction): Promise<void> {

@@ -3,7 +3,15 @@ import { type RawBuilder, sql } from 'kysely'
 import type { Connection, DedicatedConnection, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
-import { databaseError, isConnectionFailure, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
+import {
+  databaseError,
+  isConnectionFailure,
+  notMigrated,
+  Runner,
+  statement,
+  statementName,
+  transactionAborted,
+} from './statement.ts'
 import {
   type Arrival,
   type ArrivalResult,
@@ -37,6 +45,12 @@ const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint
  * The shared lock is ours only until the statement ends, and shared locks do not disturb each other.
  */
 const sessionGone = sql`case when l.session is null then false else pg_try_advisory_xact_lock_shared(l.session) end`
+
+/**
+ * What is asked, as text that the planner cannot see into. It would take the length of arrays into account, find plans for that
+ * length cheaper than one for all, and so plan a prepared statement anew each time, which takes longer than executing it.
+ */
+const unseen = (text: RawBuilder<string>) => sql`(select ${text}::text)`
 
 /** Spreads the names of new locks over the advisory locks that guard their creation. */
 const NEW_NAME_SEED = 7239615
@@ -148,8 +162,8 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.ttls}::text::float8[],
-                               ${p.holders}::text::text[], ${p.sessions}::text::bigint[])
+          select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
+                               ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[])
                         with ordinality as a(name, owner, ttl, holder, session, i)
         ), free as (
           select l.name, l.owner = a.owner as again, l.owner is not null as takeover
@@ -192,7 +206,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from json_to_recordset(${p.arrivals}::text::json)
+          select * from json_to_recordset(${unseen(p.arrivals)}::json)
             as a(i int, name text, count int, entry text, joins text, "ttlMs" float8, holder text, session text, process text,
                  listening boolean, "provenAlive" boolean, "waitMs" float8)
         ), open as (
@@ -224,7 +238,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from json_to_recordset(${p.departures}::text::json) as a(i int, name text, entry text, count int)
+          select * from json_to_recordset(${unseen(p.departures)}::json) as a(i int, name text, entry text, count int)
         ), open as (
           select l.name
           from ${locks} as l join asked as a on a.name = l.name
@@ -251,7 +265,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         select a.i::int, ${sight}
-        from unnest(${p.names}::text::text[]) with ordinality as a(name, i) join ${locks} as l on l.name = a.name`,
+        from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i) join ${locks} as l on l.name = a.name`,
     ),
 
     // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
@@ -264,7 +278,7 @@ export function postgresStatements(naming: Naming) {
                       else nullif(jsonb_path_query_array(l.queue, ('$[*] ? (@.process != "' || l.handed_to || '")')::jsonpath), '[]')
                       end as queue
           from ${locks} as l
-          where l.name = any(${p.names}::text::text[]) and l.queue is not null and ${free}
+          where l.name = any(${unseen(p.names)}::text[]) and l.queue is not null and ${free}
           for update of l skip locked
         ), ${handOver(p.process)}
         select a.i::int, c.owner, c.token::text, c.takeover, c.handed_to as process,
@@ -273,7 +287,7 @@ export function postgresStatements(naming: Naming) {
                     when c.name is not null or (l.queue is null and ${free}) then 'idle'
                     when ${free} then 'locked' else 'held' end as outcome,
                (select count(*) from notified) as notified, (select ${durable} where exists (select from next))
-        from unnest(${p.names}::text::text[]) with ordinality as a(name, i)
+        from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
         join ${locks} as l on l.name = a.name left join changed as c on c.name = a.name`,
     ),
 
@@ -282,7 +296,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[], ${p.ttls}::text::float8[])
+          select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[], ${unseen(p.ttls)}::float8[])
                         with ordinality as a(name, owner, token, ttl, i)
         ), mine as (
           select l.name, a.ttl
@@ -328,7 +342,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[])
+          select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[])
                         with ordinality as a(name, owner, token, i)
         ), source as materialized (
           select l.name, l.token, l.expires_at, l.queue, false as takeover
@@ -353,7 +367,7 @@ export function postgresStatements(naming: Naming) {
         with mine as (
           select a.i, l.name
           from ${locks} as l
-          join unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[])
+          join unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[])
                with ordinality as a(name, owner, token, i)
             on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
           for no key update of l skip locked
@@ -391,7 +405,7 @@ export function postgresStatements(naming: Naming) {
       (p) => sql`
         select a.i::int, l.expires_at > clock_timestamp() as stands
         from ${locks} as l
-        join unnest(${p.names}::text::text[], ${p.owners}::text::text[], ${p.tokens}::text::bigint[])
+        join unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[])
              with ordinality as a(name, owner, token, i)
           on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
         order by l.name
@@ -517,6 +531,22 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     }
   }
 
+  const names = new Map<string, string>()
+  /**
+   * The same text gets the same name, so that it need not be planned again. But callers may send any number of texts; and a
+   * prepared query whose columns have changed since fails.
+   */
+  function named(query: CallerQuery & { readonly returnsRows: boolean }): Statement {
+    if (query.returnsRows) return query
+    let name = names.get(query.text)
+    if (name === undefined) {
+      if (names.size === MOST_NAMES) return query
+      name = statementName(query.text)
+      names.set(query.text, name)
+    }
+    return { ...query, name }
+  }
+
   async function leave(departures: readonly Departure[], tries: number): Promise<(Grant | null)[]> {
     const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
     const answers = inOrder(rows, departures.length)
@@ -607,7 +637,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async release(holds, process) {
       const [hold] = holds
-      if (holds.length === 1 && hold !== undefined && !wasHandedOver(hold)) {
+      if (holds.length === 1 && hold !== undefined && !hold.awaited && !wasHandedOver(hold)) {
         const { rows } = await runner.run(statements.giveBack(hold))
         if (rows.length === 1) return [RELEASED]
       }
@@ -644,7 +674,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded = foldGuard(statements.guardOne(hold), query)
+      const folded = named(foldGuard(statements.guardOne(hold), query))
       try {
         return await runner.runIn(tx, folded, ({ rows }) => rows)
       } catch (error) {
@@ -782,7 +812,10 @@ function isFailedCast(error: unknown, text: string): boolean {
  * The caller's statement as a CTE beside the guard. If the guard finds no row, a cast fails and takes the whole statement
  * with it; count(*) keeps the planner from evaluating the cast beforehand.
  */
-function foldGuard(guard: { text: string; values: readonly unknown[] }, query: CallerQuery): CallerQuery {
+function foldGuard(
+  guard: { text: string; values: readonly unknown[] },
+  query: CallerQuery,
+): CallerQuery & { readonly returnsRows: boolean } {
   const text = query.text.trim().replace(/;$/, '')
   const bare = text.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"|--.*$|\/\*[\s\S]*?\*\//gm, ' ').trim()
   if (/^with\b/i.test(bare)) {
@@ -797,6 +830,7 @@ function foldGuard(guard: { text: string; values: readonly unknown[] }, query: C
         from rowlock_row)
       select ${returnsRows ? 'rowlock_query.* from rowlock_query where 1' : '1 where 0'} = (select stands from rowlock_guard)`,
     values: [...query.values, ...guard.values],
+    returnsRows,
   }
 }
 
@@ -815,6 +849,8 @@ const CLOCK_DRIFT = 0.01
 
 /** Rows named in one statement. */
 const BATCH = 1000
+/** Texts of callers that are prepared; each takes room in every session of the server. */
+const MOST_NAMES = 100
 /** How often a caller tries to leave the queue of a lock whose row is locked. */
 const LEAVE_TRIES = 3
 

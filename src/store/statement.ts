@@ -59,12 +59,16 @@ export function statement<Values extends object>(
     get: (_, name) => sql.val(new Parameter(String(name))),
   })
   const { text, values: compiled } = compile(engine, build(parameters))
-  const name = `rowlock_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`
+  const name = statementName(text)
   return (values) => ({
     name,
     text,
     values: compiled.map((value) => (value instanceof Parameter ? values[value.name as keyof Values] : value)),
   })
+}
+
+export function statementName(text: string): string {
+  return `rowlock_${createHash('sha256').update(text).digest('hex').slice(0, 24)}`
 }
 
 /** Compiles a statement whose text depends on how many values it has. */

@@ -88,6 +88,11 @@ export interface Sight {
   readonly entries: readonly string[]
 }
 
+export interface Release extends Hold {
+  /** Callers of this process are known to wait for it. */
+  readonly awaited?: boolean
+}
+
 /** locked: ours, but a transaction has the row locked, so it could not be released now. */
 export interface ReleaseResult {
   readonly outcome: 'released' | 'lost' | 'locked'
@@ -194,8 +199,11 @@ export interface Store<Tx> {
    * claimed in time, all entries of the process that it went to. `process` needs no notification: it gets the answer.
    */
   settle(names: readonly string[], process: string): Promise<Settlement[]>
-  /** Releases, and hands over to the first waiter that is alive in the same statement. */
-  release(holds: readonly Hold[], process: string): Promise<ReleaseResult[]>
+  /**
+   * Releases, and hands over to the first waiter that is alive in the same statement; in a second one, where that is cheaper,
+   * if nothing says that somebody waits.
+   */
+  release(holds: readonly Release[], process: string): Promise<ReleaseResult[]>
   /** Releases in the caller's transaction; hands over to nobody. Answers whether callers wait for the lock. */
   releaseIn(tx: Tx, hold: Hold): Promise<'lost' | { readonly awaited: boolean }>
   /** Moves the expiry of every hold to at least `ttlMs` from now, if it is still ours and has not run out. Claims a hand-off. */
