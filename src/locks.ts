@@ -336,8 +336,13 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#calls.run(undefined, async () => {
       const sentAt = performance.now()
       const [renewal] = await this.#store.renew([{ ...hold, ttlMs: Math.min(request.ttlMs, request.maxHoldMs) }])
-      if (renewal?.outcome === 'lost') throw notHeld
-      return this.#lease(hold, { ...request, remainingMs: renewal!.remainingMs, claim: false, sentAt })
+      if (renewal?.outcome === 'lost') {
+        this.#queue.ended(hold.owner)
+        throw notHeld
+      }
+      const lease = this.#lease(hold, { ...request, remainingMs: renewal!.remainingMs, claim: false, sentAt })
+      lease.onEnd(() => this.#queue.ended(hold.owner))
+      return lease
     })
   }
 

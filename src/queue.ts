@@ -454,7 +454,8 @@ export class Queue {
       // Too late: somebody else may have it by now. The next look finds out.
       this.#lookNow()
     } else {
-      const { name, owner, token, takeover, remainingMs } = grant
+      const { name, owner, token, takeover } = grant
+      const remainingMs = Math.min(grant.remainingMs, caller.terms.ttlMs)
       this.#served.add(owner)
       caller.serve({ name, owner, token, takeover, remainingMs, sentAt })
       this.#tidy(line!)

@@ -24,7 +24,10 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
     // The waiting loop bounds it, because a late grant must be given back.
     acquire: (attempts) => onConflict(() => store.acquire(attempts)),
     acquireIn: (tx, attempt) => bounded(store.acquireIn(tx, attempt), timeoutMs),
-    ...(acquireBehind && { acquireBehind: acquireBehind.bind(store) }),
+    ...(acquireBehind && {
+      acquireBehind: (tx, attempt, waitMs) =>
+        bounded(acquireBehind.call(store, tx, attempt, waitMs), waitMs + timeoutMs),
+    }),
     enqueue: (arrivals, maxWaiters) => harmless(() => store.enqueue(arrivals, maxWaiters)),
     leave: (departures) => harmless(() => store.leave(departures)),
     look: (names) => harmless(() => store.look(names)),

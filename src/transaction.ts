@@ -124,7 +124,9 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
           const waitMs = Math.min(left(), LONGEST_DATABASE_WAIT_MS)
           result = (await store.acquireBehind?.(this.#tx, attempt, waitMs)) ?? result
         }
-        if (handed !== undefined && handed !== TIME_OUT) queue.ended(handed.owner)
+        // A lease goes on under that owner: then `confirm` says when it is over.
+        if (handed !== undefined && handed !== TIME_OUT && (ttlMs === null || !result.granted))
+          queue.ended(handed.owner)
         if (result.granted) return { name, owner, token: result.token }
         if (left() === 0) {
           throw new LockTimeoutError(name, performance.now() - started, result.holder ?? 'a transaction')
