@@ -442,17 +442,17 @@ export class Queue {
   #take(grant: Grant, sentAt: number): void {
     if (grant.process !== this.#context.process || this.#served.has(grant.owner)) return
     const line = this.#lines.get(grant.name)
-    if (line !== undefined) {
-      if (grant.token <= line.lastToken) return
-      line.lastToken = grant.token
-      this.#moved()
-    }
+    if (line !== undefined && grant.token <= line.lastToken) return
     const caller = line?.entries.get(grant.owner.slice(0, 16))?.next()
+    if (caller !== undefined && performance.now() >= sentAt + grant.remainingMs) {
+      // Too late, as far as can be told: somebody else may have it by now. The next look finds out.
+      this.#lookNow()
+      return
+    }
+    if (line !== undefined) line.lastToken = grant.token
+    this.#moved()
     if (caller === undefined) {
       this.#passOn(grant)
-    } else if (performance.now() >= sentAt + grant.remainingMs) {
-      // Too late: somebody else may have it by now. The next look finds out.
-      this.#lookNow()
     } else {
       const { name, owner, token, takeover } = grant
       const remainingMs = Math.min(grant.remainingMs, caller.terms.ttlMs)

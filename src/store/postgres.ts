@@ -740,8 +740,9 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       const hear = (payload: string) => {
         const { name, owner, token, takeover, expiresAt } = JSON.parse(payload) as Notification
         const sinceAsked = performance.now() - clock.sentAt
-        // No more than a hand-off ever lasts: the server's clock may have been set since.
-        const remainingMs = Math.min(CLAIM_MS, expiresAt - clock.now - sinceAsked * (1 + CLOCK_DRIFT))
+        const leftMs = expiresAt - clock.now - sinceAsked * (1 + CLOCK_DRIFT)
+        // More than a hand-off ever lasts: the server's clock has been set since, and says nothing until it is asked again.
+        const remainingMs = leftMs > CLAIM_MS ? 0 : leftMs
         onGrant({ name, owner, token: BigInt(token), process, takeover, remainingMs })
       }
       if (adapter.dedicate === undefined && adapter.listen !== undefined) {

@@ -1,0 +1,410 @@
+import { describe, expect, it } from 'vitest'
+import { checkers, type Evidence, type Fault, losses, overtaken, takeovers } from './checkers.ts'
+import { EventReader, emptyHistory, type Hold, type OperationId, type Wait, type Write } from './history.ts'
+
+const TTL_MS = 1000
+const LOCK = 'guarded:1'
+
+/** Three callers of two workers, one after the other: each is granted the lock, writes once and releases. */
+function honest(): Evidence {
+  const turns = [
+    { worker: 1, at: 100, token: 10 },
+    { worker: 2, at: 200, token: 11 },
+    { worker: 1, at: 300, token: 15 },
+  ]
+  return {
+    ttlMs: TTL_MS,
+    waitMs: 5000,
+    graceMs: 1000,
+    mostOvertakes: 0,
+    hasOneWriter: false,
+    isGuarded: (lock) => lock.startsWith('guarded'),
+    waits: turns.map(({ worker, at }, index) => wait(index, { worker, invokedAt: at - 10, endedAt: at })),
+    holds: turns.map(({ worker, at, token }, index) => hold(index, { worker, token, grantedAt: at })),
+    writes: turns.map(({ worker, at, token }, index) => write(index, { worker, token, invokedAt: at + 10 })),
+    entries: turns.map(({ token }, index) => ({ ...writtenBy(index, token), seq: index + 1 })),
+    counters: new Map([[LOCK, 3]]),
+    register: [],
+    faults: [],
+    gaps: [],
+    errors: new Map(),
+    startedAt: 0,
+    endedAt: 10_000,
+  }
+}
+
+const acquireId = (index: number): OperationId => `1.${index}`
+const writeId = (index: number): OperationId => `2.${index}`
+const ownerOf = (index: number) => `owner ${index}`
+
+function wait(index: number, rest: Partial<Wait>): Wait {
+  return {
+    operation: acquireId(index),
+    worker: 1,
+    lock: LOCK,
+    mode: 'lease',
+    invokedAt: 0,
+    endedAt: 0,
+    outcome: 'ok',
+    ...rest,
+  }
+}
+
+function hold(index: number, rest: Partial<Hold> & { grantedAt: number }): Hold {
+  return {
+    operation: acquireId(index),
+    worker: 1,
+    lock: LOCK,
+    mode: 'lease',
+    token: 1,
+    owner: ownerOf(index),
+    requestedAt: rest.grantedAt - 10,
+    until: rest.grantedAt + 950,
+    releasedAt: rest.grantedAt + 50,
+    lostAt: null,
+    ...rest,
+  }
+}
+
+function writtenBy(index: number, token: number) {
+  return { operation: writeId(index), lock: LOCK, token, owner: ownerOf(index), value: index + 1 }
+}
+
+function write(index: number, rest: Partial<Write> & { token: number; invokedAt: number }): Write {
+  const ended = { endedAt: rest.invokedAt + 10, outcome: 'ok' as const, error: undefined }
+  return { ...writtenBy(index, rest.token), worker: 1, ...ended, ...rest }
+}
+
+function fault(rest: Partial<Fault>): Fault {
+  return {
+    kind: 'some fault',
+    scope: 'worker',
+    worker: null,
+    from: 0,
+    until: 0,
+    fired: true,
+    kills: false,
+    stops: false,
+    setsClock: false,
+    ...rest,
+  }
+}
+
+const killed = (worker: number, at: number) => fault({ worker, from: at, until: at + 500, kills: true })
+
+/** An honest history with one item of a list changed. */
+function changed<Key extends 'waits' | 'holds' | 'writes' | 'entries'>(
+  key: Key,
+  index: number,
+  change: Partial<Evidence[Key][number]>,
+): Evidence {
+  const evidence = honest()
+  const items = evidence[key].map((item, each) => (each === index ? { ...item, ...change } : item))
+  return { ...evidence, [key]: items }
+}
+
+it.each(Object.entries(checkers))('%s finds nothing wrong with an honest history', (_, check) => {
+  expect(check(honest())).toEqual([])
+})
+
+describe('acknowledgedWritesArePresentOnce', () => {
+  const check = checkers.acknowledgedWritesArePresentOnce
+
+  it('finds an acknowledged write that is missing', () => {
+    const { entries, ...rest } = honest()
+    expect(check({ ...rest, entries: entries.slice(0, 2) })).toEqual([
+      '2.2 on guarded:1 was acknowledged, but is missing',
+    ])
+  })
+
+  it('finds a failed write that was committed', () => {
+    expect(check(changed('writes', 1, { outcome: 'fail', error: '40001' }))).toEqual([
+      '2.1 on guarded:1 failed (40001), but was committed',
+    ])
+  })
+
+  it('finds a write that was committed twice', () => {
+    const { entries, ...rest } = honest()
+    expect(check({ ...rest, entries: [...entries, { ...entries[2]!, seq: 4 }] })).toEqual(['2.2 was committed twice'])
+  })
+
+  it('finds a write that nobody asked for', () => {
+    const { writes, ...rest } = honest()
+    expect(check({ ...rest, writes: writes.slice(1) })).toEqual(['2.0 was committed, but never invoked'])
+  })
+
+  it('accepts a write of unknown fate, present or missing', () => {
+    const present = changed('writes', 2, { outcome: 'info' })
+    expect(check(present)).toEqual([])
+    expect(check({ ...present, entries: present.entries.slice(0, 2) })).toEqual([])
+  })
+})
+
+describe('valuesHaveNoGapAndNoDuplicate', () => {
+  const check = checkers.valuesHaveNoGapAndNoDuplicate
+
+  it.each([
+    ['a lost update, of which two writes made the same value', 1],
+    ['a gap', 4],
+  ])('finds %s', (_, value) => {
+    expect(check(changed('entries', 1, { value }))).toContain(`2.1 wrote ${value} to guarded:1, where 2 was due`)
+  })
+
+  it('finds a counter that a stale write has set back', () => {
+    expect(check({ ...honest(), counters: new Map([[LOCK, 2]]) })).toEqual([
+      'the counter of guarded:1 shows 2, its last entry 3',
+    ])
+  })
+
+  it('does not look at the negative controls', () => {
+    const evidence = changed('entries', 1, { value: 1 })
+    expect(check({ ...evidence, isGuarded: () => false })).toEqual([])
+  })
+})
+
+describe('tokensAreInCommitOrder', () => {
+  const check = checkers.tokensAreInCommitOrder
+
+  it('finds a stale write that was committed after its successor', () => {
+    expect(check(changed('entries', 2, { token: 9 }))).toEqual(['2.2 committed token 9 on guarded:1 after 11'])
+  })
+
+  it('finds a guarded write without a token', () => {
+    expect(check(changed('entries', 0, { token: null }))).toEqual(['2.0 was committed on guarded:1 without a token'])
+  })
+})
+
+describe('tokensHaveOneOwner', () => {
+  const check = checkers.tokensHaveOneOwner
+
+  it('finds a token that was granted twice', () => {
+    expect(check(changed('holds', 1, { token: 10 }))).toContain(
+      '1.1 has token 10 of guarded:1 as owner 1, which owner 0 has',
+    )
+  })
+
+  it('finds a token that another owner has written with', () => {
+    expect(check(changed('entries', 2, { token: 11 }))).toEqual([
+      '2.2 has token 11 of guarded:1 as owner 2, which owner 1 has',
+    ])
+  })
+
+  it('accepts the token of a transaction that was rolled back, and so is reissued', () => {
+    const evidence = changed('writes', 0, { outcome: 'fail' })
+    const [first, ...others] = evidence.holds
+    expect(
+      check({ ...evidence, entries: [], holds: [{ ...first!, mode: 'transaction', token: 11 }, ...others] }),
+    ).toEqual([])
+  })
+})
+
+describe('tokensRiseWithGrants', () => {
+  const check = checkers.tokensRiseWithGrants
+
+  it.each([
+    ['falls', 9],
+    ['repeats', 10],
+  ])('finds a token that %s', (_, token) => {
+    expect(check(changed('holds', 1, { token }))).toEqual([
+      `1.1 got token ${token} of guarded:1, though 10 had been granted`,
+    ])
+  })
+
+  it('accepts any order of grants that were asked for at the same time', () => {
+    expect(check(changed('holds', 1, { token: 9, requestedAt: 90 }))).toEqual([])
+  })
+})
+
+describe('beliefsDoNotOverlap', () => {
+  const check = checkers.beliefsDoNotOverlap
+
+  it('finds two callers who trust in holding one lock', () => {
+    expect(check(changed('holds', 0, { releasedAt: 230 }))).toEqual([
+      '1.0 and 1.1 both trusted in holding guarded:1 for 30.0 ms',
+    ])
+  })
+
+  it('finds a belief that outlasts several others', () => {
+    expect(check(changed('holds', 0, { releasedAt: null }))).toHaveLength(2)
+  })
+
+  it.each([
+    ['whose trust had ended by itself', { until: 190 }],
+    ['whose signal had aborted', { lostAt: 190 }],
+  ])('accepts a holder that was replaced without a release, %s', (_, change) => {
+    expect(check(changed('holds', 0, { releasedAt: null, ...change }))).toEqual([])
+  })
+
+  it('does not judge leases while the clock of the server is set', () => {
+    const faults = [fault({ from: 150, until: 160, setsClock: true })]
+    expect(check({ ...changed('holds', 0, { releasedAt: 230 }), faults })).toEqual([])
+  })
+})
+
+describe('lossesAreSignalledInTime', () => {
+  const check = checkers.lossesAreSignalledInTime
+  const replaced = { releasedAt: null, until: 180 }
+
+  it('accepts a signal before the takeover', () => {
+    const evidence = changed('holds', 0, { ...replaced, lostAt: 181 })
+    expect(check(evidence)).toEqual([])
+    expect(losses(evidence)).toHaveLength(1)
+  })
+
+  it('finds a signal after the takeover', () => {
+    expect(check(changed('holds', 0, { ...replaced, lostAt: 205 }))).toEqual([
+      '1.0 was told 5.0 ms too late that it had lost guarded:1',
+    ])
+  })
+
+  it('finds a holder that was never told', () => {
+    expect(check(changed('holds', 0, replaced))).toEqual(['1.0 was never told that it had lost guarded:1'])
+  })
+
+  it('finds a signal that is late although nobody took over', () => {
+    const late = changed('holds', 2, { releasedAt: null, until: 1000, lostAt: 1400 })
+    expect(check(late)).toEqual(['1.2 was told 150.0 ms too late that it had lost guarded:1'])
+  })
+
+  it('accepts a signal by the first tick after a standstill, and none later', () => {
+    const evidence = changed('holds', 0, { ...replaced, lostAt: 400 })
+    expect(check({ ...evidence, gaps: [{ worker: 1, from: 150, until: 400 }] })).toEqual([])
+    expect(check({ ...evidence, gaps: [{ worker: 1, from: 150, until: 399 }] })).toHaveLength(1)
+    expect(check({ ...evidence, gaps: [{ worker: 2, from: 150, until: 400 }] })).toHaveLength(1)
+  })
+
+  it('expects nothing of the dead', () => {
+    expect(check({ ...changed('holds', 0, replaced), faults: [killed(1, 170)] })).toEqual([])
+  })
+
+  it('expects nothing of those who never ran again after they had been stopped', () => {
+    const stopped = fault({ worker: 1, from: 150, until: 400, stops: true })
+    const evidence = changed('holds', 0, replaced)
+    expect(check({ ...evidence, faults: [stopped, killed(1, 401)] })).toEqual([])
+    const gaps = [{ worker: 1, from: 150, until: 400 }]
+    expect(check({ ...evidence, gaps, faults: [stopped, killed(1, 401)] })).toHaveLength(1)
+  })
+})
+
+describe('takeoversAreInTime', () => {
+  const check = checkers.takeoversAreInTime
+
+  /** Worker 1 dies at 120, while worker 2 waits, and is granted the lock at `grantedAt`. */
+  function afterDeath(grantedAt: number): Evidence {
+    const evidence = honest()
+    return {
+      ...evidence,
+      holds: [hold(0, { token: 10, grantedAt: 100, releasedAt: null }), hold(1, { worker: 2, token: 11, grantedAt })],
+      waits: [wait(0, { invokedAt: 90, endedAt: 100 }), wait(1, { worker: 2, invokedAt: 95, endedAt: grantedAt })],
+      faults: [killed(1, 120)],
+    }
+  }
+
+  it('accepts one within the ttl and a little more', () => {
+    expect(check(afterDeath(1370))).toEqual([])
+    expect(takeovers(afterDeath(1370))).toEqual([{ lock: LOCK, milliseconds: 1250 }])
+  })
+
+  it('finds one that took longer', () => {
+    expect(check(afterDeath(1371))).toEqual(["guarded:1 was free 1251 ms after its holder's death, not 1250"])
+  })
+
+  it('does not judge what another fault has disturbed', () => {
+    const evidence = afterDeath(3000)
+    expect(check({ ...evidence, faults: [...evidence.faults, fault({ from: 200, until: 300 })] })).toEqual([])
+  })
+})
+
+describe('nobodyIsOvertakenOften', () => {
+  const check = checkers.nobodyIsOvertakenOften
+
+  /** The caller of worker 2 has waited since 0, and the others have come long after. */
+  const overtaking = (): Evidence => {
+    const evidence = honest()
+    const waits = evidence.waits.map((each, index) => ({ ...each, invokedAt: index === 1 ? 0 : 290 }))
+    const holds = [
+      hold(0, { grantedAt: 300, token: 10, requestedAt: 290 }),
+      hold(2, { grantedAt: 400, token: 11, requestedAt: 290 }),
+    ]
+    return {
+      ...evidence,
+      holds,
+      waits: waits.map((each, index) => (index === 1 ? { ...each, endedAt: 5000, outcome: 'fail' } : each)),
+    }
+  }
+
+  it('finds a living caller that others, who came later, have overtaken', () => {
+    expect(check(overtaking())).toEqual(['1.1 waited for guarded:1 while 2 that came later were served'])
+    expect(overtaken(overtaking())).toMatchObject([{ by: 2 }])
+  })
+
+  it('allows as many as it is told to', () => {
+    expect(check({ ...overtaking(), mostOvertakes: 2 })).toEqual([])
+  })
+
+  it('lets callers be overtaken that were stopped meanwhile', () => {
+    expect(check({ ...overtaking(), faults: [fault({ worker: 2, from: 200, until: 600 })] })).toEqual([])
+  })
+})
+
+describe('everyWaitEnds', () => {
+  const check = checkers.everyWaitEnds
+
+  it('finds a call without an answer', () => {
+    expect(check(changed('waits', 1, { endedAt: null }))).toEqual(['1.1 never got an answer about guarded:1'])
+  })
+
+  it('finds an answer that took too long', () => {
+    const evidence = changed('waits', 1, { invokedAt: 0, endedAt: 6001 })
+    expect(check(evidence)).toEqual(['1.1 waited 6001 ms for an answer about guarded:1'])
+    expect(check({ ...evidence, gaps: [{ worker: 2, from: 100, until: 200 }] })).toEqual([])
+  })
+
+  it('expects none of the dead', () => {
+    expect(check({ ...changed('waits', 1, { endedAt: null }), faults: [killed(2, 150)] })).toEqual([])
+  })
+})
+
+describe('registerNeverGoesBack', () => {
+  const check = checkers.registerNeverGoesBack
+  const entry = (token: number, accepted: boolean) => ({ lock: LOCK, token, accepted, operation: writeId(token) })
+
+  it('accepts one that refuses the stale', () => {
+    expect(
+      check({ ...honest(), register: [entry(10, true), entry(12, true), entry(11, false), entry(12, true)] }),
+    ).toEqual([])
+  })
+
+  it('finds a lower token that has overwritten a higher one', () => {
+    expect(check({ ...honest(), register: [entry(10, true), entry(12, true), entry(11, true)] })).toEqual([
+      'the register of guarded:1 went back from 12 to 11 (2.11)',
+    ])
+  })
+
+  it('finds a holder that was refused', () => {
+    expect(check({ ...honest(), register: [entry(10, true), entry(12, false)] })).toEqual([
+      'the register of guarded:1 refused 12, the highest (2.12)',
+    ])
+  })
+})
+
+describe('a history', () => {
+  it('tells what was granted, written, lost and left without an end', () => {
+    const history = emptyHistory()
+    const reader = new EventReader(history)
+    const [acquire, writing]: OperationId[] = ['3.1', '3.2']
+    reader.read({ at: 1, operation: acquire!, type: 'invoke', call: { action: 'acquire', lock: LOCK, mode: 'lease' } })
+    reader.read({ at: 2, operation: acquire!, type: 'ok', grant: { token: 7, owner: 'me', until: 900 } })
+    const call = { action: 'write', lock: LOCK, token: 7, owner: 'me', value: 1 } as const
+    reader.read({ at: 3, operation: writing!, type: 'invoke', call })
+    reader.read({ at: 4, operation: acquire!, type: 'held', until: 1200 })
+    reader.read({ at: 5, operation: '3.0', type: 'gap', from: 4.5 })
+    reader.read({ at: 6, operation: acquire!, type: 'lost' })
+    expect(history.waits).toMatchObject([{ outcome: 'ok', worker: 3, invokedAt: 1, endedAt: 2 }])
+    expect(history.holds).toMatchObject([
+      { token: 7, requestedAt: 1, grantedAt: 2, until: 1200, lostAt: 6, releasedAt: null },
+    ])
+    expect(history.writes).toMatchObject([{ operation: '3.2', outcome: 'info', endedAt: null, value: 1 }])
+    expect(history.gaps).toEqual([{ worker: 3, from: 4.5, until: 5 }])
+  })
+})

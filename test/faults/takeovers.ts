@@ -1,0 +1,67 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { createLocks } from '../../src/index.ts'
+import { type CampaignOptions, type CampaignResult, onTarget, percentile } from './campaign.ts'
+import { TAKEOVER_SLACK_MS } from './checkers.ts'
+import { clock } from './history.ts'
+import type { HolderSettings } from './holder.ts'
+import type { Target } from './target.ts'
+import { connectWork } from './work.ts'
+
+/** Each killed holder has so many locks. */
+const LOCKS_PER_HOLDER = 10
+
+/** Holders are killed while others wait; how long from the death to the grant. */
+export function takeovers({ engine, times, ttlMs }: CampaignOptions): Promise<CampaignResult> {
+  return onTarget(engine, async (target) => {
+    const work = await connectWork(target.dialect, target.urls[0])
+    const locks = createLocks(work.adapter, { ttl: ttlMs, wait: '1m' })
+    const delays: number[] = []
+    try {
+      while (delays.length < times) {
+        const names = Array.from({ length: LOCKS_PER_HOLDER }, (_, index) => `takeover:${index}`)
+        const holder = await startHolder(target, names, ttlMs)
+        const waiting = names.map(async (name) => {
+          const lease = await locks.acquire(name)
+          const grantedAt = clock()
+          await lease.release()
+          return grantedAt
+        })
+        // Long enough to be in the queue, and to die at any time between two renewals.
+        await sleep(ttlMs * (0.3 + Math.random()))
+        const diedAt = clock()
+        holder.kill('SIGKILL')
+        delays.push(...(await Promise.all(waiting)).map((grantedAt) => grantedAt - diedAt))
+      }
+    } finally {
+      await locks.close()
+      await work.close()
+    }
+    const p99 = percentile(delays, 0.99)!
+    const bound = ttlMs + TAKEOVER_SLACK_MS
+    return {
+      campaign: 'takeovers',
+      engine,
+      figures: {
+        takeovers: delays.length,
+        'p50, ms': percentile(delays, 0.5)!,
+        'p99, ms': p99,
+        'longest, ms': percentile(delays, 1)!,
+      },
+      violations: p99 > bound ? [`the p99 of takeovers is ${p99.toFixed(0)} ms, not ${bound}`] : [],
+    }
+  })
+}
+
+async function startHolder({ dialect, urls }: Target, locks: readonly string[], ttlMs: number) {
+  const settings: HolderSettings = { dialect, url: urls[0], locks, ttlMs }
+  const holder = fork(fileURLToPath(new URL('holder.ts', import.meta.url)), [JSON.stringify(settings)], {
+    execArgv: ['--import', 'tsx'],
+  })
+  const failed = once(holder, 'exit').then(([code]) => Promise.reject(new Error(`the holder ended with ${code}`)))
+  await Promise.race([once(holder, 'message'), failed])
+  failed.catch(() => undefined)
+  return holder
+}

@@ -1,0 +1,397 @@
+import { EventEmitter, setMaxListeners } from 'node:events'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import { createLocks, type Lease, LockError } from '../../src/index.ts'
+import { clock, type HistoryEvent, HistoryWriter, type Mode, type OperationId } from './history.ts'
+import { type Random, random } from './schedule.ts'
+import { connectWork, type Dialect, describe, type Ending, HOT_LOCKS, type NewEntry } from './work.ts'
+
+/** One process of callers that take locks and write, until it is told to finish. Run by crew.ts. */
+
+export interface WorkerSettings {
+  /** Unique in a run; a worker that replaces another has a number of its own. */
+  readonly number: number
+  readonly dialect: Dialect
+  readonly url: string
+  readonly historyFile: string
+  readonly seed: number
+  readonly ttlMs: number
+  readonly waitMs: number
+  readonly locks: LockNames
+  /** How many there are at each kind of work. */
+  readonly callers: Readonly<Record<keyof LockNames, number>>
+}
+
+/** Locks of the guarded work, and those of each negative control. */
+export interface LockNames {
+  readonly guarded: readonly string[]
+  readonly withoutGuard: readonly string[]
+  readonly checkThenAct: readonly string[]
+}
+
+/** From the crew. */
+export type Order =
+  | { readonly type: 'stall'; readonly milliseconds: number }
+  | { readonly type: 'exhaust'; readonly milliseconds: number }
+  /** These are answered by reports. */
+  | { readonly type: 'drop notifications'; readonly milliseconds: number }
+  | { readonly type: 'tell when at risk' }
+  | { readonly type: 'finish' }
+
+/** To the crew. */
+export type Report =
+  | { readonly type: 'ready' }
+  /** A write to the external register. */
+  | { readonly type: 'register'; readonly lock: string; readonly token: number; readonly operation: OperationId }
+  | { readonly type: 'notifications dropped'; readonly count: number }
+  /** Some caller under a lease without a guard has read, and not yet written. */
+  | { readonly type: 'at risk' }
+
+/** How often the event loop is looked at, and what counts as a stall. */
+const TICK_MS = 5
+const GAP_MS = 20
+/** Between what a caller reads and what it writes. Half of the pauses are only as long as it takes others to run. */
+const LONGEST_THOUGHT_MS = 6
+/** Controls think longer, since most of what happens to them has to happen there. */
+const CONTROL_THOUGHT_MS = [80, 200] as const
+const MOST_WRITES_PER_LEASE = 10
+/** How many of the turns are at the hot locks. */
+const HOT_SHARE = 0.2
+const EXTERNAL_SHARE = 0.1
+const STATEMENT_TIMEOUT = '2s'
+const PENDING_WAIT_MS = 1000
+/** After a failure that came at once, as when there is no server. */
+const REST_MS = 25
+
+const settings = JSON.parse(process.argv[2] ?? '') as WorkerSettings
+const { number, locks: names, dialect } = settings
+const history = new HistoryWriter(settings.historyFile)
+const finishing = new AbortController()
+setMaxListeners(0, finishing.signal)
+const work = await connectWork(dialect, settings.url)
+const locks = createLocks(work.adapter, {
+  signal: finishing.signal,
+  ttl: settings.ttlMs,
+  wait: settings.waitMs,
+  statementTimeout: STATEMENT_TIMEOUT,
+})
+/** The leases that are believed in, and until when, as the history has it. */
+const believed = new Map<Lease<unknown>, { readonly operation: OperationId; until: number }>()
+const risk = new EventEmitter()
+let operations = 0
+
+process.on('message', (order: Order) => {
+  if (order.type === 'stall') stall(order.milliseconds)
+  else if (order.type === 'exhaust') void work.exhaust(order.milliseconds)
+  else if (order.type === 'drop notifications') void dropNotifications(order.milliseconds)
+  else if (order.type === 'tell when at risk')
+    risk.once('begin', () => process.send?.({ type: 'at risk' } satisfies Report))
+  else finishing.abort(new Error('told to finish'))
+})
+process.on('disconnect', () => process.exit(1))
+// Ctrl-C reaches all processes of the terminal. The parent decides.
+process.on('SIGINT', () => undefined)
+
+watch()
+const turns = { guarded: guardedTurn, withoutGuard, checkThenAct }
+const callers = (Object.keys(turns) as (keyof LockNames)[]).flatMap((kind, index) =>
+  Array.from({ length: settings.callers[kind] }, (_, caller) => call(turns[kind], 100 * index + caller)),
+)
+process.send?.({ type: 'ready' } satisfies Report)
+await Promise.all(callers)
+await locks.close()
+await work.close()
+process.exit()
+
+async function call(turn: (chance: Random) => Promise<boolean>, caller: number): Promise<void> {
+  const chance = random(settings.seed + number * 1000 + caller)
+  while (!finishing.signal.aborted) if (!(await turn(chance))) await sleep(REST_MS * (0.5 + chance()))
+}
+
+/** One turn at one lock, in one of the guarded ways. Answers whether anything came of it. */
+async function guardedTurn(chance: Random): Promise<boolean> {
+  const lock = pick(chance() < HOT_SHARE ? names.guarded.slice(0, HOT_LOCKS) : names.guarded, chance)
+  const dice = chance()
+  if (dice < 0.5) return withLease(lock, 'lease', chance)
+  if (dice < 0.65) return inRun(lock, chance)
+  if (dice < 0.8) return writeAndRelease(lock, chance)
+  if (dice < 0.9) return inTransaction(lock, chance)
+  return withLease(lock, 'pending lease', chance)
+}
+
+async function withLease(lock: string, mode: 'lease' | 'pending lease', chance: Random): Promise<boolean> {
+  const operation = begin(lock, mode)
+  const lease = await granted(operation, () => (mode === 'lease' ? locks.acquire(lock) : pendingLease(lock)))
+  if (lease === undefined) return false
+  try {
+    return await writeUnder(lease, chance)
+  } finally {
+    await release(operation, lease)
+  }
+}
+
+async function pendingLease(lock: string): Promise<Lease<unknown>> {
+  let pending: { confirm(): Promise<Lease<unknown>> } | undefined
+  const ending = await work.transact(async (tx) => {
+    pending = await locks.within(tx).lease(lock, { wait: dialect === 'sqlite' ? 0 : PENDING_WAIT_MS })
+  })
+  if (pending === undefined || ending.outcome === 'fail') throw new Error(ending.outcome === 'ok' ? '' : ending.error)
+  return pending.confirm()
+}
+
+async function inRun(lock: string, chance: Random): Promise<boolean> {
+  const operation = begin(lock, 'run')
+  let wrote: boolean | undefined
+  try {
+    await locks.run(lock, {}, async (lease) => {
+      believe(operation, lease)
+      wrote = await writeUnder(lease, chance)
+      disbelieve(operation, lease)
+    })
+  } catch (error) {
+    // After the grant it is the lease that was lost, which the signal has told.
+    if (wrote === undefined) end(operation, failure(error))
+  }
+  return wrote === true
+}
+
+async function writeAndRelease(lock: string, chance: Random): Promise<boolean> {
+  const operation = begin(lock, 'write and release')
+  const lease = await granted(operation, () => locks.acquire(lock))
+  if (lease === undefined) return false
+  const value = await next(lock, lease, chance)
+  const ending =
+    value !== undefined &&
+    (await write({ ...under(lease), value }, async (tx, entry) => {
+      disbelieve(operation, lease)
+      await lease.release(tx)
+      await work.write(tx, entry)
+    }))
+  await release(operation, lease)
+  return ending !== false && ending.outcome === 'ok'
+}
+
+async function inTransaction(lock: string, chance: Random): Promise<boolean> {
+  const operation = begin(lock, 'transaction')
+  let entry: NewEntry | undefined
+  const ending = await work.transact(async (tx) => {
+    const within = locks.within(tx)
+    // While a transaction is open on SQLite, nobody could release what it waits for.
+    const held = dialect === 'sqlite' ? await within.tryAcquire(lock) : await within.acquire(lock)
+    if (held === null) throw new LockError('LOCK_TIMEOUT', 'the lock is held')
+    const [token, owner] = [Number(held.token), `transaction ${operation}`]
+    note(operation, () => ({ type: 'ok', grant: { token, owner, until: null } }))
+    const value = (await work.read(lock, tx)) + 1
+    await think(chance)
+    entry = { lock, token, owner, value, operation: nextOperation() }
+    beginWrite(entry)
+    await work.write(tx, entry)
+    note(operation, () => ({ type: 'release' }))
+  }, true)
+  if (entry !== undefined) end(entry.operation, ending)
+  else if (ending.outcome !== 'ok') end(operation, ending)
+  return ending.outcome === 'ok'
+}
+
+/** Negative control: a lease, and no guard. */
+async function withoutGuard(chance: Random): Promise<boolean> {
+  const lock = pick(names.withoutGuard, chance)
+  const operation = begin(lock, 'lease without guard')
+  const lease = await granted(operation, () => locks.acquire(lock))
+  if (lease === undefined) return false
+  try {
+    const value = (await work.read(lock)) + 1
+    risk.emit('begin')
+    await sleep(between(CONTROL_THOUGHT_MS, chance))
+    const ending = await write({ ...under(lease), value }, (tx, entry) => work.write(tx, entry))
+    return ending.outcome === 'ok'
+  } catch {
+    return false
+  } finally {
+    await release(operation, lease)
+  }
+}
+
+/** Negative control: a flag that is looked at, and then set. It expires, as leases do, or a killed holder would keep it. */
+async function checkThenAct(chance: Random): Promise<boolean> {
+  const lock = pick(names.checkThenAct, chance)
+  try {
+    const flag = await work.readFlag(lock)
+    if (flag.holder !== null && flag.expiresAt > Date.now()) return false
+    await work.writeFlag(lock, { holder: `${number}`, expiresAt: Date.now() + settings.ttlMs })
+    const value = (await work.read(lock)) + 1
+    await sleep(between(CONTROL_THOUGHT_MS, chance))
+    const ending = await write({ lock, token: null, owner: null, value }, (tx, entry) => work.write(tx, entry))
+    await work.writeFlag(lock, { holder: null, expiresAt: 0 })
+    return ending.outcome === 'ok'
+  } catch {
+    // The database was away, before or after the write, which has its own ending.
+    return false
+  }
+}
+
+/** Some writes under one lease. It is given up at the first that does not succeed: nobody knows when an ambiguous one ends. */
+async function writeUnder(lease: Lease<unknown>, chance: Random): Promise<boolean> {
+  for (let left = Math.ceil(chance() * MOST_WRITES_PER_LEASE); left > 0; left--) {
+    const value = await next(lease.name, lease, chance)
+    if (value === undefined) return false
+    const inOneStatement = chance() < 0.5
+    const ending = await write({ ...under(lease), value }, (tx, entry) =>
+      inOneStatement ? work.guardedWrite(tx, lease, entry) : guardThenWrite(tx, lease, entry),
+    )
+    if (ending.outcome !== 'ok') return false
+  }
+  return true
+}
+
+function guardThenWrite(tx: unknown, lease: Lease<unknown>, entry: NewEntry): Promise<void> | void {
+  if (dialect === 'sqlite') return work.guardedWrite(tx, lease, entry)
+  return lease.guard(tx).then(() => work.write(tx, entry))
+}
+
+/** Reads the counter and thinks; sometimes tells the register, without looking again whether the lease still stands. */
+async function next(lock: string, lease: Lease<unknown>, chance: Random): Promise<number | undefined> {
+  let value: number
+  try {
+    value = (await work.read(lock)) + 1
+  } catch {
+    return undefined
+  }
+  await think(chance)
+  if (chance() < EXTERNAL_SHARE) {
+    const report: Report = { type: 'register', lock, token: Number(lease.token), operation: nextOperation() }
+    process.send?.(report, () => undefined)
+  }
+  return value
+}
+
+async function write(
+  what: Omit<NewEntry, 'operation'>,
+  body: (tx: unknown, entry: NewEntry) => Promise<void> | void,
+): Promise<Ending> {
+  const entry = { ...what, operation: nextOperation() }
+  beginWrite(entry)
+  const ending = await work.transact((tx) => body(tx, entry))
+  end(entry.operation, ending)
+  return ending
+}
+
+function under(lease: Lease<unknown>): Pick<NewEntry, 'lock' | 'token' | 'owner'> {
+  return { lock: lease.name, token: Number(lease.token), owner: lease.owner }
+}
+
+async function granted(operation: OperationId, acquire: () => Promise<Lease<unknown>>) {
+  try {
+    const lease = await acquire()
+    believe(operation, lease)
+    return lease
+  } catch (error) {
+    end(operation, failure(error))
+    return undefined
+  }
+}
+
+async function release(operation: OperationId, lease: Lease<unknown>): Promise<void> {
+  disbelieve(operation, lease)
+  try {
+    await lease.release()
+  } catch {
+    // The database could not be asked: the lock frees itself.
+  }
+}
+
+function believe(operation: OperationId, lease: Lease<unknown>): void {
+  const until = endOfTrust(lease)
+  note(operation, () => ({ type: 'ok', grant: { token: Number(lease.token), owner: lease.owner, until } }))
+  believed.set(lease, { operation, until })
+  const { signal } = lease
+  const lost = () => {
+    believed.delete(lease)
+    note(operation, () => ({ type: 'lost' }))
+  }
+  if (signal.aborted) lost()
+  else signal.addEventListener('abort', lost, { once: true })
+}
+
+function disbelieve(operation: OperationId, lease: Lease<unknown>): void {
+  believed.delete(lease)
+  note(operation, () => ({ type: 'release' }))
+}
+
+function begin(lock: string, mode: Mode): OperationId {
+  const operation = nextOperation()
+  note(operation, () => ({ type: 'invoke', call: { action: 'acquire', lock, mode } }))
+  return operation
+}
+
+function beginWrite({ operation, ...rest }: NewEntry): void {
+  note(operation, () => ({ type: 'invoke', call: { action: 'write', ...rest } }))
+}
+
+function end(operation: OperationId, ending: Ending): void {
+  note(operation, () => (ending.outcome === 'ok' ? { type: 'ok' } : { type: ending.outcome, error: ending.error }))
+}
+
+/** An acquire that failed otherwise than by waiting in vain may have been granted unheard. */
+function failure(error: unknown): Ending {
+  const outcome = error instanceof LockError && error.code === 'LOCK_TIMEOUT' ? 'fail' : 'info'
+  return { outcome, error: describe(error) }
+}
+
+type EventBody<Event> = Event extends unknown ? Omit<Event, 'at' | 'operation'> : never
+
+function note(operation: OperationId, body: (at: number) => EventBody<HistoryEvent>): void {
+  const at = clock()
+  history.write({ at, operation, ...body(at) })
+}
+
+function nextOperation(): OperationId {
+  return `${number}.${++operations}`
+}
+
+async function think(chance: Random): Promise<void> {
+  if (chance() < 0.5) await setImmediate()
+  else await sleep(LONGEST_THOUGHT_MS * chance())
+}
+
+function between([least, most]: readonly [number, number], chance: Random): number {
+  return least + (most - least) * chance()
+}
+
+function pick<T>(choices: readonly T[], chance: Random): T {
+  return choices[Math.floor(chance() * choices.length)] as T
+}
+
+function stall(milliseconds: number): void {
+  const end = clock() + milliseconds
+  while (clock() < end);
+}
+
+async function dropNotifications(milliseconds: number): Promise<void> {
+  const count = await work.dropNotifications(milliseconds)
+  process.send?.({ type: 'notifications dropped', count } satisfies Report, () => undefined)
+}
+
+/** The clock is read first, so that a pause in between cannot make the trust seem to last longer. */
+function endOfTrust(lease: Lease<unknown>): number {
+  const now = clock()
+  return now + lease.remainingMs()
+}
+
+/** Notes when the event loop has stood still, and when renewals and guards have moved the end of a trust. */
+function watch(): void {
+  let previous = clock()
+  setInterval(() => {
+    const from = previous
+    previous = clock()
+    // All timers that have become due meanwhile run before that.
+    if (previous - from > TICK_MS + GAP_MS)
+      void setImmediate().then(() => note(`${number}.0`, () => ({ type: 'gap', from })))
+    for (const [lease, belief] of believed) {
+      const until = endOfTrust(lease)
+      // It may have become known just now that it is lost.
+      if (until < belief.until + TICK_MS || !believed.has(lease)) continue
+      belief.until = until
+      note(belief.operation, () => ({ type: 'held', until }))
+    }
+  }, TICK_MS)
+}
