@@ -142,36 +142,26 @@ class Attempts {
   }
 
   async next(call: Call): Promise<AttemptResult> {
+    const { statementTimeoutMs } = this.#context
     for (;;) {
-      const result = await this.#send(call)
+      const answer = this.#context.attempt(this.#attempt)
+      let result: AttemptResult | typeof TIME_OUT | undefined
+      try {
+        result = await call.race(answer, statementTimeoutMs)
+        if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
+      } catch (error) {
+        const unheard = result === TIME_OUT || call.cancelled
+        if (unheard) this.#abandoned.push(answer)
+        this.#ambiguous ||= unheard || (error instanceof DatabaseError && error.failure === 'connection')
+        throw error
+      }
       if (result.granted) return result
       if (result.ours !== true) {
         // Nobody can be seen to hold it, so a transaction has the row locked: as our own attempt might that had no answer.
-        if (this.#ambiguous && result.holder === null && !result.queued)
-          throw noAnswer(this.#context.statementTimeoutMs)
+        if (this.#ambiguous && result.holder === null && !result.queued) throw noAnswer(statementTimeoutMs)
         return result
       }
       await call.race(undefined, LOCKED_ROW_PAUSE_MS)
-    }
-  }
-
-  async #send(call: Call): Promise<AttemptResult> {
-    const { statementTimeoutMs } = this.#context
-    const answer = this.#context.attempt(this.#attempt)
-    let settled = false
-    try {
-      const result = await call.race(
-        answer.finally(() => {
-          settled = true
-        }),
-        statementTimeoutMs,
-      )
-      if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
-      return result
-    } catch (error) {
-      if (!settled) this.#abandoned.push(answer)
-      this.#ambiguous ||= !settled || (error instanceof DatabaseError && error.failure === 'connection')
-      throw error
     }
   }
 

@@ -8,8 +8,10 @@ interface Waiting<Item, Answer> {
 
 /** Names in one statement. More would make messages and lock lists long without saving time. */
 const LONGEST_BATCH = 1000
-/** So many are sent in two halves: while this process deals with the answers to one, the database works on the other. */
-const HALVED_FROM = 200
+/** Statements under way at once: while this process deals with the answers to one, the database works on the other. */
+const AT_ONCE = 2
+/** So many callers are worth a second statement: its fixed cost is that of some thirty names. */
+const WORTH = 100
 /** A statement that takes longer than this (a lost connection, a stalled server) does not keep the next ones waiting. */
 const SLOW_STATEMENT_MS = 20
 
@@ -22,6 +24,7 @@ export class Batches<Item extends { readonly name: string }, Answer> {
   readonly #split: boolean
   #waiting: Waiting<Item, Answer>[] = []
   #underWay = 0
+  #planned = false
   #slow: NodeJS.Timeout | undefined
 
   /** `split`: whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not. */
@@ -33,30 +36,45 @@ export class Batches<Item extends { readonly name: string }, Answer> {
   add(item: Item): Promise<Answer> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ item, resolve, reject })
-      if (this.#underWay === 0) this.#soon()
-      else this.#slow ??= setTimeout(() => this.#next(), SLOW_STATEMENT_MS).unref()
+      if (this.#mayGo) this.#soon()
+      else this.#atLast()
     })
+  }
+
+  get #mayGo(): boolean {
+    return this.#underWay === 0 || (this.#underWay < AT_ONCE && this.#waiting.length >= WORTH)
   }
 
   /** When all that runs now has asked: before any input or output, so that a lone caller loses nothing. */
   #soon(): void {
-    if (this.#waiting.length === 1) process.nextTick(() => this.#next())
+    if (this.#planned) return
+    this.#planned = true
+    process.nextTick(() => {
+      this.#planned = false
+      if (this.#mayGo) this.#go()
+      else this.#atLast()
+    })
   }
 
-  #next(): void {
+  #atLast(): void {
+    if (this.#waiting.length > 0) this.#slow ??= setTimeout(() => this.#go(), SLOW_STATEMENT_MS).unref()
+  }
+
+  #go(): void {
     clearTimeout(this.#slow)
     this.#slow = undefined
-    if (this.#waiting.length >= HALVED_FROM && this.#underWay === 0) {
-      void this.#run(this.#takeBatch(Math.ceil(this.#waiting.length / 2)))
-    }
-    if (this.#waiting.length > 0) void this.#run(this.#takeBatch(LONGEST_BATCH))
+    do {
+      const share = Math.ceil(this.#waiting.length / Math.max(1, AT_ONCE - this.#underWay))
+      void this.#run(this.#takeBatch(Math.min(LONGEST_BATCH, Math.max(WORTH, share))))
+    } while (this.#waiting.length > 0 && this.#mayGo)
+    this.#atLast()
   }
 
   async #run(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
     this.#underWay++
     await this.#answer(batch)
     this.#underWay--
-    this.#next()
+    if (this.#waiting.length > 0 && this.#mayGo) this.#go()
   }
 
   async #answer(batch: readonly Waiting<Item, Answer>[]): Promise<void> {

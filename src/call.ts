@@ -8,18 +8,25 @@ export class Calls {
 
   /** Runs `body`; its waits reject with the reason of `signal`, or with that of `cancelAll`. */
   async run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T> {
-    const call = new Call()
-    const abort = () => call.cancel(signal!.reason)
-    if (signal?.aborted) abort()
-    else signal?.addEventListener('abort', abort, { once: true })
-    this.#underWay.add(call)
+    const call = this.begin(signal)
     try {
       return await body(call)
     } finally {
-      this.#underWay.delete(call)
-      signal?.removeEventListener('abort', abort)
-      if (this.#underWay.size === 0) this.#onIdle?.()
+      this.end(call)
     }
+  }
+
+  /** The same for who sees to it that `end` follows. */
+  begin(signal: AbortSignal | undefined): Call {
+    const call = new Call(signal)
+    this.#underWay.add(call)
+    return call
+  }
+
+  end(call: Call): void {
+    call.end()
+    this.#underWay.delete(call)
+    if (this.#underWay.size === 0) this.#onIdle?.()
   }
 
   /** Resolves when they have ended. */
@@ -37,13 +44,30 @@ export class Calls {
 
 /** One call of the user's, that may be cancelled while it waits. */
 export class Call {
+  readonly #signal: AbortSignal | undefined
   #cancelled: { readonly reason: unknown } | undefined
   #reject: ((reason: unknown) => void) | undefined
+
+  constructor(signal: AbortSignal | undefined) {
+    this.#signal = signal
+    if (signal?.aborted) this.#abort()
+    else signal?.addEventListener('abort', this.#abort, { once: true })
+  }
+
+  readonly #abort = () => this.cancel(this.#signal!.reason)
+
+  end(): void {
+    this.#signal?.removeEventListener('abort', this.#abort)
+  }
 
   cancel(reason: unknown): void {
     if (this.#cancelled !== undefined) return
     this.#cancelled = { reason }
     this.#reject?.(reason)
+  }
+
+  get cancelled(): boolean {
+    return this.#cancelled !== undefined
   }
 
   throwIfCancelled(): void {
@@ -54,22 +78,23 @@ export class Call {
   race<T>(promise: Promise<T> | undefined, timeoutMs: number): Promise<T | typeof TIME_OUT> {
     return new Promise((resolve, reject) => {
       if (this.#cancelled !== undefined) return reject(this.#cancelled.reason)
-      // No unref: somebody is awaiting this, so the process has work.
-      const timer =
-        timeoutMs > MAX_TIMER_MS ? undefined : setTimeout(() => end(() => resolve(TIME_OUT)), Math.max(0, timeoutMs))
-      let ended = false
-      const end = (settle: () => void) => {
-        if (ended) return
-        ended = true
+      // The first to come ends it; the others find that it is over.
+      const end = () => {
+        if (this.#reject !== fail) return false
         clearTimeout(timer)
         this.#reject = undefined
-        settle()
+        return true
       }
-      this.#reject = (reason) => end(() => reject(reason))
-      promise?.then(
-        (value) => end(() => resolve(value)),
-        (error: unknown) => end(() => reject(error)),
-      )
+      const fail = (reason: unknown) => {
+        if (end()) reject(reason)
+      }
+      const answer = (value: T | typeof TIME_OUT) => {
+        if (end()) resolve(value)
+      }
+      // No unref: somebody is awaiting this, so the process has work.
+      const timer = timeoutMs > MAX_TIMER_MS ? undefined : setTimeout(answer, Math.max(0, timeoutMs), TIME_OUT)
+      this.#reject = fail
+      promise?.then(answer, fail)
     })
   }
 }

@@ -197,11 +197,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   release(tx?: Tx | (() => Tx)): Promise<boolean> {
     if (tx !== undefined) return this.#releaseIn(currentTransaction(tx))
-    this.#releasing ??= this.#release().catch((error: unknown) => {
-      this.#releasing = undefined
-      this.#releaseFailed = true
-      throw error
-    })
+    this.#releasing ??= this.#release()
     return this.#releasing
   }
 
@@ -340,14 +336,22 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       return this.#releasedWithCommit
     }
     this.#end('released')
-    let released = false
-    await this.#untilUnlocked(async () => {
-      const answer = await this.#context.release(this.#hold())
-      // Not ours after a release that failed: that one may have worked nevertheless.
-      released = answer === 'released' || (answer === 'lost' && this.#releaseFailed)
-      return answer !== 'locked'
-    }, 'release')
-    if (released) {
+    let answer: ReleaseResult['outcome']
+    try {
+      answer = await this.#context.release(this.#hold())
+      if (answer === 'locked') {
+        await this.#untilUnlocked(async () => {
+          answer = await this.#context.release(this.#hold())
+          return answer !== 'locked'
+        }, 'release')
+      }
+    } catch (error) {
+      this.#releasing = undefined
+      this.#releaseFailed = true
+      throw error
+    }
+    // Not ours after a release that failed: that one may have worked nevertheless.
+    if (answer === 'released' || (answer === 'lost' && this.#releaseFailed)) {
       this.#context.events.emit({ type: 'released', ...this.#hold() })
       return true
     }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { type AcquireContext, acquire, type Granted } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 import { Batches } from './batch.ts'
-import { type Call, Calls } from './call.ts'
+import { Calls } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
@@ -22,7 +22,7 @@ import {
   toTtl,
 } from './request.ts'
 import { bounded, patient } from './retry.ts'
-import { Sessions } from './session.ts'
+import { type LiveSession, Sessions } from './session.ts'
 import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
 import { postgresStore } from './store/postgres.ts'
@@ -171,14 +171,13 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#store.migrate()
   }
 
-  async acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {
-    const request = toRequest(name, options, this.#settings.defaults)
+  acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {
     // Only a try answers null.
-    return (await this.#acquire(request, request.waitMs)) as LeaseHandle<Tx>
+    return this.#acquire(name, options, true) as Promise<LeaseHandle<Tx>>
   }
 
-  async tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
-    return this.#acquire(toRequest(name, options, this.#settings.defaults), null)
+  tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
+    return this.#acquire(name, options, false)
   }
 
   async run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
@@ -272,26 +271,38 @@ class Instance<Tx> implements Locks<Tx> {
     return this.close()
   }
 
-  #acquire(request: LockRequest, waitMs: number | null): Promise<LeaseHandle<Tx> | null> {
+  async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
+    const request = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
-    return this.#calls.run(request.signal, async (call) => {
+    const call = this.#calls.begin(request.signal)
+    try {
       call.throwIfCancelled()
       if (!this.#assessed) await this.#assess()
       const session = request.takeover === 'session' ? await this.#sessions.current() : null
-      const granted = await this.#granted(call, request, waitMs, session?.id ?? null)
-      if (granted === null) return null
-      const { waitedMs, takeover, name, owner, token } = granted
-      const hold = { name, owner, token }
-      const { sentAt, remainingMs, claim } = granted
-      const { ttlMs, renew, maxHoldMs } = request
-      const lease = this.#lease(hold, { ttlMs, renew, maxHoldMs, sentAt, remainingMs, claim })
-      const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
-      if (stopListening !== undefined) lease.onEnd(stopListening)
-      if (granted.claim) lease.onEnd(() => this.#queue.ended(owner))
-      this.#events.emit({ type: 'acquired', ...hold, waitedMs })
-      if (takeover) this.#events.emit({ type: 'takeover', ...hold })
-      return lease
-    })
+      const waitMs = waits ? request.waitMs : null
+      const granted = await acquire(this.#acquireContext, call, request, waitMs, session?.id ?? null)
+      return granted && this.#leaseOf(granted, request, session)
+    } catch (error) {
+      if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
+        this.#events.emit({ type: 'timeout', name: request.name, waitedMs: request.waitMs })
+      }
+      throw error
+    } finally {
+      this.#calls.end(call)
+    }
+  }
+
+  #leaseOf(granted: Granted, request: LockRequest, session: LiveSession | null): LeaseHandle<Tx> {
+    const { name, owner, token, sentAt, remainingMs, claim } = granted
+    const { ttlMs, renew, maxHoldMs } = request
+    const hold = { name, owner, token }
+    const lease = this.#lease(hold, { ttlMs, renew, maxHoldMs, sentAt, remainingMs, claim })
+    const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
+    if (stopListening !== undefined) lease.onEnd(stopListening)
+    if (claim) lease.onEnd(() => this.#queue.ended(owner))
+    this.#events.emit({ type: 'acquired', ...hold, waitedMs: granted.waitedMs })
+    if (granted.takeover) this.#events.emit({ type: 'takeover', ...hold })
+    return lease
   }
 
   /** Before the first lease, once for all who come meanwhile, which also keeps their order. */
@@ -311,22 +322,6 @@ class Instance<Tx> implements Locks<Tx> {
     } catch (error) {
       // While the database cannot be asked, the acquire itself tells what is wrong; the next one asks again.
       if (!(error instanceof DatabaseError)) throw error
-    }
-  }
-
-  async #granted(
-    call: Call,
-    request: LockRequest,
-    waitMs: number | null,
-    session: string | null,
-  ): Promise<Granted | null> {
-    try {
-      return await acquire(this.#acquireContext, call, request, waitMs, session)
-    } catch (error) {
-      if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
-        this.#events.emit({ type: 'timeout', name: request.name, waitedMs: request.waitMs })
-      }
-      throw error
     }
   }
 

@@ -23,13 +23,15 @@ const POOL = 10
 /** More of them need minutes to serve each other, on a database that is busy answering them all. */
 const MOST_OF_VERROU = 100
 
-/** Up to so many waiters, it costs little to let them queue up once before it counts. */
+/** So many hand-offs before it counts: connections are made, and each session has planned what it is sent for the last time. */
+const WARM_UP_GRANTS = 20
+/** More waiters than this do so themselves. */
 const WARMED_UP = 100
 
 /** Time for waiters to arrive before the lock is released: for all of them, and for each. */
 const ARRIVAL_MS = { all: 50, each: 0.75 }
-/** Releases come at any moment of the pause between two polls; verrou's of 250 ms is the longest. */
-const LONGEST_POLL_MS = 250
+/** Releases come at any moment of the pause between two polls; verrou's of 250 ms is the longest, and of the fastest ours. */
+const LONGEST_POLL_MS = { all: 250, fastest: 50 }
 
 interface Setting {
   readonly waiters: number
@@ -100,13 +102,13 @@ const QUICK_ELSEWHERE: readonly Waiters[] = [10]
 
 /** Few waiters are few grants, so these queue up more often. */
 const QUICK: Record<Waiters, Effort> = {
-  1: { rounds: 3, drains: 4 },
+  1: { rounds: 3, drains: 8 },
   10: { rounds: 3, drains: 2 },
   100: { rounds: 2, drains: 1 },
   1000: { rounds: 1, drains: 1 },
 }
 const FULL: Record<Waiters, Effort> = {
-  1: { rounds: 4, drains: 8 },
+  1: { rounds: 4, drains: 10 },
   10: { rounds: 4, drains: 3 },
   100: { rounds: 4, drains: 1 },
   1000: { rounds: 3, drains: 1 },
@@ -124,12 +126,14 @@ export async function measureHandOff(
       !(name.startsWith('verrou') && plan.waiters > MOST_OF_VERROU),
   )
   const processes = await bench.processes(plan.processes)
+  const longestPollMs = names.some((name) => !FASTEST.includes(name)) ? LONGEST_POLL_MS.all : LONGEST_POLL_MS.fastest
+  const once = (name: ContenderName) => drain(processes, name, plan.waiters, longestPollMs)
   const enter = async (name: ContenderName) => {
     const connections = needsConnectionPerCaller(name) ? Math.ceil(plan.waiters / plan.processes) + 1 : POOL
     // One after the other: each may have tables to create.
     for (const process of processes) await process.call('open', name, target, connections)
-    // The first time, connections are made.
-    if (plan.waiters <= WARMED_UP) await drain(processes, name, plan.waiters)
+    if (plan.waiters > WARMED_UP) return
+    for (let grants = 0; grants < WARM_UP_GRANTS; grants += plan.waiters) await once(name)
   }
   const leave = (name: ContenderName) => Promise.all(processes.map((process) => process.call('close', name)))
 
@@ -139,7 +143,7 @@ export async function measureHandOff(
     // The server has no connections for all of these at once.
     if (needsConnectionPerCaller(name)) await enter(name)
     const drains: Drain[] = []
-    for (let turn = 0; turn < plan.drains; turn++) drains.push(await drain(processes, name, plan.waiters))
+    for (let turn = 0; turn < plan.drains; turn++) drains.push(await once(name))
     if (needsConnectionPerCaller(name)) await leave(name)
     const total = (metric: (drain: Drain) => number) => drains.reduce((sum, drain) => sum + metric(drain), 0)
     return {
@@ -159,7 +163,12 @@ interface Drain {
   readonly statements: number
 }
 
-async function drain(processes: readonly BenchProcess[], name: ContenderName, waiters: number): Promise<Drain> {
+async function drain(
+  processes: readonly BenchProcess[],
+  name: ContenderName,
+  waiters: number,
+  longestPollMs: number,
+): Promise<Drain> {
   const lock = freshName()
   const holder = processes[0]!
   await holder.call('hold', name, [lock])
@@ -167,7 +176,7 @@ async function drain(processes: readonly BenchProcess[], name: ContenderName, wa
   for (let waiter = 1; waiter <= waiters; waiter++) {
     await processes[waiter % processes.length]!.call('wait', name, [lock])
   }
-  await sleep(ARRIVAL_MS.all + waiters * ARRIVAL_MS.each + Math.random() * LONGEST_POLL_MS)
+  await sleep(ARRIVAL_MS.all + waiters * ARRIVAL_MS.each + Math.random() * longestPollMs)
   await Promise.all(processes.map((process) => process.call('startRecording')))
   const firstRelease = await holder.call('letGo')
   const waited = await Promise.all(processes.map((process) => process.call('waited')))

@@ -18,6 +18,9 @@ const CONTENDERS: readonly ContenderName[] = [
   'redlock',
 ]
 
+/** Plans are made, and V8 has compiled what is hot. */
+const WARM_UP_MS = 500
+
 export const pair: Question = {
   name: 'pair',
   title: 'Acquire and release, nobody waiting',
@@ -53,7 +56,7 @@ export async function measurePairs(
     return repeat(milliseconds, async () => (await acquire(lock)).release())
   }
   try {
-    for (const name of names) await pairs(name, forMs / 2)
+    for (const name of names) await pairs(name, WARM_UP_MS)
     return await inRounds(rounds, names, async (name) => latencies(await pairs(name, forMs)))
   } finally {
     for (const { close } of contenders.values()) await close()

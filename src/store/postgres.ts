@@ -52,6 +52,12 @@ const sessionGone = sql`case when l.session is null then false else pg_try_advis
  */
 const unseen = (text: RawBuilder<string>) => sql`(select ${text}::text)`
 
+/**
+ * The planner believes a table small that nobody has analyzed yet, and would rather read all of it, dead rows included, than
+ * look up as many names as it expects. Behind a limit that it cannot see into it expects few.
+ */
+const few = sql`limit (select 1000000)`
+
 /** Spreads the names of new locks over the advisory locks that guard their creation. */
 const NEW_NAME_SEED = 7239615
 
@@ -64,6 +70,20 @@ const NEW_NAME_SEED = 7239615
  *
  * One statement serves one caller or a thousand: what is asked comes as arrays.
  */
+interface Asked {
+  readonly names: string
+  readonly owners: string
+  readonly ttls: string
+  readonly holders: string
+  readonly sessions: string
+}
+
+interface Held {
+  readonly names: string
+  readonly owners: string
+  readonly tokens: string
+}
+
 export function postgresStatements(naming: Naming) {
   const locks = sql.raw(tableName('postgres', 'locks', naming))
   const engine = 'postgres'
@@ -132,55 +152,83 @@ export function postgresStatements(naming: Naming) {
                l.session is not null as by_session, ${free} as free,
                jsonb_path_query_array(l.queue, '$[*].id')::text as entries`
 
+  /**
+   * WHO GETS A LOCK is decided here: those rows that are free are locked, and looked at again as locked. Nobody who waits is
+   * passed over, and an attempt that is repeated finds its own.
+   */
+  const chosen = (asked: RawBuilder<unknown>) => sql`
+          select a.*, l.*
+          from ${asked} as a(name, owner, ttl, holder, session, i), lateral (
+            select l.ctid, l.owner = a.owner as again, l.owner is not null as takeover
+            from ${locks} as l
+            where l.name = a.name and (l.owner = a.owner or (l.queue is null and ${free}))
+            for update skip locked
+          ) as l
+          ${few}`
+
+  const take = sql`
+        update ${locks} as l
+        set owner = case when f.ttl is not null then f.owner end,
+            token = case when f.again then l.token else greatest(l.token + 1, ${clockToken}) end,
+            expires_at = clock_timestamp() + coalesce(f.ttl, 0) * interval '1 ms',
+            holder = f.holder,
+            session = f.session,
+            handed_to = null
+        from free as f`
+  const takenOver = sql`f.takeover and not coalesce(f.again, false) as takeover`
+  const attempts = (p: { [Name in keyof Asked]: RawBuilder<string> }) =>
+    sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
+                      ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality`
+
+  const unawaited = (asked: RawBuilder<unknown>) => sql`
+          select l.ctid, a.i
+          from ${asked} as a(name, owner, token, i), lateral (
+            select l.ctid from ${locks} as l
+            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.queue is null
+            for no key update skip locked
+          ) as l
+          ${few}`
+
+  const giveBack = sql`
+        update ${locks} as l
+        set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
+        from mine
+        where l.ctid = mine.ctid`
+  const holds = (p: { [Name in keyof Held]: RawBuilder<string> }) =>
+    sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
+
   return {
-    // WHO HOLDS THE LOCK is decided by the WHERE of `free`: checked, locked, and checked again on the row as locked. This is
-    // the way of one caller who meets nobody; without an answer, the next statement tells why.
-    take: statement<Attempt>(
+    // For one caller, or many, who find what they want free. It is quicker to find the row by its place, where it is not any
+    // more if it has changed since the statement began: that is for the next statement.
+    takeOne: statement<Attempt>(
       engine,
       (p) => sql`
-        with free as (
-          select l.ctid, l.owner = ${p.owner}::text as again, l.owner is not null as takeover
-          from ${locks} as l
-          where l.name = ${p.name}::text and (l.owner = ${p.owner}::text or (l.queue is null and ${free}))
-          for update skip locked
-        )
-        update ${locks} as l
-        set owner = ${p.owner}::text,
-            token = case when free.again then l.token else greatest(l.token + 1, ${clockToken}) end,
-            expires_at = clock_timestamp() + ${p.ttlMs}::float8 * interval '1 ms',
-            holder = ${p.holder}::text,
-            session = ${p.session}::bigint,
-            handed_to = null
-        from free
-        where l.ctid = free.ctid
-        returning l.token::text, free.takeover and not coalesce(free.again, false) as takeover, ${durable}`,
+        with free as (${chosen(sql`(values (${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint, 1))`)})
+        ${take} where l.ctid = f.ctid
+        returning f.i::text, l.token::text, ${takenOver}, ${durable}`,
     ),
 
-    // The same for any number. The advisory lock keeps two inserts of one new name apart, of which one would wait for the
-    // other's transaction.
-    acquire: statement<{ names: string; owners: string; ttls: string; holders: string; sessions: string }>(
+    take: statement<Asked>(
+      engine,
+      (p) => sql`
+        with free as (${chosen(attempts(p))}), taken as (
+          ${take} where l.ctid = f.ctid
+          returning f.i, l.token, ${takenOver}
+        )
+        select string_agg(i::text, ',') as i, string_agg(token::text, ',') as token, takeover, ${durable}
+        from taken group by takeover`,
+    ),
+
+    // For those whom these leave without an answer: creates the row of a new name, or tells who has the lock. The advisory
+    // lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
+    acquire: statement<Asked>(
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
-                               ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[])
-                        with ordinality as a(name, owner, ttl, holder, session, i)
-        ), free as (
-          select l.name, l.owner = a.owner as again, l.owner is not null as takeover
-          from ${locks} as l join asked as a on a.name = l.name
-          where l.owner = a.owner or (l.queue is null and ${free})
-          for update of l skip locked
-        ), taken as (
-          update ${locks} as l
-          set owner = case when a.ttl is not null then a.owner end,
-              token = case when f.again then l.token else greatest(l.token + 1, ${clockToken}) end,
-              expires_at = clock_timestamp() + coalesce(a.ttl, 0) * interval '1 ms',
-              holder = a.holder,
-              session = a.session,
-              handed_to = null
-          from free as f join asked as a on a.name = f.name
-          where l.name = f.name
-          returning a.i, l.token, f.takeover and not coalesce(f.again, false) as takeover
+          select * from ${attempts(p)} as a(name, owner, ttl, holder, session, i)
+        ), free as (${chosen(sql`asked`)}), taken as (
+          ${take} where l.name = f.name
+          returning f.i, l.token, ${takenOver}
         ), missed as materialized (
           select * from asked as a where not exists (select from taken as t where t.i = a.i)
         ), created as (
@@ -199,7 +247,7 @@ export function postgresStatements(naming: Naming) {
         union all
         select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end,
                l.queue is not null and ${free}, l.owner is not distinct from m.owner, null
-        from missed as m join ${locks} as l on l.name = m.name`,
+        from missed as m, lateral (select * from ${locks} as l where l.name = m.name limit 1) as l`,
     ),
 
     enqueue: statement<{ arrivals: string; maxWaiters: number }>(
@@ -209,10 +257,13 @@ export function postgresStatements(naming: Naming) {
           select * from json_to_recordset(${unseen(p.arrivals)}::json)
             as a(i int, name text, count int, entry text, joins text, "ttlMs" float8, holder text, session text, process text,
                  listening boolean, "provenAlive" boolean, "waitMs" float8)
+          ${few}
         ), open as (
-          select l.name
-          from ${locks} as l join asked as a on a.name = l.name
-          for no key update of l skip locked
+          select a.*
+          from asked as a, lateral (
+            select 1 from ${locks} as l where l.name = a.name for no key update skip locked
+          ) as l
+          ${few}
         ), queued as (
           update ${locks} as l
           set queue = case
@@ -223,13 +274,13 @@ export function postgresStatements(naming: Naming) {
             else coalesce(l.queue, '[]') || jsonb_build_object(
                      'id', a.entry, 'n', a.count, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
                      'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', ${clockToken} + a."waitMs" * 1000) end
-          from open join asked as a on a.name = open.name
-          where l.name = open.name and a.count + (${waiting}) <= ${p.maxWaiters}::int
+          from open as a
+          where l.name = a.name and a.count + (${waiting}) <= ${p.maxWaiters}::int
           returning l.name, l.queue->-1->>'id' as entry, ${sight}
         )
         select case when q.name is not null then 'queued'
                     when a.name in (select name from open) then 'full'
-                    when a.name in (select name from ${locks}) then 'locked' else 'missing' end as outcome,
+                    when (select true from ${locks} as l where l.name = a.name) then 'locked' else 'missing' end as outcome,
                a.i, q.entry, q.owner, q.token, q.label, q.takeover, q.remaining, q.by_session, q.free, q.entries
         from asked as a left join queued as q on q.name = a.name`,
     ),
@@ -239,11 +290,13 @@ export function postgresStatements(naming: Naming) {
       (p) => sql`
         with asked as materialized (
           select * from json_to_recordset(${unseen(p.departures)}::json) as a(i int, name text, entry text, count int)
+          ${few}
         ), open as (
-          select l.name
-          from ${locks} as l join asked as a on a.name = l.name
-          where l.queue is not null
-          for no key update of l skip locked
+          select a.*
+          from asked as a, lateral (
+            select 1 from ${locks} as l where l.name = a.name and l.queue is not null for no key update skip locked
+          ) as l
+          ${few}
         ), left_behind as (
           update ${locks} as l
           set queue = (
@@ -251,21 +304,22 @@ export function postgresStatements(naming: Naming) {
                              order by position)
             from jsonb_array_elements(l.queue) with ordinality as q(e, position)
             where e->>'id' <> a.entry or (e->>'n')::int > a.count)
-          from open join asked as a on a.name = open.name
-          where l.name = open.name
+          from open as a
+          where l.name = a.name
         )
         select a.i, case when left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp() then l.owner end as owner,
                l.token::text, l.takeover, l.handed_to as process,
                extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
                l.queue is not null and a.name not in (select name from open) as locked
-        from asked as a join ${locks} as l on l.name = a.name`,
+        from asked as a, lateral (select * from ${locks} as l where l.name = a.name limit 1) as l`,
     ),
 
     look: statement<{ names: string }>(
       engine,
       (p) => sql`
         select a.i::int, ${sight}
-        from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i) join ${locks} as l on l.name = a.name`,
+        from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i),
+             lateral (select * from ${locks} as l where l.name = a.name limit 1) as l`,
     ),
 
     // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
@@ -277,9 +331,12 @@ export function postgresStatements(naming: Naming) {
                  case when l.owner is null or l.handed_to is null then l.queue
                       else nullif(jsonb_path_query_array(l.queue, ('$[*] ? (@.process != "' || l.handed_to || '")')::jsonpath), '[]')
                       end as queue
-          from ${locks} as l
-          where l.name = any(${unseen(p.names)}::text[]) and l.queue is not null and ${free}
-          for update of l skip locked
+          from unnest(${unseen(p.names)}::text[]) as a(name), lateral (
+            select * from ${locks} as l
+            where l.name = a.name and l.queue is not null and ${free}
+            for update skip locked
+          ) as l
+          ${few}
         ), ${handOver(p.process)}
         select a.i::int, c.owner, c.token::text, c.takeover, c.handed_to as process,
                extract(epoch from c.expires_at - clock_timestamp())::float8 * 1000 as remaining,
@@ -288,7 +345,8 @@ export function postgresStatements(naming: Naming) {
                     when ${free} then 'locked' else 'held' end as outcome,
                (select count(*) from notified) as notified, (select ${durable} where exists (select from next))
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
-        join ${locks} as l on l.name = a.name left join changed as c on c.name = a.name`,
+        cross join lateral (select * from ${locks} as l where l.name = a.name limit 1) as l
+        left join changed as c on c.name = a.name`,
     ),
 
     // In name order no two batches would need to be. A renewal never shortens: a late one is harmless.
@@ -299,10 +357,12 @@ export function postgresStatements(naming: Naming) {
           select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[], ${unseen(p.ttls)}::float8[])
                         with ordinality as a(name, owner, token, ttl, i)
         ), mine as (
-          select l.name, a.ttl
-          from ${locks} as l join asked as a on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
-          where l.expires_at > clock_timestamp()
-          for no key update of l skip locked
+          select l.name, a.ttl from asked as a, lateral (
+            select l.name from ${locks} as l
+            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.expires_at > clock_timestamp()
+            for no key update skip locked
+          ) as l
+          ${few}
         ), renewed as (
           update ${locks} as l
           set expires_at = greatest(l.expires_at, clock_timestamp() + mine.ttl * interval '1 ms'), handed_to = null
@@ -316,38 +376,44 @@ export function postgresStatements(naming: Naming) {
                (select ${durable})
         from asked as a
         left join renewed as r on r.name = a.name
-        left join ${locks} as l on (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
-                               and l.expires_at > clock_timestamp()`,
+        left join lateral (
+          select l.name, l.expires_at from ${locks} as l
+          where r.name is null and (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.expires_at > clock_timestamp()
+          limit 1
+        ) as l on true`,
     ),
 
     // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk. This is the way
-    // of one holder for whom nobody waits; without an answer, the next statement finds out more.
-    giveBack: statement<Hold>(
+    // of holders for whom nobody waits.
+    giveBackOne: statement<Hold>(
       engine,
       (p) => sql`
-        with mine as (
-          select l.ctid from ${locks} as l
-          where l.name = ${p.name}::text and l.owner = ${p.owner}::text and l.token = ${p.token}::bigint and l.queue is null
-          for no key update skip locked
-        )
-        update ${locks} as l
-        set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
-        from mine
-        where l.ctid = mine.ctid
-        returning set_config('synchronous_commit', 'off', true)`,
+        with mine as (${unawaited(sql`(values (${p.name}::text, ${p.owner}::text, ${p.token}::bigint, 1))`)})
+        ${giveBack}
+        returning mine.i::text, set_config('synchronous_commit', 'off', true)`,
     ),
 
-    // Any number, and whoever waits is handed the lock, which makes the commit wait for the disk after all.
-    release: statement<{ names: string; owners: string; tokens: string; process: string }>(
+    giveBack: statement<Held>(
+      engine,
+      (p) => sql`
+        with mine as (${unawaited(holds(p))}), given as (${giveBack} returning mine.i)
+        select string_agg(i::text, ',') as i, set_config('synchronous_commit', 'off', true) from given`,
+    ),
+
+    // Whoever waits is handed the lock, which makes the commit wait for the disk after all.
+    release: statement<Held & { process: string }>(
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[])
-                        with ordinality as a(name, owner, token, i)
+          select * from ${holds(p)} as a(name, owner, token, i)
         ), source as materialized (
-          select l.name, l.token, l.expires_at, l.queue, false as takeover
-          from ${locks} as l join asked as a on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
-          for update of l skip locked
+          select l.* from asked as a, lateral (
+            select l.name, l.token, l.expires_at, l.queue, false as takeover
+            from ${locks} as l
+            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
+            for update skip locked
+          ) as l
+          ${few}
         ), ${handOver(p.process)}
         select a.i::int, c.name is not null as released,
                case when c.name is null
@@ -361,16 +427,17 @@ export function postgresStatements(naming: Naming) {
     ),
 
     // While a guarded transaction is open, nobody can be given the lock; but its lease may end.
-    releaseGuarded: statement<{ names: string; owners: string; tokens: string }>(
+    releaseGuarded: statement<Held>(
       engine,
       (p) => sql`
         with mine as (
           select a.i, l.name
-          from ${locks} as l
-          join unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[])
-               with ordinality as a(name, owner, token, i)
-            on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
-          for no key update of l skip locked
+          from ${holds(p)} as a(name, owner, token, i), lateral (
+            select l.name from ${locks} as l
+            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
+            for no key update skip locked
+          ) as l
+          ${few}
         )
         update ${locks} as l
         set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
@@ -400,7 +467,7 @@ export function postgresStatements(naming: Naming) {
     ),
 
     // Needs no expiry to be safe: as long as this row lock lasts, no statement that grants the lock gets past it.
-    guard: statement<{ names: string; owners: string; tokens: string }>(
+    guard: statement<Held>(
       engine,
       (p) => sql`
         select a.i::int, l.expires_at > clock_timestamp() as stands
@@ -547,6 +614,26 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     return { ...query, name }
   }
 
+  /** Of calls that failed after that, and that are repeated. */
+  const givenBack = new WeakSet<Hold>()
+
+  async function releaseAny(holds: readonly Hold[], process: string): Promise<ReleaseResult[]> {
+    const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
+    const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
+      if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
+      const grant = toGrant(holds[index]!.name, row)
+      return { outcome: 'released', handedOver: grant !== null, grant, unsettled: false }
+    })
+    const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
+    if (locked.length === 0) return results
+    const guarded = await runner.run(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
+    for (const row of guarded.rows) {
+      const unsettled = row.awaited === true
+      results[locked[Number(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
+    }
+    return results
+  }
+
   async function leave(departures: readonly Departure[], tries: number): Promise<(Grant | null)[]> {
     const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
     const answers = inOrder(rows, departures.length)
@@ -562,13 +649,23 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async acquire(attempts) {
       const [attempt] = attempts
-      if (attempts.length === 1 && attempt !== undefined) {
-        const [row] = (await runner.run(statements.take(attempt))).rows
-        if (row !== undefined) return [toAttemptResult(row)]
+      const { rows } = await runner.run(
+        attempts.length === 1 ? statements.takeOne(attempt!) : statements.take(asked(attempts)),
+      )
+      const results = new Array<AttemptResult | undefined>(attempts.length).fill(undefined)
+      for (const { i, token, takeover } of rows) {
+        const tokens = listed(token)
+        for (const [at, index] of listed(i).entries()) {
+          results[Number(index) - 1] = { granted: true, token: BigInt(tokens[at]!), takeover: takeover === true }
+        }
       }
-      const { rows } = await runner.run(statements.acquire(asked(attempts)))
-      const byIndex = inOrder(rows, attempts.length)
-      return byIndex.map(toAttemptResult)
+      const missed = unanswered(results)
+      if (missed.length > 0) {
+        const { rows } = await runner.run(statements.acquire(asked(missed.map((index) => attempts[index]!))))
+        const answers = inOrder(rows, missed.length)
+        for (const [at, index] of missed.entries()) results[index] = toAttemptResult(answers[at])
+      }
+      return results as AttemptResult[]
     },
 
     acquireIn,
@@ -636,25 +733,29 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async release(holds, process) {
-      const [hold] = holds
-      if (holds.length === 1 && hold !== undefined && !hold.awaited && !wasHandedOver(hold)) {
-        const { rows } = await runner.run(statements.giveBack(hold))
-        if (rows.length === 1) return [RELEASED]
+      const results = new Array<ReleaseResult | undefined>(holds.length).fill(undefined)
+      for (const [index, hold] of holds.entries()) if (givenBack.has(hold)) results[index] = RELEASED
+      const lonely = unanswered(results).filter((index) => !holds[index]!.awaited && !wasHandedOver(holds[index]!))
+      if (lonely.length > 0) {
+        const asked = lonely.map((index) => holds[index]!)
+        const { rows } = await runner.run(
+          asked.length === 1 ? statements.giveBackOne(asked[0]!) : statements.giveBack(ofHolds(asked)),
+        )
+        for (const at of listed(rows[0]?.i)) results[lonely[Number(at) - 1]!] = RELEASED
       }
-      const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
-      const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
-        if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
-        const grant = toGrant(holds[index]!.name, row)
-        return { outcome: 'released', handedOver: grant !== null, grant, unsettled: false }
-      })
-      const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
-      if (locked.length === 0) return results
-      const guarded = await runner.run(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
-      for (const row of guarded.rows) {
-        const unsettled = row.awaited === true
-        results[locked[Number(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
+      const others = unanswered(results)
+      if (others.length === 0) return results as ReleaseResult[]
+      try {
+        const answers = await releaseAny(
+          others.map((index) => holds[index]!),
+          process,
+        )
+        for (const [at, index] of others.entries()) results[index] = answers[at]
+        return results as ReleaseResult[]
+      } catch (error) {
+        for (const [index, hold] of holds.entries()) if (results[index] !== undefined) givenBack.add(hold)
+        throw error
       }
-      return results
     },
 
     guard(tx, holds) {
@@ -896,6 +997,15 @@ function ofHolds(holds: readonly Hold[]) {
 
 function numbered(items: readonly (Arrival | Departure)[]): string {
   return JSON.stringify(items.map((item, index) => ({ i: index + 1, ...item })))
+}
+
+/** What string_agg() made; nothing of no rows. */
+function listed(value: unknown): string[] {
+  return typeof value === 'string' ? value.split(',') : []
+}
+
+function unanswered(results: readonly unknown[]): number[] {
+  return [...results.keys()].filter((index) => results[index] === undefined)
 }
 
 /** Rows come in any order, with the index of what they answer, from 1. */

@@ -173,31 +173,23 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   {
     name: 'PostgreSQL: acquire locks the row too weakly to stop at a guard',
     find: `or (l.queue is null and \${free}))
-          for update skip locked
-        )
-        update`,
+            for update skip locked`,
     replace: `or (l.queue is null and \${free}))
-          for no key update skip locked
-        )
-        update`,
+            for no key update skip locked`,
     tests: ['race/guard.test.ts', 'contract/guard.contract.test.ts'],
   },
   {
     name: 'PostgreSQL: acquire waits for who has the row locked',
     find: `or (l.queue is null and \${free}))
-          for update skip locked
-        )
-        update`,
+            for update skip locked`,
     replace: `or (l.queue is null and \${free}))
-          for update
-        )
-        update`,
+            for update`,
     tests: ['race/quiet.test.ts', 'race/guard.test.ts', 'store/queue.test.ts', 'race/small-pool.test.ts'],
   },
   {
     name: 'PostgreSQL: acquire does not look at the queue',
-    find: `and (l.owner = \${p.owner}::text or (l.queue is null and \${free}))`,
-    replace: `and (l.owner = \${p.owner}::text or \${free})`,
+    find: `and (l.owner = a.owner or (l.queue is null and \${free}))`,
+    replace: `and (l.owner = a.owner or \${free})`,
     tests: ['store/queue.test.ts'],
   },
   {
@@ -222,12 +214,10 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   },
   {
     name: 'PostgreSQL: a release hands over under an open guard',
-    find: `= (l.name, l.owner, l.token)
-          for update of l skip locked
-        ), \${handOver(p.process)}`,
-    replace: `= (l.name, l.owner, l.token)
-          for no key update of l skip locked
-        ), \${handOver(p.process)}`,
+    find: `= (a.name, a.owner, a.token)
+            for update skip locked`,
+    replace: `= (a.name, a.owner, a.token)
+            for no key update skip locked`,
     tests: ['race/guard.test.ts', 'store/queue.test.ts', 'model/machine.test.ts'],
   },
   {
