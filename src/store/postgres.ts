@@ -40,6 +40,9 @@ const MIGRATION_LOCK = '8245928655720965490'
 /** Microseconds since 1970 by the server's clock: what a token is at least. */
 const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint`
 
+/** Milliseconds from now. */
+const leftOf = (expiry: RawBuilder<unknown>) => sql`extract(epoch from ${expiry} - clock_timestamp())::float8 * 1000`
+
 /**
  * True when the session that a hold depends on is gone. Its key is random and never reused, so a dead session stays dead.
  * The shared lock is ours only until the statement ends, and shared locks do not disturb each other.
@@ -92,48 +95,42 @@ export function postgresStatements(naming: Naming) {
   const free = sql`(l.owner is null or l.expires_at <= clock_timestamp() or ${sessionGone})`
 
   /**
-   * Hands each lock that `source` has locked to the first living caller in its queue; the others are released if
-   * `source` says so. Those before it in the queue are dead and leave it. LIMIT without ORDER BY: the elements come in their
-   * order, and sorting them would first ask for all of them whether they live. A process with a listening session
-   * holds an advisory lock there, so one that can be locked is gone.
+   * Releases each lock that `source` has locked, or rather hands it to the first living caller in its queue. Those before it
+   * in the queue are dead and leave it. LIMIT without ORDER BY: the elements come in their order, and sorting them would
+   * first ask for all of them whether they live. A process with a listening session holds an advisory lock there, so one that
+   * can be locked is gone.
    */
   const handOver = (process: RawBuilder<string>) => sql`
-        next as materialized (
-          select s.name, s.takeover, greatest(s.token + 1, ${clockToken}) as token, s.queue, n.entry, n.position
-          from source as s
-          cross join lateral (
+        update ${locks} as l
+        set owner = (n.entry->>'id') || lpad(to_hex(n.next_token), 16, '0'),
+            token = case when n.entry is null then l.token else n.next_token end,
+            expires_at = case when n.entry is null then least(l.expires_at, clock_timestamp())
+                              else clock_timestamp() + least((n.entry->>'ttl')::float8, ${sql.lit(CLAIM_MS)}) * interval '1 ms' end,
+            holder = coalesce(n.entry->>'holder', l.holder),
+            session = (n.entry->>'session')::bigint,
+            handed_to = n.entry->>'process',
+            takeover = n.takeover and n.entry is not null,
+            queue = case when n.entry is null then null
+                         when (n.entry->>'n')::int > 1
+                           then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
+                                          '{0,n}', to_jsonb((n.entry->>'n')::int - 1))
+                         else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
+        from (
+          select s.name, s.takeover, s.queue, greatest(s.token + 1, ${clockToken}) as next_token, e.entry, e.position
+          from source as s left join lateral (
             select entry, position from jsonb_array_elements(s.queue) with ordinality as e(entry, position)
             where (entry->>'until')::float8 > ${clockToken}
               and case when (entry->>'provenAlive')::boolean
                        then not pg_try_advisory_xact_lock_shared((entry->>'process')::bigint) else true end
             limit 1
-          ) as n
-          where s.queue is not null
-        ), changed as (
-          update ${locks} as l
-          set owner = (n.entry->>'id') || lpad(to_hex(n.token), 16, '0'),
-              token = coalesce(n.token, l.token),
-              expires_at = case when n.name is null then least(l.expires_at, clock_timestamp())
-                                else clock_timestamp() + least((n.entry->>'ttl')::float8, ${sql.lit(CLAIM_MS)}) * interval '1 ms' end,
-              holder = coalesce(n.entry->>'holder', l.holder),
-              session = (n.entry->>'session')::bigint,
-              handed_to = n.entry->>'process',
-              takeover = coalesce(n.takeover, false),
-              queue = case when n.name is null then null
-                           when (n.entry->>'n')::int > 1
-                             then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
-                                            '{0,n}', to_jsonb((n.entry->>'n')::int - 1))
-                           else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
-          from source as s left join next as n on n.name = s.name
-          where l.name = s.name
-          returning l.name, l.owner, l.token, l.expires_at, l.takeover, l.handed_to, (n.entry->>'listening')::boolean as listening
-        ), notified as materialized (
-          select pg_notify('rowlock_' || handed_to,
-                           json_build_object('name', name, 'owner', owner, 'token', token::text, 'takeover', takeover,
-                                             'expiresAt', extract(epoch from expires_at)::float8 * 1000)::text)
-          from changed
-          where listening and handed_to <> ${process}::text
-        )`
+          ) as e on true
+        ) as n
+        where l.name = n.name
+        returning l.name, l.owner, l.token::text as token, l.takeover, l.handed_to as process, ${leftOf(sql`l.expires_at`)} as remaining,
+                  case when (n.entry->>'listening')::boolean and l.handed_to <> ${process}::text
+                       then pg_notify('rowlock_' || l.handed_to,
+                                      json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
+                                                        'expiresAt', extract(epoch from l.expires_at)::float8 * 1000)::text)::text end as notified`
 
   /** How many callers wait for `l`. */
   const waiting = sql`select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e`
@@ -148,7 +145,7 @@ export function postgresStatements(naming: Naming) {
   /** What a waiter sees of `l`. */
   const sight = sql`
                l.owner, l.token::text, l.holder as label, l.takeover,
-               extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+               ${leftOf(sql`l.expires_at`)} as remaining,
                l.session is not null as by_session, ${free} as free,
                jsonb_path_query_array(l.queue, '$[*].id')::text as entries`
 
@@ -180,20 +177,6 @@ export function postgresStatements(naming: Naming) {
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
                       ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality`
 
-  const unawaited = (asked: RawBuilder<unknown>) => sql`
-          select l.ctid, a.i
-          from ${asked} as a(name, owner, token, i), lateral (
-            select l.ctid from ${locks} as l
-            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.queue is null
-            for no key update skip locked
-          ) as l
-          ${few}`
-
-  const giveBack = sql`
-        update ${locks} as l
-        set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
-        from mine
-        where l.ctid = mine.ctid`
   const holds = (p: { [Name in keyof Held]: RawBuilder<string> }) =>
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
 
@@ -309,7 +292,7 @@ export function postgresStatements(naming: Naming) {
         )
         select a.i, case when left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp() then l.owner end as owner,
                l.token::text, l.takeover, l.handed_to as process,
-               extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+               ${leftOf(sql`l.expires_at`)} as remaining,
                l.queue is not null and a.name not in (select name from open) as locked
         from asked as a, lateral (select * from ${locks} as l where l.name = a.name limit 1) as l`,
     ),
@@ -337,13 +320,12 @@ export function postgresStatements(naming: Naming) {
             for update skip locked
           ) as l
           ${few}
-        ), ${handOver(p.process)}
-        select a.i::int, c.owner, c.token::text, c.takeover, c.handed_to as process,
-               extract(epoch from c.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+        ), changed as (${handOver(p.process)})
+        select a.i::int, c.owner, c.token, c.takeover, c.process, c.remaining,
                case when c.owner is not null then 'handed over'
                     when c.name is not null or (l.queue is null and ${free}) then 'idle'
                     when ${free} then 'locked' else 'held' end as outcome,
-               (select count(*) from notified) as notified, (select ${durable} where exists (select from next))
+               (select ${durable} where exists (select from changed where owner is not null))
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
         cross join lateral (select * from ${locks} as l where l.name = a.name limit 1) as l
         left join changed as c on c.name = a.name`,
@@ -372,7 +354,7 @@ export function postgresStatements(naming: Naming) {
         )
         select a.i::int,
                case when r.name is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
-               extract(epoch from coalesce(r.expires_at, l.expires_at) - clock_timestamp())::float8 * 1000 as remaining,
+               ${leftOf(sql`coalesce(r.expires_at, l.expires_at)`)} as remaining,
                (select ${durable})
         from asked as a
         left join renewed as r on r.name = a.name
@@ -384,23 +366,41 @@ export function postgresStatements(naming: Naming) {
     ),
 
     // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk. This is the way
-    // of holders for whom nobody waits.
-    giveBackOne: statement<Hold>(
-      engine,
-      (p) => sql`
-        with mine as (${unawaited(sql`(values (${p.name}::text, ${p.owner}::text, ${p.token}::bigint, 1))`)})
-        ${giveBack}
-        returning mine.i::text, set_config('synchronous_commit', 'off', true)`,
-    ),
-
+    // of many holders for whom nobody waits.
     giveBack: statement<Held>(
       engine,
       (p) => sql`
-        with mine as (${unawaited(holds(p))}), given as (${giveBack} returning mine.i)
+        with mine as (
+          select l.ctid, a.i
+          from ${holds(p)} as a(name, owner, token, i), lateral (
+            select l.ctid from ${locks} as l
+            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.queue is null
+            for no key update skip locked
+          ) as l
+          ${few}
+        ), given as (
+          update ${locks} as l
+          set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
+          from mine
+          where l.ctid = mine.ctid
+          returning mine.i
+        )
         select string_agg(i::text, ',') as i, set_config('synchronous_commit', 'off', true) from given`,
     ),
 
     // Whoever waits is handed the lock, which makes the commit wait for the disk after all.
+    releaseOne: statement<Hold & { process: string }>(
+      engine,
+      (p) => sql`
+        with source as materialized (
+          select l.name, l.token, l.queue, false as takeover
+          from ${locks} as l
+          where l.name = ${p.name}::text and l.owner = ${p.owner}::text and l.token = ${p.token}::bigint
+          for update skip locked
+        ) ${handOver(p.process)},
+          case when n.entry is null then set_config('synchronous_commit', 'off', true) else ${durable} end`,
+    ),
+
     release: statement<Held & { process: string }>(
       engine,
       (p) => sql`
@@ -408,20 +408,18 @@ export function postgresStatements(naming: Naming) {
           select * from ${holds(p)} as a(name, owner, token, i)
         ), source as materialized (
           select l.* from asked as a, lateral (
-            select l.name, l.token, l.expires_at, l.queue, false as takeover
+            select l.name, l.token, l.queue, false as takeover
             from ${locks} as l
             where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
             for update skip locked
           ) as l
           ${few}
-        ), ${handOver(p.process)}
+        ), changed as (${handOver(p.process)})
         select a.i::int, c.name is not null as released,
                case when c.name is null
                     then (select true from ${locks} as l where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)) end as ours,
-               c.owner, c.token::text, c.handed_to as process,
-               extract(epoch from c.expires_at - clock_timestamp())::float8 * 1000 as remaining,
-               (select count(*) from notified) as notified,
-               (select case when exists (select from next) then ${durable}
+               c.owner, c.token, c.takeover, c.process, c.remaining,
+               (select case when exists (select from changed where owner is not null) then ${durable}
                             else set_config('synchronous_commit', 'off', true) end)
         from asked as a left join changed as c on c.name = a.name`,
     ),
@@ -494,7 +492,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         select name, owner, token::text, holder, (${waiting}) as waiters,
-               extract(epoch from expires_at - clock_timestamp())::float8 * 1000 as remaining
+               ${leftOf(sql`expires_at`)} as remaining
         from ${locks} as l
         where starts_with(name, ${p.prefix}::text) and not ${free}
         order by name`,
@@ -504,7 +502,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         select name, owner, token::text, holder, (${waiting}) as waiters,
-               extract(epoch from expires_at - clock_timestamp())::float8 * 1000 as remaining
+               ${leftOf(sql`expires_at`)} as remaining
         from ${locks} as l
         where name = ${p.name}::text and not ${free}`,
     ),
@@ -621,8 +619,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
     const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
       if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
-      const grant = toGrant(holds[index]!.name, row)
-      return { outcome: 'released', handedOver: grant !== null, grant, unsettled: false }
+      return toReleased(holds[index]!.name, row)
     })
     const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
     if (locked.length === 0) return results
@@ -733,14 +730,16 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async release(holds, process) {
+      const [hold] = holds
+      if (holds.length === 1 && hold !== undefined) {
+        const [row] = (await runner.run(statements.releaseOne({ ...hold, process }))).rows
+        return row === undefined ? releaseAny(holds, process) : [toReleased(hold.name, row)]
+      }
       const results = new Array<ReleaseResult | undefined>(holds.length).fill(undefined)
       for (const [index, hold] of holds.entries()) if (givenBack.has(hold)) results[index] = RELEASED
       const lonely = unanswered(results).filter((index) => !holds[index]!.awaited && !wasHandedOver(holds[index]!))
       if (lonely.length > 0) {
-        const asked = lonely.map((index) => holds[index]!)
-        const { rows } = await runner.run(
-          asked.length === 1 ? statements.giveBackOne(asked[0]!) : statements.giveBack(ofHolds(asked)),
-        )
+        const { rows } = await runner.run(statements.giveBack(ofHolds(lonely.map((index) => holds[index]!))))
         for (const at of listed(rows[0]?.i)) results[lonely[Number(at) - 1]!] = RELEASED
       }
       const others = unanswered(results)
@@ -1059,6 +1058,11 @@ function toGrant(name: string, row: Record<string, unknown> | undefined): Grant 
     takeover: row.takeover === true,
     remainingMs: Number(row.remaining),
   }
+}
+
+function toReleased(name: string, row: Record<string, unknown>): ReleaseResult {
+  const grant = toGrant(name, row)
+  return { outcome: 'released', handedOver: grant !== null, grant, unsettled: false }
 }
 
 function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResult {
