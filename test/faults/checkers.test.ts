@@ -305,6 +305,20 @@ describe('takeoversAreInTime', () => {
     expect(takeovers(afterDeath(1370))).toEqual([{ lock: LOCK, milliseconds: 1250 }])
   })
 
+  it('does not wait for the dead', () => {
+    const evidence = afterDeath(1371)
+    const [first, second] = evidence.waits
+    const late = wait(2, { worker: 3, invokedAt: 1360, endedAt: 1371 })
+    const waits = [first!, { ...second!, endedAt: null }, late]
+    expect(
+      check({
+        ...evidence,
+        waits,
+        faults: [...evidence.faults, fault({ worker: 2, from: 105, until: 110, kills: true })],
+      }),
+    ).toEqual([])
+  })
+
   it('finds one that took longer', () => {
     expect(check(afterDeath(1371))).toEqual(["guarded:1 was free 1251 ms after its holder's death, not 1250"])
   })

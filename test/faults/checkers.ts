@@ -233,7 +233,9 @@ export function takeovers(evidence: Evidence): Takeover[] {
     for (const [index, hold] of inOrder.entries()) {
       const diedAt = deaths.get(hold.worker)
       if (diedAt === undefined || hold.until === null || beliefEnd(hold) <= diedAt) continue
-      const isWaiting = (wait: Wait) => wait.invokedAt < diedAt && (wait.endedAt ?? endedAt) > diedAt + ttlMs / 2
+      // The call of a process that died has no end in its history.
+      const isWaiting = ({ worker, invokedAt, endedAt: end }: Wait) =>
+        invokedAt < diedAt && (end ?? deaths.get(worker) ?? endedAt) > diedAt + ttlMs / 2
       const waiters = waitsFor.get(lock)!.filter((wait) => wait.worker !== hold.worker && isWaiting(wait))
       const concerned = new Set<number | null>([null, ...waiters.map(({ worker }) => worker)])
       const end = diedAt + ttlMs + TAKEOVER_SLACK_MS
