@@ -143,13 +143,14 @@ function isRowlock(contender: string): boolean {
 
 function targetTable(found: readonly Verdict[]): Table {
   return {
-    columns: ['figure', 'target', 'measured', 'measured / target', 'met'],
-    rows: found.map(({ figure, target, measured, ratio, met }) => [
+    columns: ['figure', 'target', 'measured', 'measured / target', 'met', 'floor'],
+    rows: found.map(({ figure, target, measured, ratio, met, floor }) => [
       figure,
       target,
       measured,
       brief(ratio),
       met ? 'yes' : 'no',
+      floor,
     ]),
   }
 }
