@@ -64,6 +64,8 @@ const WATCHED_LOOK_MS = 100
 const SHORTEST_LOOK_MS = 8
 const LONGEST_LOOK_MS = 50
 const WAITED_PART = 1 / 20
+/** A server is not asked more often than this, whatever happens. A look at a file costs little. */
+const LOOKS_APART_MS = 4
 /** Each pause is up to this part shorter or longer, so that processes do not march in step. */
 const JITTER = 0.25
 /** Nobody notifies of the end of a holder's session, so waiters for such a lease look more often. */
@@ -189,7 +191,7 @@ export class Queue {
   /** Owners of the holds that were handed to callers and are not over. A hand-off may be told twice, by a notification and a look. */
   readonly #served = new Set<string>()
   readonly #listener: Listener
-  readonly #poll = new Poll(() => this.#look())
+  readonly #poll: Poll
   readonly #enqueues: Batches<Arrival, ArrivalResult>
   readonly #departures: Batches<Departure, Grant | null>
   readonly #releases: Batches<Release, ReleaseResult>
@@ -208,6 +210,7 @@ export class Queue {
       listen && ((onLost) => listen(process, (grant) => this.#take(grant, performance.now()), onLost)),
       () => this.#lookNow(),
     )
+    this.#poll = new Poll(() => this.#look(), store.changingFile === undefined ? LOOKS_APART_MS : 0)
     this.#enqueues = new Batches((arrivals) => store.enqueue(arrivals, maxWaiters))
     this.#departures = new Batches((departures) => store.leave(departures))
     this.#releases = new Batches((holds) => store.release(holds, process))

@@ -1,20 +1,23 @@
-/** Two looks at the database are at least this far apart, whatever they were asked for. */
-const SHORTEST_PAUSE_MS = 4
-
 /**
  * Asks again and again, one question at a time, at the times that it is told. It keeps the process alive only while
  * somebody waits, because only then is it told.
  */
 export class Poll {
   readonly #look: () => Promise<void>
+  readonly #apartMs: number
   #timer: NodeJS.Timeout | undefined
+  #immediate: NodeJS.Immediate | undefined
   #dueAt = Number.POSITIVE_INFINITY
   #lookedAt = 0
   #looking = false
 
-  /** `look` must not reject; it says when the next look is due by calling `by`. */
-  constructor(look: () => Promise<void>) {
+  /**
+   * `look` must not reject; it says when the next look is due by calling `by`. From one to the next pass at least `apartMs`,
+   * whatever they were asked for.
+   */
+  constructor(look: () => Promise<void>, apartMs: number) {
     this.#look = look
+    this.#apartMs = apartMs
   }
 
   /** There will be a look at this time of performance.now(), or before. */
@@ -25,15 +28,22 @@ export class Poll {
   }
 
   stop(): void {
-    clearTimeout(this.#timer)
+    this.#unschedule()
     this.#dueAt = Number.POSITIVE_INFINITY
   }
 
-  #schedule(): void {
+  #unschedule(): void {
     clearTimeout(this.#timer)
+    clearImmediate(this.#immediate)
+  }
+
+  #schedule(): void {
+    this.#unschedule()
     if (this.#dueAt === Number.POSITIVE_INFINITY) return
-    const at = Math.max(this.#dueAt, this.#lookedAt + SHORTEST_PAUSE_MS)
-    this.#timer = setTimeout(() => void this.#now(), Math.max(0, at - performance.now()))
+    const pauseMs = Math.max(this.#dueAt, this.#lookedAt + this.#apartMs) - performance.now()
+    // No timer fires in less than a millisecond.
+    if (pauseMs <= 0) this.#immediate = setImmediate(() => void this.#now())
+    else this.#timer = setTimeout(() => void this.#now(), pauseMs)
   }
 
   async #now(): Promise<void> {
