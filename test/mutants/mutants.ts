@@ -214,6 +214,14 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   },
   {
     name: 'PostgreSQL: a release hands over under an open guard',
+    find: `and l.token = \${p.token}::bigint
+          for update skip locked`,
+    replace: `and l.token = \${p.token}::bigint
+          for no key update skip locked`,
+    tests: ['race/guard.test.ts', 'store/queue.test.ts', 'model/machine.test.ts'],
+  },
+  {
+    name: 'PostgreSQL: a release of many hands over under an open guard',
     find: `= (a.name, a.owner, a.token)
             for update skip locked`,
     replace: `= (a.name, a.owner, a.token)
@@ -231,7 +239,7 @@ const postgres = on(pg, 'src/store/postgres.ts', [
 const pglite = on('pglite', 'src/store/postgres.ts', [
   {
     name: 'PGlite: acquire does not raise the token',
-    find: `token = case when free.again then l.token else greatest(l.token + 1, \${clockToken}) end`,
+    find: `token = case when f.again then l.token else greatest(l.token + 1, \${clockToken}) end`,
     replace: 'token = l.token',
     tests: ['contract/tokens.contract.test.ts'],
   },
