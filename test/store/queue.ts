@@ -26,6 +26,11 @@ import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
 const LONG_MS = 60_000
 const SHORT_MS = 150
 const MANY = 1_000_000
+/** Stores may have statements for one hold, and others for many. */
+const ALONE_OR_NOT = [
+  { how: 'alone', others: 0 },
+  { how: 'with others', others: 2 },
+]
 
 type Subject = Pick<TestEngine, 'engine' | 'sessions' | 'open'>
 
@@ -682,17 +687,19 @@ export function queueSuite(engine: Subject): void {
   })
 
   describe('what a transaction has locked', () => {
-    it('can be handed over after the transaction', async () => {
+    it.for(ALONE_OR_NOT)('can be handed over after the transaction, released $how', async ({ others }) => {
       const name = freshName()
       const hold = await one.acquire(name)
       const entry = await two.arrive(name)
+      const holds = [hold, ...(await Promise.all(freshNames(others).map((other) => two.acquire(other))))]
       await whileGuarded(hold, async () => {
         if (engine.engine === 'sqlite') {
           // The whole file is locked.
-          await expect(two.store.release([hold], two.process)).rejects.toMatchObject({ failure: 'conflict' })
+          await expect(two.store.release(holds, two.process)).rejects.toMatchObject({ failure: 'conflict' })
           return
         }
-        const result = await two.release(hold)
+        const [result, ...more] = await two.store.release(holds, two.process)
+        expect(more).toEqual(more.map(() => RELEASED_TO_NOBODY))
         const locked = engine.engine === 'mysql'
         expect(result).toEqual({
           outcome: locked ? 'locked' : 'released',
@@ -708,13 +715,14 @@ export function queueSuite(engine: Subject): void {
       await expectHandedTo(two, name, entry, { takeover: false })
     })
 
-    it('is released at once if nobody waits for it', async (context) => {
+    it.for(ALONE_OR_NOT)('is released $how at once if nobody waits for it', async ({ others }, context) => {
       if (engine.engine === 'mysql' || engine.engine === 'sqlite') {
         context.skip('a guard locks the row, or the file')
       }
       const hold = await one.acquire(freshName())
+      const holds = [hold, ...(await Promise.all(freshNames(others).map((other) => two.acquire(other))))]
       await whileGuarded(hold, async () => {
-        expect(await two.release(hold)).toEqual(RELEASED_TO_NOBODY)
+        expect(await two.store.release(holds, two.process)).toEqual(holds.map(() => RELEASED_TO_NOBODY))
       })
     })
 
