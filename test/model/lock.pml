@@ -282,6 +282,18 @@ inline release(who, what) {
   fi
 }
 
+/* A look finds that the entry is gone, and that it was not served: its turn was missed. */
+#ifdef MISSED_FOR_EVER
+#define MISSED(c) false
+#else
+#define MISSED(c) (!IS_QUEUED(id[c]) && (owner != id[c] || expired))
+#endif
+inline enqueue_again(c) {
+  d_step { out(c) }
+  state[c] = JOINING;
+  fresh_id(c)
+}
+
 inline leave(c) {
   i = 0;
   do
@@ -383,14 +395,14 @@ proctype Client(byte me) {
   /* look: granted, ready to be settled, or missed */
 #ifndef NO_POLL
   :: atomic { state[me] == WAITING && owner == id[me] && !expired -> tok[me] = token; state[me] = HOLDING }
-  :: atomic { state[me] == WAITING && READY && guards == 0 -> d_step { settle() } }
-#ifndef MISSED_FOR_EVER
-  :: atomic { state[me] == WAITING && !IS_QUEUED(id[me]) && (owner != id[me] || expired) ->
-       d_step { out(me) }
-       state[me] = JOINING;
-       fresh_id(me)
+  :: atomic { state[me] == WAITING && READY && guards == 0 ->
+       d_step { settle() }
+       if
+       :: MISSED(me) -> enqueue_again(me)
+       :: else
+       fi
      }
-#endif
+  :: atomic { state[me] == WAITING && MISSED(me) -> enqueue_again(me) }
 #endif
 #ifdef HINTS
   :: atomic { hint != NOBODY && CLIENT(hint) == me && state[me] != DONE && state[me] != GONE ->
