@@ -11,7 +11,7 @@ const CONTENDERS: readonly ContenderName[] = ['rowlock', 'raw UPDATEs', 'redlock
 const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
 /** Once for each contender until V8 has compiled what is hot; then until rows, connections and their plans are there. */
-const WARM_UP_MS = { first: 3000, later: 500 }
+const WARM_UP_MS = { first: 2000, later: 300 }
 const warm = new Set<ContenderName>()
 
 export const cyclesSetting = (callers: number, connections: number) =>
@@ -29,7 +29,7 @@ export const cycles: Question = {
   floors: ['raw UPDATEs'],
   async measure(bench, engine) {
     const target = await bench.servers.target(engine)
-    const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 300 }, full: { rounds: 5, forMs: 500 } })
+    const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 250 }, full: { rounds: 5, forMs: 500 } })
     for (const { callers, connections } of settingsOf(engine, bench.quick)) {
       const isMost = callers === 256 && connections === 10 && !bench.quick
       const names = takingPart(engine, isMost ? [...CONTENDERS, ...AT_256_ONLY] : CONTENDERS)
@@ -60,7 +60,7 @@ interface Plan extends Setting {
 }
 
 function settingsOf(engine: Engine, quick: boolean): Setting[] {
-  if (quick) return [{ callers: 256, connections: 1 }, ...combined(SOME_CALLERS, [10])]
+  if (quick) return [...combined([256], [1, 10]), { callers: 2048, connections: 10 }]
   if (engine === 'postgres18') return combined(CALLERS, CONNECTIONS)
   // A file of SQLite has one writer, whoever asks.
   return combined(SOME_CALLERS, [kindOf(engine) === 'sqlite' ? 1 : 10])

@@ -39,7 +39,7 @@ export const delay: Question = {
         url: throughPort(near.url, port),
         redis: { host: '127.0.0.1', port: await redis!.call('delay', near.redis, DELAY_MS) },
       }
-      const pairs = bench.pick({ quick: { rounds: 5, forMs: 200 }, full: { rounds: 9, forMs: 400 } })
+      const pairs = bench.pick({ quick: { rounds: 3, forMs: 200 }, full: { rounds: 9, forMs: 400 } })
       bench.record(delay.name, engine, 'pair', await measurePairs(far, takingPart(engine, PAIRS), pairs))
       for (const waiters of bench.pick({ quick: [10], full: [1, 10, 100] })) {
         const plan = {
@@ -48,7 +48,8 @@ export const delay: Question = {
           rounds: bench.pick({ quick: 2, full: 5 }),
           drains: Math.ceil(20 / waiters),
         }
-        const measured = await measureHandOff(bench, far, HAND_OFFS, plan)
+        const names = bench.pick({ quick: HAND_OFFS.slice(0, 2), full: HAND_OFFS })
+        const measured = await measureHandOff(bench, far, names, plan)
         bench.record(delay.name, engine, `hand-off, ${handOffSetting(plan)}`, measured)
       }
       const many = {

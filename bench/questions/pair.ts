@@ -19,7 +19,7 @@ const CONTENDERS: readonly ContenderName[] = [
 ]
 
 /** Plans are made, and V8 has compiled what is hot. */
-const WARM_UP_MS = 500
+const WARM_UP_MS = 300
 
 export const pair: Question = {
   name: 'pair',
