@@ -117,7 +117,7 @@ export const MUTANTS: readonly Mutant[] = [
     'LOSSES=1',
     'WRITES=2',
   ]),
-  mutant('ENTRY_LOST', 'an entry leaves the queue without the lock', FIFO),
+  mutant('ENTRY_LOST', 'an entry leaves the queue without the lock', FIFO, [THREE]),
   mutant('BARGING', 'acquire takes a free lock that others wait for', FIFO, [THREE]),
   mutant('LAST_FIRST', 'a hand-off goes to who came last', FIFO, [THREE]),
   mutant('ENQUEUED_TWICE', 'an enqueue without reply is repeated unseen', /served/, [TWO, 'LOSSES=1', 'STALLS=1']),
