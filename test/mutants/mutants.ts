@@ -203,7 +203,7 @@ const postgres = on(pg, 'src/store/postgres.ts', [
     find: `order by l.name
         for key share of l`,
     replace: 'order by l.name',
-    tests: ['race/guard.test.ts', 'contract/guard.contract.test.ts'],
+    tests: ['store/queue.test.ts'],
   },
   {
     name: 'PostgreSQL: a guard that is folded into a statement locks nothing',

@@ -636,6 +636,24 @@ export function queueSuite(engine: Subject): void {
       })
     })
 
+    it('lets nobody have any of those that are guarded', async () => {
+      const names = freshNames(2)
+      const terms = { ttlMs: SHORT_MS }
+      const holds = await Promise.all(names.map((name) => one.acquire(name, terms)))
+      await inTransaction(async (tx) => {
+        const asked = holds.map((hold) => ({ ...hold, ...terms }))
+        expect(await one.store.guard(tx, asked)).toEqual(['stands', 'stands'])
+        await sleep(2 * SHORT_MS)
+        const attempts = names.map((name) => attempt({ name }))
+        const results = await two.store.acquire(attempts).catch((error: unknown) => {
+          // SQLite's whole file is locked.
+          expect(error).toMatchObject({ failure: 'conflict' })
+          return []
+        })
+        expect(results.filter(({ granted }) => granted)).toEqual([])
+      })
+    })
+
     it('does all of it for 300 names at once', async () => {
       const names = freshNames(300)
       const attempts = names.map((name) => attempt({ name }))
