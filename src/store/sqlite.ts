@@ -124,6 +124,14 @@ export function sqliteStatements(naming: Naming) {
         returning queue ->> '$[#-1].id' as entry, ${sight}`,
     ),
 
+    waiting: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        select name, ${waiters} as waiters
+        from ${locks} as l
+        where name in (select value from json_each(${p.names}))`,
+    ),
+
     // Rows are written as they are if all that is left of the entry is the hold that it was handed.
     leave: statement<{ departures: string }>(
       engine,
@@ -268,8 +276,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
 
   /** Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked. */
   async function standing(of: readonly { readonly name: string }[]): Promise<Map<unknown, Row>> {
-    const names = JSON.stringify(of.map(({ name }) => name))
-    return byName((await runner.run(statements.standing({ names }))).rows)
+    return byName((await runner.run(statements.standing({ names: namesOf(of) }))).rows)
   }
 
   async function changingFile(): Promise<string | null> {
@@ -327,18 +334,20 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
       )
       if (adapter.synchronous) assertOpen(tx)
       if (taken !== undefined) return taken
-      const names = JSON.stringify([attempt.name])
-      return runner.runIn(tx, statements.standing({ names }), ({ rows: [row] }) => toRefusal(row))
+      return runner.runIn(tx, statements.standing({ names: namesOf([attempt]) }), ({ rows: [row] }) => toRefusal(row))
     },
 
     async enqueue(arrivals, maxWaiters) {
       const { rows } = await runner.run(statements.enqueue({ arrivals: JSON.stringify(arrivals), maxWaiters }))
       const queued = byName(rows)
-      const known = queued.size === arrivals.length ? queued : await standing(arrivals)
-      return arrivals.map(({ name }) => {
+      const rest = arrivals.filter(({ name }) => !queued.has(name))
+      const queues =
+        rest.length === 0 ? queued : byName((await runner.run(statements.waiting({ names: namesOf(rest) }))).rows)
+      return arrivals.map(({ name, count }) => {
         const row = queued.get(name)
-        if (row === undefined) return { outcome: known.has(name) ? 'full' : 'missing' }
-        return { outcome: 'queued', entry: row.entry as string, sight: toSight(row) }
+        if (row !== undefined) return { outcome: 'queued', entry: row.entry as string, sight: toSight(row) }
+        // A row that is there, with room in its queue, was created since.
+        return { outcome: Number(queues.get(name)?.waiters ?? 0) + count > maxWaiters ? 'full' : 'missing' }
       })
     },
 
@@ -464,6 +473,10 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
 
 function byName(rows: readonly Row[]): Map<unknown, Row> {
   return new Map(rows.map((row) => [row.name, row]))
+}
+
+function namesOf(asked: readonly { readonly name: string }[]): string {
+  return JSON.stringify(asked.map(({ name }) => name))
 }
 
 /** JSON has no bigint. */

@@ -56,7 +56,7 @@ export interface Arrival {
   readonly waitMs: number
 }
 
-/** full: the queue would get longer than is allowed. locked: a transaction has the row locked. missing: there is no row. */
+/** full: the queue would get longer than is allowed. locked: a transaction has the row locked. missing: there is no row, or was none. */
 export type ArrivalResult =
   | { readonly outcome: 'queued'; readonly entry: string; readonly sight: Sight }
   | { readonly outcome: 'full' | 'locked' | 'missing' }

@@ -248,6 +248,14 @@ export function queueSuite(engine: Subject): void {
       ])
     })
 
+    it('takes no lock that is created at that moment for one whose queue is full', async () => {
+      for (const name of freshNames(20)) {
+        const enqueue = () => two.store.enqueue([arrival({ name })], MANY)
+        const [before, , after] = await Promise.all([enqueue(), one.store.acquire([attempt({ name })]), enqueue()])
+        for (const [result] of [before, after]) expect(['queued', 'missing', 'locked']).toContain(result?.outcome)
+      }
+    })
+
     it('loses nobody when many arrive and leave at once', async () => {
       const name = freshName()
       let hold: Hold = await one.acquire(name)
