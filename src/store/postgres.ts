@@ -64,15 +64,6 @@ const few = sql`limit (select 1000000)`
 /** Spreads the names of new locks over the advisory locks that guard their creation. */
 const NEW_NAME_SEED = 7239615
 
-/**
- * PostgreSQL. Every statement reads clock_timestamp() after it has the row lock: now() is the start of the transaction.
- *
- * Strengths of row locks: whatever changes the owner to somebody else locks FOR UPDATE; a guard locks FOR KEY SHARE, which
- * makes that wait; renewing, queueing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here
- * waits, so no order of names can deadlock.
- *
- * One statement serves one caller or a thousand: what is asked comes as arrays.
- */
 interface Asked {
   readonly names: string
   readonly owners: string
@@ -87,6 +78,15 @@ interface Held {
   readonly tokens: string
 }
 
+/**
+ * PostgreSQL. Every statement reads clock_timestamp() after it has the row lock: now() is the start of the transaction.
+ *
+ * Strengths of row locks: whatever changes the owner to somebody else locks FOR UPDATE; a guard locks FOR KEY SHARE, which
+ * makes that wait; renewing, queueing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here
+ * waits, so no order of names can deadlock.
+ *
+ * What is asked comes as arrays, so that one statement serves many callers; what one caller asks most has statements of its own.
+ */
 export function postgresStatements(naming: Naming) {
   const locks = sql.raw(tableName('postgres', 'locks', naming))
   const engine = 'postgres'
@@ -131,6 +131,10 @@ export function postgresStatements(naming: Naming) {
                        then pg_notify('rowlock_' || l.handed_to,
                                       json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
                                                         'expiresAt', extract(epoch from l.expires_at)::float8 * 1000)::text)::text end as notified`
+
+  /** The row of the lock that `asked` names, looked up by its name (see `few`). */
+  const rowOf = (asked: RawBuilder<unknown>) =>
+    sql`lateral (select * from ${locks} as l where l.name = ${asked}.name limit 1) as l`
 
   /** How many callers wait for `l`. */
   const waiting = sql`select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e`
@@ -230,7 +234,7 @@ export function postgresStatements(naming: Naming) {
         union all
         select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end,
                l.queue is not null and ${free}, l.owner is not distinct from m.owner, null
-        from missed as m, lateral (select * from ${locks} as l where l.name = m.name limit 1) as l`,
+        from missed as m, ${rowOf(sql`m`)}`,
     ),
 
     enqueue: statement<{ arrivals: string; maxWaiters: number }>(
@@ -294,7 +298,7 @@ export function postgresStatements(naming: Naming) {
                l.token::text, l.takeover, l.handed_to as process,
                ${leftOf(sql`l.expires_at`)} as remaining,
                l.queue is not null and a.name not in (select name from open) as locked
-        from asked as a, lateral (select * from ${locks} as l where l.name = a.name limit 1) as l`,
+        from asked as a, ${rowOf(sql`a`)}`,
     ),
 
     look: statement<{ names: string }>(
@@ -302,7 +306,7 @@ export function postgresStatements(naming: Naming) {
       (p) => sql`
         select a.i::int, ${sight}
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i),
-             lateral (select * from ${locks} as l where l.name = a.name limit 1) as l`,
+             ${rowOf(sql`a`)}`,
     ),
 
     // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
@@ -310,7 +314,7 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with source as materialized (
-          select l.name, l.token, l.expires_at, l.owner is not null as takeover,
+          select l.name, l.token, l.owner is not null as takeover,
                  case when l.owner is null or l.handed_to is null then l.queue
                       else nullif(jsonb_path_query_array(l.queue, ('$[*] ? (@.process != "' || l.handed_to || '")')::jsonpath), '[]')
                       end as queue
@@ -327,7 +331,7 @@ export function postgresStatements(naming: Naming) {
                     when ${free} then 'locked' else 'held' end as outcome,
                (select ${durable} where exists (select from changed where owner is not null))
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
-        cross join lateral (select * from ${locks} as l where l.name = a.name limit 1) as l
+        cross join ${rowOf(sql`a`)}
         left join changed as c on c.name = a.name`,
     ),
 
@@ -470,8 +474,7 @@ export function postgresStatements(naming: Naming) {
       (p) => sql`
         select a.i::int, l.expires_at > clock_timestamp() as stands
         from ${locks} as l
-        join unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[])
-             with ordinality as a(name, owner, token, i)
+        join ${holds(p)} as a(name, owner, token, i)
           on (a.name, a.owner, a.token) = (l.name, l.owner, l.token)
         order by l.name
         for key share of l`,
@@ -731,7 +734,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async release(holds, process) {
       const [hold] = holds
-      if (holds.length === 1 && hold !== undefined) {
+      if (holds.length === 1 && hold !== undefined && !givenBack.has(hold)) {
         const [row] = (await runner.run(statements.releaseOne({ ...hold, process }))).rows
         return row === undefined ? releaseAny(holds, process) : [toReleased(hold.name, row)]
       }

@@ -200,8 +200,8 @@ export interface Store<Tx> {
    */
   settle(names: readonly string[], process: string): Promise<Settlement[]>
   /**
-   * Releases, and hands over to the first waiter that is alive in the same statement; in a second one, where that is cheaper,
-   * if nothing says that somebody waits.
+   * Releases, and hands over to the first waiter that is alive in the same statement. Where that is cheaper, one statement
+   * releases those of several holds that nobody waits for, and a second one the others.
    */
   release(holds: readonly Release[], process: string): Promise<ReleaseResult[]>
   /** Releases in the caller's transaction; hands over to nobody. Answers whether callers wait for the lock. */
