@@ -215,7 +215,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     return this.release()
   }
 
-  /** @internal Calls `listener` once, when the lease is released or lost; at once if it is already. */
+  /** @internal Calls `listener` once, when the lease has been released or lost; at once if it has been already. */
   onEnd(listener: () => void): void {
     if (this.#state === 'held') this.#onEnd.push(listener)
     else listener()
@@ -335,7 +335,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       await this.#releaseLost()
       return this.#releasedWithCommit
     }
-    this.#end('released')
+    this.#stop('released')
     let answer: ReleaseResult['outcome']
     try {
       answer = await this.#context.release(this.#hold())
@@ -349,6 +349,9 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       this.#releasing = undefined
       this.#releaseFailed = true
       throw error
+    } finally {
+      // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
+      this.#ended()
     }
     // Not ours after a release that failed: that one may have worked nevertheless.
     if (answer === 'released' || (answer === 'lost' && this.#releaseFailed)) {
@@ -370,9 +373,17 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   }
 
   #end(state: 'released' | 'lost'): void {
+    this.#stop(state)
+    this.#ended()
+  }
+
+  #stop(state: 'released' | 'lost'): void {
     this.#state = state
     clearTimeout(this.#timer)
     this.#context.heartbeat.remove(this)
+  }
+
+  #ended(): void {
     for (const listener of this.#onEnd) listener()
     this.#onEnd.length = 0
   }
