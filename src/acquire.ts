@@ -1,10 +1,9 @@
 import { type Call, TIME_OUT } from './call.ts'
 import { DatabaseError, LockTimeoutError } from './errors.ts'
-import { untilUnlocked } from './lease.ts'
 import type { Place, Queue } from './queue.ts'
 import { randomHex } from './random.ts'
 import type { LockRequest } from './request.ts'
-import { noAnswer } from './retry.ts'
+import { noAnswer, untilUnlocked } from './retry.ts'
 import type { Attempt, AttemptResult, Hold } from './store/store.ts'
 
 export interface AcquireContext {

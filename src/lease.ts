@@ -3,6 +3,7 @@ import { LockError, LockLostError } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Heartbeat, Renewable } from './heartbeat.ts'
 import { toTtl } from './request.ts'
+import { untilUnlocked } from './retry.ts'
 import { type GuardedQuery, toCallerQuery } from './store/statement.ts'
 import type { GuardResult, Hold, ReleaseResult, Renewal, Store } from './store/store.ts'
 import { currentTransaction } from './transaction.ts'
@@ -425,18 +426,4 @@ class Guarded extends Promise<void> {
   ): Promise<T | U> {
     return super.then(() => void this.#assertOpen()).then(onFulfilled, onRejected)
   }
-}
-
-/** A row is locked for a moment by other statements, or for long by a transaction: asked again soon at first. */
-const SHORTEST_LOCKED_MS = 1
-const LONGEST_LOCKED_MS = 20
-
-/** Repeats `attempt` until it is true; false after `limitMs`. */
-export async function untilUnlocked(attempt: () => Promise<boolean>, limitMs: number): Promise<boolean> {
-  const end = performance.now() + limitMs
-  for (let pauseMs = SHORTEST_LOCKED_MS; !(await attempt()); pauseMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)) {
-    if (performance.now() >= end) return false
-    await new Promise((resolve) => setTimeout(resolve, pauseMs))
-  }
-  return true
 }

@@ -7,7 +7,7 @@ import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
-import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson, type LeaseTerms, untilUnlocked } from './lease.ts'
+import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson, type LeaseTerms } from './lease.ts'
 import { Queue } from './queue.ts'
 import {
   checkName,
@@ -21,7 +21,7 @@ import {
   toSettings,
   toTtl,
 } from './request.ts'
-import { bounded, patient } from './retry.ts'
+import { bounded, patient, untilUnlocked } from './retry.ts'
 import { type LiveSession, Sessions } from './session.ts'
 import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'

@@ -1,10 +1,12 @@
 import { Batches } from './batch.ts'
 import { DatabaseError, LockError, QueueFullError } from './errors.ts'
 import { randomHex } from './random.ts'
+import { untilUnlocked } from './retry.ts'
 import type {
   Arrival,
   ArrivalResult,
   Departure,
+  DepartureResult,
   Grant,
   Hold,
   Release,
@@ -79,8 +81,11 @@ const SHORTEST_LOCKED_MS = 1
 const LONGEST_LOCKED_MS = 50
 /** A free lock whose row was locked at the moment is looked at again after that time. */
 const SETTLE_AGAIN_MS = 10
-/** A lock that could not be handed over is tried again for so long; from then on the looks of those who wait find it. */
-const SETTLE_FOR_MS = 2000
+/**
+ * What a locked row keeps from being done is tried again for so long. From then on the looks of those who wait find a lock
+ * that was not handed over, and an entry that stays in the queue passes on what it is handed.
+ */
+const UNTIL_UNLOCKED_MS = 2000
 
 class Caller implements Place {
   readonly served: Promise<Handed | undefined>
@@ -193,7 +198,7 @@ export class Queue {
   readonly #listener: Listener
   readonly #poll: Poll
   readonly #enqueues: Batches<Arrival, ArrivalResult>
-  readonly #departures: Batches<Departure, Grant | null>
+  readonly #departures: Batches<Departure, DepartureResult>
   readonly #releases: Batches<Release, ReleaseResult>
   readonly #settlements: Batches<{ readonly name: string }, Settlement>
   #watch: Promise<Watch | undefined> | undefined
@@ -425,19 +430,35 @@ export class Queue {
 
   async #sendDepartures(line: Line): Promise<void> {
     try {
-      for (const [id, callers] of line.leaving) {
-        line.leaving.delete(id)
-        const sentAt = performance.now()
-        try {
-          const grant = await this.#departures.add({ name: line.name, entry: id, count: callers.length })
-          if (grant !== null) this.#take({ ...grant, process: this.#context.process }, sentAt)
-        } finally {
-          for (const caller of callers) if (caller.state !== 'over') caller.serve(undefined)
-        }
-      }
+      await untilUnlocked(() => this.#sendEachDeparture(line), UNTIL_UNLOCKED_MS)
     } finally {
       line.departing = false
+      for (const callers of line.leaving.values()) leftWithout(callers)
+      line.leaving.clear()
       this.#tidy(line)
+    }
+  }
+
+  /** Answers whether all of them have left; the others are to be asked for again. */
+  async #sendEachDeparture(line: Line): Promise<boolean> {
+    const staying: [string, Caller[]][] = []
+    for (const [id, callers] of line.leaving) {
+      line.leaving.delete(id)
+      if (!(await this.#sendDeparture(line, id, callers))) staying.push([id, callers])
+    }
+    for (const [id, callers] of staying) line.leaving.set(id, [...callers, ...(line.leaving.get(id) ?? [])])
+    return staying.length === 0
+  }
+
+  /** Callers have their answer at once, even if they could not leave. */
+  async #sendDeparture(line: Line, entry: string, callers: readonly Caller[]): Promise<boolean> {
+    const sentAt = performance.now()
+    try {
+      const { left, grant } = await this.#departures.add({ name: line.name, entry, count: callers.length })
+      if (grant !== null) this.#take({ ...grant, process: this.#context.process }, sentAt)
+      return left
+    } finally {
+      leftWithout(callers)
     }
   }
 
@@ -472,11 +493,7 @@ export class Queue {
   }
 
   async #settleUntilUnlocked(name: string): Promise<void> {
-    const end = performance.now() + SETTLE_FOR_MS
-    for (let pauseMs = SHORTEST_LOCKED_MS; ; pauseMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)) {
-      if ((await this.settle(name)) !== 'locked' || performance.now() >= end || this.#closed) return
-      await new Promise((resolve) => setTimeout(resolve, pauseMs))
-    }
+    await untilUnlocked(async () => (await this.settle(name)) !== 'locked' || this.#closed, UNTIL_UNLOCKED_MS)
   }
 
   async #look(): Promise<void> {
@@ -616,6 +633,11 @@ function join(line: Line, entry: Entry, joined: Entry): Entry {
   line.entries.delete(entry.id)
   for (const caller of entry.callers) joined.callers.add(caller)
   return joined
+}
+
+/** They do not wait any more, and those who have not been handed the lock do not get it. */
+function leftWithout(callers: readonly Caller[]): void {
+  for (const caller of callers) if (caller.state !== 'over') caller.serve(undefined)
 }
 
 function gone(name: string): Sight {

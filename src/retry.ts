@@ -73,6 +73,20 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
   }
 }
 
+/** A row is locked for a moment by other statements, or for long by a transaction: asked again soon at first. */
+const SHORTEST_LOCKED_MS = 1
+const LONGEST_LOCKED_MS = 20
+
+/** Repeats `attempt` until it is true; false after `limitMs`. */
+export async function untilUnlocked(attempt: () => Promise<boolean>, limitMs: number): Promise<boolean> {
+  const end = performance.now() + limitMs
+  for (let pauseMs = SHORTEST_LOCKED_MS; !(await attempt()); pauseMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)) {
+    if (performance.now() >= end) return false
+    await new Promise((resolve) => setTimeout(resolve, pauseMs))
+  }
+  return true
+}
+
 async function boundedSession<Session extends { ping?(): Promise<unknown>; close(): Promise<void> }>(
   opening: Promise<Session>,
   timeoutMs: number,

@@ -219,17 +219,13 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     async leave(departures) {
       return departures.map(({ name, entry, count }) => {
         const row = rows.get(name)
-        if (row === undefined) return null
+        if (row === undefined) return { left: true, grant: null }
         const waiting = row.queue.find((each) => each.entry === entry)
         if (waiting !== undefined) waiting.count -= count
         row.queue = row.queue.filter((each) => each.count > 0)
-        if (row.handedTo === null || !isHeld(row) || !row.owner?.startsWith(entry)) return null
-        return {
-          ...toHold(row),
-          process: row.handedTo,
-          remainingMs: row.expiresAt - now(),
-          takeover: row.takeover,
-        }
+        if (row.handedTo === null || !isHeld(row) || !row.owner?.startsWith(entry)) return { left: true, grant: null }
+        const { handedTo: process, takeover } = row
+        return { left: true, grant: { ...toHold(row), process, remainingMs: row.expiresAt - now(), takeover } }
       })
     },
 

@@ -17,6 +17,7 @@ import type {
   Attempt,
   AttemptResult,
   Departure,
+  DepartureResult,
   Grant,
   GuardResult,
   Hold,
@@ -33,9 +34,6 @@ import { afterAllCommits, assess, readTopology, sessionRefusal, type Topology } 
 /** GET_LOCK name under which the processes that migrate one server take turns, and how long they wait for it. */
 const MIGRATION_LOCK = 'rowlock:migrate'
 const MIGRATION_WAIT_SECONDS = 60
-
-/** A row may be locked by a statement for a moment, or by a transaction for long. An entry that stays is passed over later. */
-const LEAVE_TRIES = 3
 
 /** An entry is dead after that time, even if somebody waits for longer; that caller queues again. */
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
@@ -155,32 +153,25 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     })
   }
 
-  async function leave(departures: readonly Departure[]): Promise<(Grant | null)[]> {
+  async function leave(departures: readonly Departure[]): Promise<DepartureResult[]> {
     const departure = randomBytes(8).toString('hex')
-    let staying = departures
-    let rows: Awaited<ReturnType<typeof lookAtChanges>>
-    for (let tries = 1; ; tries++) {
-      const { affectedRows } = await runner.run(
-        statements.leave(
-          staying.map(({ name, entry, count }) => ({
-            name: bytes(name),
-            entry: bytes(entry),
-            count,
-            departure: bytes(departure),
-          })),
-        ),
-      )
-      rows = await lookAtChanges(departures)
-      if (Number(affectedRows) === staying.length || tries === LEAVE_TRIES) break
-      staying = staying.filter(({ name, entry }) => {
-        const row = rows.get(name)
-        return row?.entries.includes(entry) && !row.changes.includes(departure)
-      })
-      if (staying.length === 0) break
-    }
+    const { affectedRows } = await runner.run(
+      statements.leave(
+        departures.map(({ name, entry, count }) => ({
+          name: bytes(name),
+          entry: bytes(entry),
+          count,
+          departure: bytes(departure),
+        })),
+      ),
+    )
+    const rows = await lookAtChanges(departures)
+    const allLeft = Number(affectedRows) === departures.length
     return departures.map(({ name, entry }) => {
-      const grant = toGrant(rows.get(name))
-      return grant?.owner.startsWith(entry) ? grant : null
+      const row = rows.get(name)
+      const left = allLeft || !row?.entries.includes(entry) || row.changes.includes(departure)
+      const grant = toGrant(row)
+      return { left, grant: grant?.owner.startsWith(entry) ? grant : null }
     })
   }
 

@@ -634,15 +634,6 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     return results
   }
 
-  async function leave(departures: readonly Departure[], tries: number): Promise<(Grant | null)[]> {
-    const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
-    const answers = inOrder(rows, departures.length)
-    // For a moment, mostly. An entry that stays in the queue nevertheless passes on what it is handed.
-    const locked = departures.filter((_, index) => answers[index]?.locked === true)
-    if (locked.length > 0 && tries > 1) await leave(locked, tries - 1)
-    return answers.map((row, index) => toGrant(departures[index]!.name, row))
-  }
-
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
@@ -699,7 +690,12 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       })
     },
 
-    leave: (departures) => leave(departures, LEAVE_TRIES),
+    async leave(departures) {
+      const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
+      return inOrder(rows, departures.length).map((row, index) => {
+        return { left: row?.locked !== true, grant: toGrant(departures[index]!.name, row) }
+      })
+    },
 
     async look(names) {
       const { rows } = await runner.run(statements.look({ names: array(names) }))
@@ -956,8 +952,6 @@ const CLOCK_DRIFT = 0.01
 const BATCH = 1000
 /** Texts of callers that are prepared; each takes room in every session of the server. */
 const MOST_NAMES = 100
-/** How often a caller tries to leave the queue of a lock whose row is locked. */
-const LEAVE_TRIES = 3
 
 /** Where one waited for the lock, others probably do. */
 function wasHandedOver({ owner, token }: Hold): boolean {

@@ -357,7 +357,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
       return departures.map(({ name, entry }) => {
         const row = rest.get(name)
         const handed = String(row?.owner).startsWith(entry) && Number(row?.remaining) > 0
-        return handed ? toGrant(row) : null
+        return { left: true, grant: handed ? toGrant(row) : null }
       })
     },
 

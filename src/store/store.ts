@@ -115,6 +115,13 @@ export interface Departure {
   readonly count: number
 }
 
+export interface DepartureResult {
+  /** False: a transaction or a statement has the row locked, so they could not leave now. */
+  readonly left: boolean
+  /** The hold that the entry has been handed, if it has it now and has not claimed it. */
+  readonly grant: Grant | null
+}
+
 /**
  * renewed: expires `remainingMs` after the call. held: still ours, but its row is locked by a transaction, so the expiry
  * stayed where it was. lost: expired, or not ours. (The fourth outcome, unknown, is the error of the call.)
@@ -189,8 +196,8 @@ export interface Store<Tx> {
   acquireBehind?(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptResult>
   /** Appends to the queues, each of which may have `maxWaiters` callers. */
   enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]>
-  /** Takes callers who do not wait any more out of their entry. Answers the hold that this entry has been handed, if it has it now. */
-  leave(departures: readonly Departure[]): Promise<(Grant | null)[]>
+  /** Takes callers who do not wait any more out of their entry. */
+  leave(departures: readonly Departure[]): Promise<DepartureResult[]>
   /** What processes with waiting callers poll. Locks without a row are left out. Reads only, locks nothing. */
   look(names: readonly string[]): Promise<Sight[]>
   /**

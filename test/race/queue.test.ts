@@ -195,6 +195,31 @@ describe.each(servedEngines)('on $name', { timeout: 120_000 }, (engine) => {
     for (const { failed } of bustles) expect(failed).toEqual([broken])
     expect(await deadlocksIn(open)).toBe(0)
   })
+
+  it('who gives up while a transaction has the row locked is answered at once, and leaves the queue after it', async () => {
+    await using locks = await open.locks()
+    const name = freshName()
+    const lease = await locks.acquire(name)
+    const abort = new AbortController()
+    const waiting = [
+      locks.acquire(name, { signal: abort.signal }),
+      locks.acquire(name, { wait: 600 }),
+      locks.acquire(name, { wait: '1m' }),
+    ]
+    const waiters = async () => (await locks.inspect(name))?.waiters
+    await expect.poll(waiters).toBe(3)
+    const user = await open.connect()
+    await user.transaction(async (tx) => {
+      await user.sql(`update rowlock_locks set holder = 'a user' where name = '${name}'`, tx)
+      abort.abort('not wanted any more')
+      await expect(waiting[0]).rejects.toBe('not wanted any more')
+      await expect(waiting[1]).rejects.toMatchObject({ code: 'LOCK_TIMEOUT' })
+      expect(await waiters()).toBe(3)
+    })
+    await expect.poll(waiters).toBe(1)
+    expect(await lease.release()).toBe(true)
+    await (await waiting[2]!).release()
+  })
 })
 
 describe.each(servedEngines.filter(({ engine }) => engine === 'postgres'))(

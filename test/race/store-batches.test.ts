@@ -194,9 +194,11 @@ class Client {
     const departures = sample([...byName.values()])
       .slice(0, 3)
       .map(({ name, entry, callers }) => ({ name, entry, count: 1 + Math.floor(Math.random() * callers) }))
-    const grants = await this.#send(() => this.store.leave(departures))
-    for (const { entry, count } of departures) this.#served(entry, count)
-    await this.#claim((grants ?? []).filter((grant) => grant !== null))
+    const results = (await this.#send(() => this.store.leave(departures))) ?? []
+    for (const [index, { left }] of results.entries()) {
+      if (left) this.#served(departures[index]!.entry, departures[index]!.count)
+    }
+    await this.#claim(results.flatMap(({ grant }) => grant ?? []))
   }
 
   async renew(holds: readonly Hold[]): Promise<void> {

@@ -270,9 +270,13 @@ export function queueSuite(engine: Subject): void {
       )
       const leaving = arrivals.filter((_, index) => index % 3 === 0)
       // A row that is locked at that moment stays as it is.
-      const left = async (entry: string) => !(await one.look(name)).entries.includes(entry)
       await Promise.all(
-        leaving.map(({ peer, entry }) => repeated(() => peer.leave(name, entry).then(() => left(entry)), Boolean)),
+        leaving.map(({ peer, entry }) =>
+          repeated(
+            () => peer.store.leave([{ name, entry, count: 1 }]),
+            ([result]) => result!.left,
+          ),
+        ),
       )
 
       const { entries } = await one.look(name)
@@ -339,13 +343,36 @@ export function queueSuite(engine: Subject): void {
       await one.acquire(held!)
       leaving.push({ name: held!, entry: await two.arrive(held!), count: 1 })
 
-      const grants = await two.store.leave(leaving)
+      const results = await two.store.leave(leaving)
+      expect(results.map(({ left }) => left)).toEqual([true, true, true])
+      const grants = results.map(({ grant }) => grant)
       for (const [index, name] of [only!, more!].entries()) {
         expect(grants[index]).toMatchObject({ ...(await handedTo(two, name, leaving[index]!.entry)), takeover: false })
         expect(grants[index]).toMatchObject({ process: two.process, remainingMs: expect.any(Number) })
         expect((await two.look(name)).entries).toEqual([])
       }
       expect(grants[2]).toBeNull()
+    })
+
+    it('says of which lock a transaction has the row', async (context) => {
+      if (engine.engine === 'sqlite' || engine.engine === 'memory') {
+        context.skip('no row is locked by itself there')
+      }
+      const [locked, other] = freshNames(2)
+      const hold = await one.acquire(locked!)
+      await one.acquire(other!)
+      const departures: { name: string; entry: string; count: number }[] = []
+      for (const name of [locked!, other!]) departures.push({ name, entry: await two.arrive(name), count: 1 })
+      await inTransaction(async (tx) => {
+        expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: true })
+        expect(await two.store.leave(departures)).toEqual([
+          { left: false, grant: null },
+          { left: true, grant: null },
+        ])
+      })
+      expect((await two.look(locked!)).entries).toEqual([departures[0]!.entry])
+      expect(await two.leave(locked!, departures[0]!.entry)).toBeNull()
+      expect((await two.look(locked!)).entries).toEqual([])
     })
 
     it('answers nothing about holds of others, unknown entries and unknown locks', async () => {
@@ -693,7 +720,7 @@ export function queueSuite(engine: Subject): void {
         expect(token).toBeGreaterThan(tokens.get(name)!)
       }
       const left = await two.store.leave(shuffled.map((name) => ({ name, entry: entries.get(name)!, count: 1 })))
-      expect(left.map((grant) => grant?.name)).toEqual(shuffled)
+      expect(left.map(({ grant }) => grant?.name)).toEqual(shuffled)
       await two.store.release(handed, two.process)
       expect((await one.store.settle(names, one.process)).map(({ outcome }) => outcome)).toEqual(
         names.map(() => 'idle'),
@@ -778,7 +805,7 @@ export function queueSuite(engine: Subject): void {
         const holds = [{ ...hold, name: taken }, mine]
         expect((await two.store.release(holds, two.process))[1]).toMatchObject({ outcome: 'released' })
         const departures = arrivals.map(({ name, entry }) => ({ name, entry, count: 1 }))
-        expect(await two.store.leave(departures)).toEqual([null, null])
+        expect((await two.store.leave(departures))[1]).toEqual({ left: true, grant: null })
         expect((await two.look(held)).entries).toEqual([])
         const renewals = await two.store.renew([taken, held].map((name) => ({ ...hold, name, ttlMs: LONG_MS })))
         expect(renewals[1]).toMatchObject({ outcome: 'renewed' })
@@ -1006,8 +1033,9 @@ class Peer {
   }
 
   async leave(name: string, entry: string, count = 1): Promise<Grant | null> {
-    const [grant] = await this.store.leave([{ name, entry, count }])
-    return grant!
+    const [result] = await this.store.leave([{ name, entry, count }])
+    expect(result!.left).toBe(true)
+    return result!.grant
   }
 
   async look(name: string): Promise<Sight> {
