@@ -5,11 +5,10 @@ import type { Store } from './store/store.ts'
 /** How often an idempotent statement is repeated when the connection breaks under it; more is for the caller to decide. */
 const CONNECTION_RETRIES = 2
 /**
- * Between repetitions, up to twice as long at random. Short, since whoever writes to a file of SQLite in turn with others meets
- * it free for moments only, and a try costs microseconds.
+ * Between repetitions, up to twice as long at random. Short and never longer, since whoever writes to a file of SQLite in turn
+ * with others meets it free for moments only, and a try costs microseconds.
  */
-const SHORTEST_PAUSE_MS = 2
-const LONGEST_PAUSE_MS = 10
+const PAUSE_MS = 4
 
 /**
  * The same store with patience: a statement that had no effect (serialization failure, deadlock, busy file) is repeated
@@ -121,8 +120,8 @@ async function repeat<T>(call: () => Promise<T>, timeoutMs: number, connectionRe
   return pRetry(call, {
     retries: Number.POSITIVE_INFINITY,
     maxRetryTime: timeoutMs,
-    minTimeout: SHORTEST_PAUSE_MS,
-    maxTimeout: LONGEST_PAUSE_MS,
+    minTimeout: PAUSE_MS,
+    factor: 1,
     randomize: true,
     shouldRetry: ({ error }) => mayRepeat(error),
   })
