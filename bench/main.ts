@@ -1,6 +1,7 @@
 /** Measures rowlock against floors and peers: `npm run bench`, or `npm run bench -- --help`. */
 import { readFile, writeFile } from 'node:fs/promises'
 import { Command, InvalidArgumentError } from 'commander'
+import { compile } from '../test/compiled.ts'
 import { Bench, now, type Question } from './harness.ts'
 import { describeMachine } from './machine.ts'
 import { questions } from './questions/index.ts'
@@ -52,6 +53,7 @@ async function measure({ quick, only = questions, engine: asked = engines }: Opt
     question,
     wanted: question.engines[quick ? 'quick' : 'full'].filter((engine) => asked.includes(engine)),
   }))
+  await compile()
   const servers = new Servers()
   const bench = new Bench(servers, quick)
   try {

@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
-import { fileURLToPath } from 'node:url'
+import { compiled } from '../test/compiled.ts'
 import type { Commands, Reply } from './worker.ts'
 
 /** A process of its own that runs the commands of worker.ts. */
@@ -19,8 +19,8 @@ process.once('exit', () => {
 })
 
 export async function startProcess(): Promise<BenchProcess> {
-  const child = fork(fileURLToPath(new URL('worker.ts', import.meta.url)), {
-    execArgv: ['--import', 'tsx', '--expose-gc'],
+  const child = fork(compiled(new URL('worker.ts', import.meta.url)), {
+    execArgv: ['--expose-gc'],
     // Carries Maps and NaN.
     serialization: 'advanced',
   })

@@ -1,4 +1,5 @@
 import type { TestProject } from 'vitest/node'
+import { compile } from './compiled.ts'
 import { startServer, type TestServer, wantedServers } from './servers/index.ts'
 
 declare module 'vitest' {
@@ -8,6 +9,7 @@ declare module 'vitest' {
 }
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
+  await compile()
   const outcomes = await Promise.allSettled(wantedServers().map((name) => startServer(name)))
   const running = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [outcome.value] : []))
   const failures = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason] : []))

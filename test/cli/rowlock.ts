@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
+import { compiled } from '../compiled.ts'
 
 export interface Outcome {
   readonly code: number | null
@@ -9,13 +9,12 @@ export interface Outcome {
   readonly stderr: string
 }
 
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
-const tsx = import.meta.resolve('tsx')
+const main = compiled(new URL('../../src/cli/main.ts', import.meta.url))
 
 /** Runs the command `rowlock` in a process of its own. */
 export async function rowlock(args: readonly string[], options: { cwd?: string } = {}): Promise<Outcome> {
   const { DATABASE_URL: _, ...env } = process.env
-  const child = spawn(process.execPath, ['--import', tsx, main, ...args], {
+  const child = spawn(process.execPath, [main, ...args], {
     ...options,
     env,
     stdio: ['ignore', 'pipe', 'pipe'],

@@ -4,11 +4,11 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
-import { fileURLToPath } from 'node:url'
 import { afterAll, afterEach, beforeAll, describe, expect, inject, it, vi } from 'vitest'
+import { compiled } from '../compiled.ts'
 import { createDatabase, query } from '../connect.ts'
 
-const main = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url))
+const main = compiled(new URL('../../src/cli/main.ts', import.meta.url))
 let temporaryFolder: string
 let running: ChildProcess | undefined
 
@@ -25,7 +25,7 @@ afterAll(async () => {
 })
 
 function startDemo(...options: string[]): ChildProcess {
-  running = spawn(process.execPath, ['--import', 'tsx', main, 'demo', ...options], {
+  running = spawn(process.execPath, [main, 'demo', ...options], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, TMPDIR: temporaryFolder },
   })
@@ -38,9 +38,8 @@ async function runDemo(...options: string[]) {
   return { output, errors, exitCode, rows: tableRows(output) }
 }
 
-/** The demo's own; tsx keeps its cache there, too. */
-async function filesLeft(): Promise<string[]> {
-  return (await readdir(temporaryFolder)).filter((name) => name.startsWith('rowlock-demo-'))
+function filesLeft(): Promise<string[]> {
+  return readdir(temporaryFolder)
 }
 
 /** The numbers of the table, by the names of its rows. */

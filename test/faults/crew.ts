@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { closeSync, openSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+import { compiled } from '../compiled.ts'
 import { startProxy, type TcpProxy } from '../tcp-proxy.ts'
 import type { Register } from './register.ts'
 import { withSessionName } from './sessions.ts'
@@ -134,8 +134,8 @@ export class Crew {
     const url = this.#proxies.get(place)?.through(this.#urlOf(place)) ?? this.#urlOf(place)
     const task: WorkerSettings = { ...settings, number, dialect: target.dialect, url, historyFile }
     const output = openSync(join(directory, `worker-${number}.log`), 'a')
-    const child = fork(fileURLToPath(new URL('worker.ts', import.meta.url)), [JSON.stringify(task)], {
-      execArgv: ['--import', 'tsx'],
+    const child = fork(compiled(new URL('worker.ts', import.meta.url)), [JSON.stringify(task)], {
+      execArgv: [],
       stdio: ['ignore', output, output, 'ipc'],
     })
     closeSync(output)

@@ -2,6 +2,7 @@ import { randomInt } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { toMilliseconds } from '../../src/duration.ts'
+import { compile } from '../compiled.ts'
 import type { CampaignResult } from './campaign.ts'
 import { ghosts } from './ghosts.ts'
 import { type FaultName, faultNames } from './nemesis.ts'
@@ -96,6 +97,7 @@ for (const [name, [campaign, what, usual]] of Object.entries({
     })
 }
 
+await compile()
 await program.parseAsync()
 
 function listOf<Name extends string>(what: string, names: readonly Name[]): (text: string) => Name[] {

@@ -1,8 +1,8 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import { createLocks } from '../../src/index.ts'
+import { compiled } from '../compiled.ts'
 import { type CampaignOptions, type CampaignResult, onTarget, percentile } from './campaign.ts'
 import { TAKEOVER_SLACK_MS } from './checkers.ts'
 import { clock } from './history.ts'
@@ -57,8 +57,8 @@ export function takeovers({ engine, times, ttlMs }: CampaignOptions): Promise<Ca
 
 async function startHolder({ dialect, urls }: Target, locks: readonly string[], ttlMs: number) {
   const settings: HolderSettings = { dialect, url: urls[0], locks, ttlMs }
-  const holder = fork(fileURLToPath(new URL('holder.ts', import.meta.url)), [JSON.stringify(settings)], {
-    execArgv: ['--import', 'tsx'],
+  const holder = fork(compiled(new URL('holder.ts', import.meta.url)), [JSON.stringify(settings)], {
+    execArgv: [],
   })
   const failed = once(holder, 'exit').then(([code]) => Promise.reject(new Error(`the holder ended with ${code}`)))
   await Promise.race([once(holder, 'message'), failed])

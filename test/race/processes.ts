@@ -2,8 +2,8 @@ import { type ChildProcess, fork, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { vi } from 'vitest'
+import { compiled } from '../compiled.ts'
 import type { TestEngine } from '../engines.ts'
 import type { Commands, Reply, WorkerSettings } from './worker.ts'
 
@@ -32,7 +32,6 @@ export interface WorkerOptions {
 
 /** A busy machine takes its time to start a process. */
 const PATIENCE_MS = 60_000
-const withTypeScript = ['--import', 'tsx']
 const running = new Set<ChildProcess>()
 process.on('exit', () => {
   for (const child of running) child.kill('SIGKILL')
@@ -55,8 +54,8 @@ export async function startWorker(
   { options = {}, clockError = 0, env = {} }: WorkerOptions = {},
 ): Promise<Worker> {
   const settings: WorkerSettings = { connector: engine.connector, url, options, clockError }
-  const child = fork(fileURLToPath(new URL('worker.ts', import.meta.url)), [JSON.stringify(settings)], {
-    execArgv: withTypeScript,
+  const child = fork(compiled(new URL('worker.ts', import.meta.url)), [JSON.stringify(settings)], {
+    execArgv: [],
     // Carries bigints.
     serialization: 'advanced',
     env: { ...process.env, ...env },
@@ -118,8 +117,8 @@ export interface Script {
 }
 
 export function startScript(file: string, ...args: string[]): Script {
-  const path = fileURLToPath(new URL(file, import.meta.url))
-  const child = spawn(process.execPath, [...withTypeScript, path, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const path = compiled(new URL(file, import.meta.url))
+  const child = spawn(process.execPath, [path, ...args], { stdio: ['ignore', 'pipe', 'pipe'] })
   track(child)
   const lines = new Set<string>()
   createInterface(child.stdout).on('line', (line) => lines.add(line))

@@ -30,7 +30,9 @@ describe.each(sharedEngines)(
     let workers: Worker[]
     beforeEach(async () => {
       open = await engine.open()
-      workers = await Promise.all(Array.from({ length: PROCESSES }, () => startWorker(engine, open.url)))
+      // One that is killed may have the lock at that moment.
+      const options = { ttl: '3s' } as const
+      workers = await Promise.all(Array.from({ length: PROCESSES }, () => startWorker(engine, open.url, { options })))
     })
 
     /** Answers the order in which they came, as pairs of the worker and the caller's number in it. */
