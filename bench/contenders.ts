@@ -39,6 +39,8 @@ export type ContenderName = keyof typeof contenders
 const TTL_MS = 30_000
 /** Nobody's patience shall end a measurement. */
 const LONGEST_WAIT_MS = 600_000
+/** While a client deals with the answers to one, the server works on the other. */
+const STATEMENTS_AT_ONCE = 2
 
 const POSTGRES = ['postgres18', 'postgres15'] as const
 const MYSQL = ['mysql', 'mariadb'] as const
@@ -96,6 +98,9 @@ export const contenders = {
     engines: POSTGRES,
     open: (target, connections) => postgresUpdates(target, connections, 'asynchronous'),
   },
+
+  /** Those of all callers who ask at once in one statement: what takes a lock each, in as few statements. */
+  'raw UPDATEs, in batches': { engines: POSTGRES, open: postgresBatches },
 
   pg_advisory_lock: {
     engines: POSTGRES,
@@ -273,6 +278,74 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
     },
     close: () => pool.end(),
   }
+}
+
+/** Without owners, queues and errors of callers to care for. */
+function postgresBatches({ url }: Target, connections: number): Contender {
+  const pool = openPgPool(url, connections)
+  const known = new Set<string>()
+  const send = async (name: string, text: string, names: readonly string[]) => {
+    const { rowCount } = await pool.query({ name, text, values: [names] })
+    if (rowCount !== names.length) throw new Error(`the raw UPDATE changed ${rowCount} rows of ${names.length}`)
+  }
+  const take = inBatches(async (names) => {
+    const unknown = names.filter((name) => !known.has(name))
+    if (unknown.length > 0) {
+      await pool.query(
+        `insert into bench_locks select unnest($1::text[]), null, 1, '-infinity' on conflict do nothing`,
+        [unknown],
+      )
+      for (const name of unknown) known.add(name)
+    }
+    await send(
+      'take',
+      `update bench_locks as l
+       set owner = 'bench', token = token + 1, expires_at = clock_timestamp() + interval '30 s'
+       from unnest((select $1::text)::text[]) as asked(name)
+       where l.name = asked.name and (owner is null or expires_at <= clock_timestamp())`,
+      names,
+    )
+  })
+  const give = inBatches((names) =>
+    send(
+      'give',
+      `update bench_locks as l set owner = null
+       from unnest((select $1::text)::text[]) as asked(name), set_config('synchronous_commit', 'off', true)
+       where l.name = asked.name and owner = 'bench'`,
+      names,
+    ),
+  )
+  return {
+    async acquire(name) {
+      await take(name)
+      return { release: () => give(name) }
+    },
+    close: () => pool.end(),
+  }
+}
+
+/** What is asked for in one tick, or while as many statements as are of use are under way, goes into one. */
+function inBatches(send: (names: readonly string[]) => Promise<unknown>): (name: string) => Promise<void> {
+  const waiting: { name: string; resolve(): void; reject(error: unknown): void }[] = []
+  let underWay = 0
+  const go = async () => {
+    const batch = waiting.splice(0, Math.ceil(waiting.length / Math.max(1, STATEMENTS_AT_ONCE - underWay)))
+    if (batch.length === 0) return
+    underWay++
+    try {
+      await send(batch.map(({ name }) => name))
+      for (const { resolve } of batch) resolve()
+    } catch (error) {
+      for (const { reject } of batch) reject(error)
+    }
+    underWay--
+    await go()
+  }
+  return (name) =>
+    new Promise((resolve, reject) => {
+      waiting.push({ name, resolve, reject })
+      if (waiting.length === 1 && underWay < STATEMENTS_AT_ONCE) process.nextTick(go)
+    })
 }
 
 const MYSQL_NOW = `timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`

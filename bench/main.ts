@@ -53,7 +53,7 @@ async function measure({ quick, only = questions, engine: asked = engines }: Opt
     question,
     wanted: question.engines[quick ? 'quick' : 'full'].filter((engine) => asked.includes(engine)),
   }))
-  await compile()
+  await compile('bench')
   const servers = new Servers()
   const bench = new Bench(servers, quick)
   try {

@@ -173,6 +173,11 @@ const TARGETS: readonly Target[] = [
     isAtLeast: true,
     unit: 'per s',
     measured: (figures) => figures.values('cycles', 'postgres18', 'rowlock', 'cycles per s', is256Callers),
+    floor: {
+      of: 'raw UPDATEs, in batches',
+      measured: (figures) =>
+        figures.values('cycles', 'postgres18', 'raw UPDATEs, in batches', 'cycles per s', is256Callers),
+    },
   },
   ...['redlock', 'redlock, auto-pipelined'].map(
     (peer): Target => ({

@@ -5,8 +5,7 @@ import ts from 'typescript'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const output = join(root, '.compiled')
-const FOLDERS = ['src', 'test', 'bench']
-/** What the sources expect beside those folders. */
+/** What the sources expect beside their folders. */
 const NEIGHBOURS = ['dist', 'migrations', 'node_modules', 'package.json']
 
 const compilerOptions: ts.CompilerOptions = {
@@ -17,11 +16,11 @@ const compilerOptions: ts.CompilerOptions = {
 }
 
 /**
- * Translates the sources to JavaScript, for the many processes that tests and benchmarks start: such a process takes a third
- * of the time that it would take with tsx, which looks into all modules of all packages as well.
+ * Translates the sources, and those of `more` folders, to JavaScript, for the many processes that tests and benchmarks start:
+ * such a process takes a third of the time that it would take with tsx, which looks into all modules of all packages as well.
  */
-export async function compile(): Promise<void> {
-  for (const folder of FOLDERS) {
+export async function compile(...more: string[]): Promise<void> {
+  for (const folder of ['src', 'test', ...more]) {
     for (const file of await readdir(join(root, folder), { recursive: true })) {
       if (/(?<!\.test|\.d)\.ts$/.test(file)) await update(join(root, folder, file))
     }

@@ -6,7 +6,13 @@ import { type Engine, freshName, kindOf, type Target } from '../servers.ts'
 const CALLERS = [1, 4, 16, 64, 256, 1024, 2048] as const
 const SOME_CALLERS = [16, 256, 2048] as const
 const CONNECTIONS = [1, 4, 10] as const
-const CONTENDERS: readonly ContenderName[] = ['rowlock', 'raw UPDATEs', 'redlock', 'redlock, auto-pipelined']
+const CONTENDERS: readonly ContenderName[] = [
+  'rowlock',
+  'raw UPDATEs',
+  'raw UPDATEs, in batches',
+  'redlock',
+  'redlock, auto-pipelined',
+]
 /** Those that are measured once, at the setting that most is asked of. */
 const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
@@ -21,7 +27,8 @@ export const cycles: Question = {
   name: 'cycles',
   title: 'Cycles of acquire and release by many callers, each with a lock of its own',
   method:
-    'One process; each caller acquires and releases a lock of its own in a loop. The floor sends the two raw UPDATEs of each caller over a pool of so many connections. ' +
+    'One process; each caller acquires and releases a lock of its own in a loop. The floor sends the two raw UPDATEs of each caller over a pool of so many connections; in batches, those of all ' +
+    'callers who ask at once in one statement, and nothing else. ' +
     'redlock has one connection to a Redis that writes nothing to disk, once as it comes and once with the auto-pipelining of ioredis. Locks that live as long as a session ' +
     'or a transaction need a connection for as long as they are held, and queue for the pool.',
   engines: { quick: ['postgres18'], full: ['postgres18', 'mysql', 'mariadb', 'sqlite'] },
