@@ -261,7 +261,7 @@ const mysql = on('mysql2 on MySQL', 'src/store/mysql-statements.ts', [
     replace: `(l.expires_at <= \${now} or l.session = asked.deadSession)
           for update skip locked
         ) as free`,
-    tests: ['within/within.test.ts'],
+    tests: ['store/queue.test.ts'],
   },
   {
     name: 'MySQL: the guard asks neither for owner nor token',
