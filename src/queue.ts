@@ -38,6 +38,8 @@ export interface Place {
   readonly served: Promise<Handed | undefined>
   /** Whether the database knows that this caller waits. */
   readonly queued: boolean
+  /** Whether it has been told, and may know; its answer may be on the way. */
+  readonly told: boolean
   /** Who held the lock when this process last looked, for people. */
   readonly holder: string | null
 }
@@ -110,6 +112,10 @@ class Caller implements Place {
 
   get queued(): boolean {
     return this.entry?.confirmedAt !== undefined
+  }
+
+  get told(): boolean {
+    return this.entry !== undefined
   }
 
   get holder(): string | null {

@@ -5,7 +5,7 @@ import type { Handed, Place, Queue } from './queue.ts'
 import { randomHex } from './random.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
 import { bounded } from './retry.ts'
-import type { Attempt, Hold, Store } from './store/store.ts'
+import type { Attempt, AttemptResult, Hold, Store } from './store/store.ts'
 
 /** A hold that ends with the transaction it was taken in. */
 export interface TransactionHold {
@@ -65,6 +65,8 @@ const LONGEST_DATABASE_WAIT_MS = 2500
 const FIRST_LOOK_MS = 500
 /** How often a transaction looks again that cannot be handed the lock. */
 const LOOK_AGAIN_MS = 50
+/** How long a statement of others has a row locked, commit included, on a server that is not in trouble. */
+const STATEMENT_MS = 20
 /** A hold that is handed to a transaction is its own a statement later; if the transaction rolls back, the hold ends after that time. */
 const HANDED_TTL_MS = 1000
 
@@ -119,10 +121,19 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
         if (handed === TIME_OUT && place?.queued && left() > 0) continue
         if (handed !== TIME_OUT) place = undefined
         const owner = handed === TIME_OUT ? attempt.owner : (handed?.owner ?? attempt.owner)
-        let result = await store.acquireIn(this.#tx, { ...attempt, owner })
-        if (!result.granted && result.holder === null && !result.queued && left() > 0) {
+        const asked = { ...attempt, owner }
+        let result = await store.acquireIn(this.#tx, asked)
+        if (isRowLocked(result) && left() > 0) {
+          // By a statement, maybe, with which others line up: on MySQL, who waits for that in the database has to roll back.
+          await call.race(undefined, Math.min(left(), STATEMENT_MS))
+          result = await store.acquireIn(this.#tx, asked)
+        }
+        // Our own place would be before us, so there must be none: neither now nor by a statement that is under way.
+        if (isRowLocked(result) && left() > 0 && !place?.told) {
+          if (place !== undefined) queue.leave(place)
+          place = undefined
           const waitMs = Math.min(left(), LONGEST_DATABASE_WAIT_MS)
-          result = (await store.acquireBehind?.(this.#tx, attempt, waitMs)) ?? result
+          result = (await store.acquireBehind?.(this.#tx, asked, waitMs)) ?? result
         }
         // A lease goes on under that owner: then `confirm` says when it is over.
         if (handed !== undefined && handed !== TIME_OUT && (ttlMs === null || !result.granted))
@@ -183,4 +194,9 @@ export function currentTransaction<Tx>(tx: Tx | (() => Tx)): Tx {
   if (current == null)
     throw new LockError('INVALID_ARGUMENT', 'the function that was passed for tx knows of no transaction')
   return current
+}
+
+/** Nobody can be seen to hold or await it, and yet it could not be had. */
+function isRowLocked(result: AttemptResult): boolean {
+  return !result.granted && result.holder === null && !result.queued
 }

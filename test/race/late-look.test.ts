@@ -1,8 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import type { Result, SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
+import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { createLocks } from '../../src/index.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { enginesOnce } from './one-per-engine.ts'
+import { stopping } from './stopping.ts'
 
 /** What waits for a statement that is under way goes on without it by then. */
 const LONG_ENOUGH_MS = 100
@@ -40,29 +41,3 @@ describe.each(enginesOnce.filter(({ connector }) => connector !== 'memory'))('on
     expect(await releasing).toBe(true)
   })
 })
-
-interface Stopped {
-  send(): Promise<Result>
-  answer(result: Result): void
-}
-
-/** An adapter whose next statement can be stopped on its way there, and on its way back. */
-function stopping(adapter: SqlAdapter<unknown>) {
-  let stop: ((stopped: Stopped) => void) | undefined
-  return {
-    next: () =>
-      new Promise<Stopped>((resolve) => {
-        stop = resolve
-      }),
-    adapter: {
-      ...adapter,
-      query(statement: Statement) {
-        if (stop === undefined) return adapter.query(statement)
-        return new Promise<Result>((resolve) => {
-          stop?.({ send: async () => adapter.query(statement), answer: resolve })
-          stop = undefined
-        })
-      },
-    },
-  }
-}

@@ -1,0 +1,28 @@
+import type { Result, SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
+
+export interface Stopped {
+  readonly statement: Statement
+  send(): Promise<Result>
+  answer(result: Result): void
+}
+
+/** An adapter whose next statement can be stopped on its way there, and on its way back. */
+export function stopping(adapter: SqlAdapter<unknown>) {
+  let stop: ((stopped: Stopped) => void) | undefined
+  return {
+    next: () =>
+      new Promise<Stopped>((resolve) => {
+        stop = resolve
+      }),
+    adapter: {
+      ...adapter,
+      query(statement: Statement) {
+        if (stop === undefined) return adapter.query(statement)
+        return new Promise<Result>((resolve) => {
+          stop?.({ statement, send: async () => adapter.query(statement), answer: resolve })
+          stop = undefined
+        })
+      },
+    },
+  }
+}
