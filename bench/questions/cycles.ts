@@ -67,7 +67,7 @@ interface Plan extends Setting {
 }
 
 function settingsOf(engine: Engine, quick: boolean): Setting[] {
-  if (quick) return [...combined([256], [1, 10]), { callers: 2048, connections: 10 }]
+  if (quick) return combined([256, 2048], [10])
   if (engine === 'postgres18') return combined(CALLERS, CONNECTIONS)
   // A file of SQLite has one writer, whoever asks.
   return combined(SOME_CALLERS, [kindOf(engine) === 'sqlite' ? 1 : 10])

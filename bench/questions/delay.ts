@@ -45,7 +45,7 @@ export const delay: Question = {
         const plan = {
           waiters,
           processes: 4,
-          rounds: bench.pick({ quick: 2, full: 5 }),
+          rounds: bench.pick({ quick: 1, full: 5 }),
           drains: Math.ceil(20 / waiters),
         }
         const names = bench.pick({ quick: HAND_OFFS.slice(0, 2), full: HAND_OFFS })
@@ -55,7 +55,7 @@ export const delay: Question = {
       const many = {
         callers: 256,
         connections: 10,
-        ...bench.pick({ quick: { rounds: 2, forMs: 400 }, full: { rounds: 4, forMs: 800 } }),
+        ...bench.pick({ quick: { rounds: 1, forMs: 600 }, full: { rounds: 4, forMs: 800 } }),
       }
       const measured = await measureCycles(far, takingPart(engine, CYCLES), many)
       bench.record(delay.name, engine, cyclesSetting(many.callers, many.connections), measured)

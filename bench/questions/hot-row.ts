@@ -22,7 +22,7 @@ export const hotRow: Question = {
   floors: ['raw UPDATEs'],
   async measure(bench, engine) {
     const target = await bench.servers.target(engine)
-    const cycles = bench.pick({ quick: 3_000, full: kindOf(engine) === 'postgres' ? 1_000_000 : 20_000 })
+    const cycles = bench.pick({ quick: 1_500, full: kindOf(engine) === 'postgres' ? 1_000_000 : 20_000 })
     const forMs = bench.pick({ quick: 400, full: 2000 })
     const measured = new Map<Entrant, Metrics[]>()
     for (const name of Object.keys(TABLES) as Entrant[]) measured.set(name, [await wear(target, name, cycles, forMs)])

@@ -284,7 +284,7 @@ const mysql = on('mysql2 on MySQL', 'src/store/mysql-statements.ts', [
     tests: ['contract/lease.contract.test.ts'],
   },
   {
-    name: 'MySQL: settle hands over to the dead',
+    name: 'MySQL: settle frees a lock whose first waiter is dead',
     find: `or l.session = asked.deadSession) and \${firstLives}`,
     replace: 'or l.session = asked.deadSession) and l.queue is not null',
     tests: ['store/queue.test.ts'],

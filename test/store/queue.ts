@@ -483,6 +483,16 @@ export function queueSuite(engine: Subject): void {
       expect((await two.look(name)).entries).toEqual([living, next])
     })
 
+    it('still tells that the last holder had not released, when it has passed over the dead', async () => {
+      const name = freshName()
+      await one.acquire(name, { ttlMs: SHORT_MS })
+      await two.arrive(name, { waitMs: 1 })
+      const living = await one.arrive(name)
+      await one.untilFree(name)
+      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, living, { takeover: true })
+    })
+
     it('clears a queue of nobody but the dead, so that the lock is open to everybody', async () => {
       const name = freshName()
       await one.acquire(name, { ttlMs: SHORT_MS })
