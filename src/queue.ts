@@ -78,7 +78,7 @@ const SESSION_LOOK_MS = 120
 const AFTER_EXPIRY_MS = 2
 /** After a look that failed because the database could not be reached. */
 const FAILED_LOOK_MS = 250
-/** While a transaction has the row locked nobody can queue there, or be handed the lock: tried again this often. */
+/** While a transaction has the row locked nobody can queue there: tried again this often. */
 const SHORTEST_LOCKED_MS = 1
 const LONGEST_LOCKED_MS = 50
 /** A free lock whose row was locked at the moment is looked at again after that time. */

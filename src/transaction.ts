@@ -4,7 +4,7 @@ import type { Lease } from './lease.ts'
 import type { Handed, Place, Queue } from './queue.ts'
 import { randomHex } from './random.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
-import { bounded } from './retry.ts'
+import { bounded, untilUnlocked } from './retry.ts'
 import type { Attempt, AttemptResult, Hold, Store } from './store/store.ts'
 
 /** A hold that ends with the transaction it was taken in. */
@@ -122,12 +122,15 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
         if (handed !== TIME_OUT) place = undefined
         const owner = handed === TIME_OUT ? attempt.owner : (handed?.owner ?? attempt.owner)
         const asked = { ...attempt, owner }
-        let result = await store.acquireIn(this.#tx, asked)
-        if (isRowLocked(result) && left() > 0) {
-          // By a statement, maybe, with which others line up: on MySQL, who waits for that in the database has to roll back.
-          await call.race(undefined, Math.min(left(), STATEMENT_MS))
-          result = await store.acquireIn(this.#tx, asked)
-        }
+        let result!: AttemptResult
+        // By a statement, maybe, with which others line up: on MySQL, who waits for that in the database has to roll back.
+        await untilUnlocked(
+          async () => {
+            result = await store.acquireIn(this.#tx, asked)
+            return !isRowLocked(result)
+          },
+          Math.min(left(), STATEMENT_MS),
+        )
         // Our own place would be before us, so there must be none: neither now nor by a statement that is under way.
         if (isRowLocked(result) && left() > 0 && !place?.told) {
           if (place !== undefined) queue.leave(place)

@@ -56,7 +56,10 @@ export interface Arrival {
   readonly waitMs: number
 }
 
-/** full: the queue would get longer than is allowed. locked: a transaction has the row locked. missing: there is no row, or was none. */
+/**
+ * full: the queue would get longer than is allowed. locked: a transaction has the row locked. missing: there is no row, or
+ * was none when it was to be changed.
+ */
 export type ArrivalResult =
   | { readonly outcome: 'queued'; readonly entry: string; readonly sight: Sight }
   | { readonly outcome: 'full' | 'locked' | 'missing' }

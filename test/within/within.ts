@@ -93,9 +93,19 @@ export function withinSuite(engine: TestEngine): void {
           await inOther(async (second) => {
             expect(await other.locks.within(second).tryAcquire(name)).toBeNull()
           })
+        })
+        const lease = await other.locks.tryAcquire(name)
+        expect(lease).not.toBeNull()
+        await lease?.release()
+      })
+
+      itIf(concurrent)('lets a wait of others time out while it is open, and is not followed by it', async () => {
+        const name = freshName()
+        await inTransaction(async (tx) => {
+          await locks.within(tx).acquire(name)
           await expect(other.locks.acquire(name, { wait: 50 })).rejects.toMatchObject({ code: 'LOCK_TIMEOUT' })
         })
-        // Who has timed out may just have been queued, and is leaving.
+        // It has its answer at once; if its arrival in the queue was on its way, it leaves a moment later.
         await eventually(async () => {
           const lease = await other.locks.tryAcquire(name)
           expect(lease).not.toBeNull()
