@@ -102,6 +102,9 @@ export const contenders = {
   /** Those of all callers who ask at once in one statement: what takes a lock each, in as few statements. */
   'raw UPDATEs, in batches': { engines: POSTGRES, open: postgresBatches },
 
+  /** What any lock in a table needs at least to hand it over: a durable UPDATE that tells the waiter. Without a queue, for one. */
+  'UPDATE and NOTIFY': { engines: POSTGRES, open: postgresHandOver },
+
   pg_advisory_lock: {
     engines: POSTGRES,
     connectionPerCaller: true,
@@ -281,6 +284,34 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
 }
 
 /** Without owners, queues and errors of callers to care for. */
+async function postgresHandOver({ url }: Target, connections: number): Promise<Contender> {
+  const pool = openPgPool(url, connections)
+  const waiting = new Map<string, () => void>()
+  const listener = await pool.connect()
+  listener.on('notification', ({ payload }) => waiting.get(payload!)?.())
+  await listener.query('listen bench_handed')
+  const handOver = `with handed as (
+      update bench_locks set owner = $2, token = token + 1, expires_at = clock_timestamp() + interval '30 s' where name = $1 returning name
+    ) select pg_notify('bench_handed', name) from handed`
+  return {
+    async acquire(name) {
+      const { rowCount } = await pool.query(
+        `insert into bench_locks values ($1, 'bench', 1, 'infinity') on conflict do nothing`,
+        [name],
+      )
+      if (rowCount === 0) await new Promise<void>((resolve) => waiting.set(name, resolve))
+      return {
+        release: async () =>
+          assertOne((await pool.query({ name: 'hand over', text: handOver, values: [name, randomUUID()] })).rowCount),
+      }
+    },
+    async close() {
+      listener.release()
+      await pool.end()
+    },
+  }
+}
+
 function postgresBatches({ url }: Target, connections: number): Contender {
   const pool = openPgPool(url, connections)
   const known = new Set<string>()

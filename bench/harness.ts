@@ -36,6 +36,7 @@ export class Bench {
   readonly quick: boolean
   readonly figures: Figure[] = []
   readonly #processes: BenchProcess[] = []
+  readonly #ownProcesses = new Map<string, BenchProcess>()
 
   constructor(servers: Servers, quick: boolean) {
     this.servers = servers
@@ -54,8 +55,15 @@ export class Bench {
     return this.#processes.slice(0, count)
   }
 
+  /** A process in which nobody else runs, and which stays, too: like an application that has one contender only. */
+  async processOf(contender: string): Promise<BenchProcess> {
+    const own = this.#ownProcesses.get(contender) ?? (await startProcess())
+    this.#ownProcesses.set(contender, own)
+    return own
+  }
+
   async close(): Promise<void> {
-    await Promise.all(this.#processes.map((process) => process.kill()))
+    await Promise.all([...this.#processes, ...this.#ownProcesses.values()].map((process) => process.kill()))
   }
 
   record(question: string, engine: Engine, setting: string, measured: ReadonlyMap<string, readonly Metrics[]>): void {

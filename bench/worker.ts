@@ -85,6 +85,22 @@ const commands = {
     return outcome
   },
 
+  /** Acquires and releases each of the locks in a loop, all at once, for so many milliseconds. */
+  async cyclesPerSecond(name: ContenderName, locks: readonly string[], milliseconds: number): Promise<number> {
+    const { acquire } = contender(name)
+    const startedAt = now()
+    const end = startedAt + milliseconds
+    let cycles = 0
+    const repeat = async (lock: string) => {
+      do {
+        await (await acquire(lock)).release()
+        cycles++
+      } while (now() < end)
+    }
+    await Promise.all(locks.map(repeat))
+    return (cycles / (now() - startedAt)) * 1000
+  },
+
   /** How many statements this process sends in so many milliseconds. */
   async statementsDuring(milliseconds: number): Promise<number> {
     const stop = recordStatements()

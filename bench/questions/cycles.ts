@@ -1,6 +1,7 @@
 import { lineChart } from '../chart.ts'
-import { type ContenderName, open, takingPart } from '../contenders.ts'
-import { inRounds, type Metrics, now, type Question } from '../harness.ts'
+import { type ContenderName, takingPart } from '../contenders.ts'
+import { type Bench, inRounds, type Metrics, type Question } from '../harness.ts'
+import type { BenchProcess } from '../processes.ts'
 import { type Engine, freshName, kindOf, type Target } from '../servers.ts'
 
 const CALLERS = [1, 4, 16, 64, 256, 1024, 2048] as const
@@ -16,9 +17,9 @@ const CONTENDERS: readonly ContenderName[] = [
 /** Those that are measured once, at the setting that most is asked of. */
 const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
-/** Once for each contender until V8 has compiled what is hot; then until rows, connections and their plans are there. */
-const WARM_UP_MS = { first: 2000, later: 300 }
-const warm = new Set<ContenderName>()
+/** Until V8 has compiled what is hot, which takes seconds; then until rows, connections and their plans are there. */
+const WARM_UP_MS = { first: { quick: 2500, full: 5000 }, later: 300 }
+const warm = new WeakSet<BenchProcess>()
 
 export const cyclesSetting = (callers: number, connections: number) =>
   `${callers} ${callers === 1 ? 'caller' : 'callers'}, ${connections} ${connections === 1 ? 'connection' : 'connections'}`
@@ -27,7 +28,7 @@ export const cycles: Question = {
   name: 'cycles',
   title: 'Cycles of acquire and release by many callers, each with a lock of its own',
   method:
-    'One process; each caller acquires and releases a lock of its own in a loop. The floor sends the two raw UPDATEs of each caller over a pool of so many connections; in batches, those of all ' +
+    'Each contender has a process of its own, in which each caller acquires and releases a lock of its own in a loop. The floor sends the two raw UPDATEs of each caller over a pool of so many connections; in batches, those of all ' +
     'callers who ask at once in one statement, and nothing else. ' +
     'redlock has one connection to a Redis that writes nothing to disk, once as it comes and once with the auto-pipelining of ioredis. Locks that live as long as a session ' +
     'or a transaction need a connection for as long as they are held, and queue for the pool.',
@@ -36,11 +37,11 @@ export const cycles: Question = {
   floors: ['raw UPDATEs'],
   async measure(bench, engine) {
     const target = await bench.servers.target(engine)
-    const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 250 }, full: { rounds: 5, forMs: 500 } })
+    const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 500 }, full: { rounds: 5, forMs: 500 } })
     for (const { callers, connections } of settingsOf(engine, bench.quick)) {
       const isMost = callers === 256 && connections === 10 && !bench.quick
       const names = takingPart(engine, isMost ? [...CONTENDERS, ...AT_256_ONLY] : CONTENDERS)
-      const measured = await measureCycles(target, names, { callers, connections, rounds, forMs })
+      const measured = await measureCycles(bench, target, names, { callers, connections, rounds, forMs })
       bench.record(cycles.name, engine, cyclesSetting(callers, connections), measured)
     }
   },
@@ -67,7 +68,7 @@ interface Plan extends Setting {
 }
 
 function settingsOf(engine: Engine, quick: boolean): Setting[] {
-  if (quick) return combined([256, 2048], [10])
+  if (quick) return combined([256], [10])
   if (engine === 'postgres18') return combined(CALLERS, CONNECTIONS)
   // A file of SQLite has one writer, whoever asks.
   return combined(SOME_CALLERS, [kindOf(engine) === 'sqlite' ? 1 : 10])
@@ -78,35 +79,24 @@ function combined(callers: readonly number[], connections: readonly number[]): S
 }
 
 export async function measureCycles(
+  bench: Bench,
   target: Target,
   names: readonly ContenderName[],
   { callers, connections, rounds, forMs }: Plan,
 ): Promise<Map<ContenderName, Metrics[]>> {
   const locks = Array.from({ length: callers }, freshName)
-  const contenders = new Map(
-    await Promise.all(names.map(async (name) => [name, await open(name, target, connections)] as const)),
-  )
-  const cyclesPerSecond = async (name: ContenderName, milliseconds: number) => {
-    const { acquire } = contenders.get(name)!
-    const startedAt = now()
-    const end = startedAt + milliseconds
-    let done = 0
-    const cycle = async (lock: string) => {
-      do {
-        await (await acquire(lock)).release()
-        done++
-      } while (now() < end)
-    }
-    await Promise.all(locks.map(cycle))
-    return (done / (now() - startedAt)) * 1000
-  }
+  const processes = new Map<ContenderName, BenchProcess>()
+  for (const name of names) processes.set(name, await bench.processOf(name))
+  const cyclesPerSecond = (name: ContenderName, milliseconds: number) =>
+    processes.get(name)!.call('cyclesPerSecond', name, locks, milliseconds)
   try {
-    for (const name of names) {
-      await cyclesPerSecond(name, warm.has(name) ? WARM_UP_MS.later : WARM_UP_MS.first)
-      warm.add(name)
+    for (const [name, process] of processes) {
+      await process.call('open', name, target, connections)
+      await cyclesPerSecond(name, warm.has(process) ? WARM_UP_MS.later : bench.pick(WARM_UP_MS.first))
+      warm.add(process)
     }
     return await inRounds(rounds, names, async (name) => ({ 'cycles per s': await cyclesPerSecond(name, forMs) }))
   } finally {
-    for (const { close } of contenders.values()) await close()
+    for (const [name, process] of processes) await process.call('close', name)
   }
 }

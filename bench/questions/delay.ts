@@ -57,7 +57,7 @@ export const delay: Question = {
         connections: 10,
         ...bench.pick({ quick: { rounds: 1, forMs: 600 }, full: { rounds: 4, forMs: 800 } }),
       }
-      const measured = await measureCycles(far, takingPart(engine, CYCLES), many)
+      const measured = await measureCycles(bench, far, takingPart(engine, CYCLES), many)
       bench.record(delay.name, engine, cyclesSetting(many.callers, many.connections), measured)
     })
   },
