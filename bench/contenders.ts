@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { utimesSync, watch, writeFileSync } from 'node:fs'
 import { LockFactory } from '@verrou/core'
 import { knexStore } from '@verrou/core/drivers/knex'
 import { kyselyStore } from '@verrou/core/drivers/kysely'
@@ -102,8 +103,12 @@ export const contenders = {
   /** Those of all callers who ask at once in one statement: what takes a lock each, in as few statements. */
   'raw UPDATEs, in batches': { engines: POSTGRES, open: postgresBatches },
 
-  /** What any lock in a table needs at least to hand it over: a durable UPDATE that tells the waiter. Without a queue, for one. */
-  'UPDATE and NOTIFY': { engines: POSTGRES, open: postgresHandOver },
+  /** What any lock in a table needs at least to hand it over: a durable UPDATE, and word of it. For one waiter: it has no queue. */
+  'raw hand-over': {
+    engines: [...POSTGRES, 'sqlite'],
+    open: (target, connections) =>
+      target.engine === 'sqlite' ? sqliteHandOver(target) : postgresHandOver(target, connections),
+  },
 
   pg_advisory_lock: {
     engines: POSTGRES,
@@ -309,6 +314,36 @@ async function postgresHandOver({ url }: Target, connections: number): Promise<C
       listener.release()
       await pool.end()
     },
+  }
+}
+
+/** The waiter watches a file that is touched after the commit: those of the database change before others can see it. */
+function sqliteHandOver({ url }: Target): Contender {
+  const database = openSqlite(url)
+  const told = `${url}-told`
+  writeFileSync(told, '', { flag: 'a' })
+  const insert = database.prepare(`insert into bench_locks values (?, 'bench', 1, 0) on conflict do nothing`)
+  const handOver = database.prepare('update bench_locks set owner = ?, token = token + 1 where name = ?')
+  const handedOver = database.prepare('select 1 from bench_locks where name = ? and token > 1')
+  return {
+    async acquire(name) {
+      if (insert.run(name).changes === 0) {
+        await new Promise<void>((resolve) => {
+          const watcher = watch(told, () => {
+            if (handedOver.get(name) === undefined) return
+            watcher.close()
+            resolve()
+          })
+        })
+      }
+      return {
+        async release() {
+          assertOne(handOver.run(randomUUID(), name).changes)
+          utimesSync(told, new Date(), new Date())
+        },
+      }
+    },
+    close: async () => database.close(),
   }
 }
 

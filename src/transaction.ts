@@ -113,13 +113,18 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
     const lineUp = () => queue.join(name, { ttlMs: HANDED_TTL_MS, session: null }, left(), false)
     const attempt = this.#attempt(name, ttlMs)
     let place: Place | undefined
+    /** Whose turn came, until it is known whether this transaction has the hold. */
+    let served: Place | undefined
     try {
       // Before the first statement in the transaction: at REPEATABLE READ that one fixes what all later ones see.
       if (request.waitMs > 0 && !(await this.#looksFree(name))) place = lineUp()
       for (;;) {
         const handed = place && (await this.#turn(call, place, left()))
         if (handed === TIME_OUT && place?.queued && left() > 0) continue
-        if (handed !== TIME_OUT) place = undefined
+        if (handed !== TIME_OUT) {
+          served = place
+          place = undefined
+        }
         const owner = handed === TIME_OUT ? attempt.owner : (handed?.owner ?? attempt.owner)
         const asked = { ...attempt, owner }
         let result!: AttemptResult
@@ -138,6 +143,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
           const waitMs = Math.min(left(), LONGEST_DATABASE_WAIT_MS)
           result = (await store.acquireBehind?.(this.#tx, asked, waitMs)) ?? result
         }
+        served = undefined
         // A lease goes on under that owner: then `confirm` says when it is over.
         if (handed !== undefined && handed !== TIME_OUT && (ttlMs === null || !result.granted))
           queue.ended(handed.owner)
@@ -150,7 +156,9 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
         else await call.race(undefined, Math.min(left(), LOOK_AGAIN_MS))
       }
     } finally {
-      if (place !== undefined) queue.leave(place)
+      // What this transaction, which has failed, was handed goes to the next.
+      const mine = served ?? place
+      if (mine !== undefined) queue.leave(mine)
     }
   }
 

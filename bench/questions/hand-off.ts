@@ -7,7 +7,7 @@ import { freshName, type Target } from '../servers.ts'
 
 const CONTENDERS: readonly ContenderName[] = [
   'rowlock',
-  'UPDATE and NOTIFY',
+  'raw hand-over',
   'pg_advisory_lock',
   'GET_LOCK',
   'advisory-lock',
@@ -61,7 +61,7 @@ export const handOff: Question = {
     'One caller holds a lock, others arrive and wait for it, in one process or one after another in four; then it is released, and each of them releases it ' +
     'a turn of its event loop after it got it. Latency: from the call of release to the resolution of the next acquire, by the clock that processes of one machine share. Statements per grant: all that ' +
     'all processes sent from the first release to the last grant. pg_advisory_lock, GET_LOCK, advisory-lock and SELECT FOR UPDATE need a connection for each waiter, ' +
-    `so they take part up to ${MOST_CONNECTIONS} of them; UPDATE and NOTIFY, the least that a lock in a table needs, has no queue, so for one waiter only; the others have ${POOL} connections in each process. verrou and redlock poll, with their own defaults, and 1000 callers of verrou would take minutes.`,
+    `so they take part up to ${MOST_CONNECTIONS} of them; the raw hand-over, a durable UPDATE with NOTIFY, or on SQLite with the touch of a file that is watched, has no queue, so it is for one waiter only; the others have ${POOL} connections in each process. verrou and redlock poll, with their own defaults, and 1000 callers of verrou would take minutes.`,
   engines: {
     quick: ['postgres18', 'mysql', 'mariadb', 'sqlite'],
     full: ['postgres18', 'postgres15', 'mysql', 'mariadb', 'sqlite'],
@@ -97,7 +97,7 @@ export const handOff: Question = {
   ],
 }
 
-const FASTEST: readonly ContenderName[] = ['rowlock', 'UPDATE and NOTIFY', 'pg_advisory_lock', 'GET_LOCK']
+const FASTEST: readonly ContenderName[] = ['rowlock', 'raw hand-over', 'pg_advisory_lock', 'GET_LOCK']
 
 const QUICK_ELSEWHERE: readonly Waiters[] = [10]
 
@@ -125,7 +125,7 @@ export async function measureHandOff(
     (name) =>
       !(needsConnectionPerCaller(name) && plan.waiters > MOST_CONNECTIONS) &&
       !(name.startsWith('verrou') && plan.waiters > MOST_OF_VERROU) &&
-      !(name === 'UPDATE and NOTIFY' && plan.waiters > 1),
+      !(name === 'raw hand-over' && plan.waiters > 1),
   )
   const processes = await bench.processes(plan.processes)
   const longestPollMs = names.some((name) => !FASTEST.includes(name)) ? LONGEST_POLL_MS.all : LONGEST_POLL_MS.fastest
