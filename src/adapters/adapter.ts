@@ -6,6 +6,8 @@ export interface Statement {
   readonly values: readonly unknown[]
   /** The same text has the same name, for drivers that prepare statements; absent if the text hardly ever recurs. */
   readonly name?: string
+  /** false: a power failure may undo it, so that no adapter needs to wait for the disk. */
+  readonly durable?: boolean
 }
 
 /** ... rows out. */

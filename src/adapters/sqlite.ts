@@ -14,12 +14,16 @@ export interface SqliteHandle {
   prepare(sql: string): SqliteStatement
 }
 
+/** A setting of the caller's connection. */
+type Pragma = 'busy_timeout' | 'synchronous'
+
 /**
  * Rowlock waits for the file itself, without blocking the event loop: a driver's busy_timeout sleeps in the thread. So for
  * the length of one statement it is set to this many milliseconds.
  */
 const BUSY_TIMEOUT_MS = 0
-const ASK_TIMEOUT: Statement = { name: 'busy_timeout', text: 'pragma busy_timeout', values: [] }
+/** `synchronous`: commits to a write-ahead log do not wait for the disk. Without such a log a power failure could destroy the file. */
+const NORMAL = 1
 
 /** The adapter of a synchronous driver, which has one connection: the handle. */
 export function synchronousSqlite<Handle extends SqliteHandle>(
@@ -46,16 +50,23 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
     }
     return { rows: statement.all(...(values as never[])) as Record<string, unknown>[] }
   }
-  const impatiently = (statement: Statement): Result => {
-    const [{ timeout }] = prepare(ASK_TIMEOUT).all() as [{ timeout: number | bigint }]
-    if (Number(timeout) === BUSY_TIMEOUT_MS) return run(statement)
-    database.exec(`pragma busy_timeout = ${BUSY_TIMEOUT_MS}`)
+  const ask = (text: string): unknown => Object.values(prepare({ name: text, text, values: [] }).all()[0] as object)[0]
+  const underPragma = <T>(pragma: Pragma, wanted: number, use: () => T): T => {
+    const given = Number(ask(`pragma ${pragma}`))
+    if (given <= wanted) return use()
+    database.exec(`pragma ${pragma} = ${wanted}`)
     try {
-      return run(statement)
+      return use()
     } finally {
-      database.exec(`pragma busy_timeout = ${timeout}`)
+      database.exec(`pragma ${pragma} = ${given}`)
     }
   }
+  const impatiently = (statement: Statement): Result =>
+    underPragma('busy_timeout', BUSY_TIMEOUT_MS, () =>
+      statement.durable === false && ask('pragma journal_mode') === 'wal'
+        ? underPragma('synchronous', NORMAL, () => run(statement))
+        : run(statement),
+    )
 
   return {
     engine: 'sqlite',

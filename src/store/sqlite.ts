@@ -396,7 +396,9 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async renew(holds): Promise<Renewal[]> {
-      const renewed = byName((await runner.run(statements.renew({ holds: toJson(holds) }))).rows)
+      // A power failure ends the holder, too.
+      const renewal = { ...statements.renew({ holds: toJson(holds) }), durable: false }
+      const renewed = byName((await runner.run(renewal)).rows)
       return holds.map(({ name }) => {
         const row = renewed.get(name)
         return row ? { outcome: 'renewed', remainingMs: Number(row.remaining) } : { outcome: 'lost', remainingMs: 0 }

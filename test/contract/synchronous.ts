@@ -1,5 +1,5 @@
-import { beforeAll, expect, it } from 'vitest'
-import { LockLostError } from '../../src/index.ts'
+import { beforeAll, expect, it, vi } from 'vitest'
+import { createLocks, LockLostError } from '../../src/index.ts'
 import { connectors } from '../adapters.ts'
 import { freshName } from '../engines.ts'
 import type { Subject } from './harness.ts'
@@ -8,6 +8,15 @@ import type { Subject } from './harness.ts'
 export interface SynchronousDatabase {
   exec(sql: string): unknown
   prepare(sql: string): { all(): unknown[] }
+}
+
+/** What is set on the connection meanwhile. */
+async function settings(database: SynchronousDatabase, during: () => Promise<unknown>): Promise<string[]> {
+  const executed = vi.spyOn(database, 'exec')
+  await during()
+  const texts = executed.mock.calls.map(([text]) => text)
+  executed.mockRestore()
+  return texts
 }
 
 /** Guards in transactions that cannot await anything. */
@@ -88,5 +97,24 @@ export function synchronousSuite(
     database.exec('pragma busy_timeout = 1234')
     await (await subject.locks.acquire(freshName())).release()
     expect(database.prepare('pragma busy_timeout').all()).toEqual([{ timeout: 1234 }])
+  })
+
+  it('does not wait for the disk to renew, and keeps the synchronous that the database was given', async () => {
+    const { locks, engine } = subject
+    database.exec('pragma synchronous = full')
+    const lease = await locks.acquire(freshName())
+    expect(await settings(database, () => lease.extend('1m'))).toContain('pragma synchronous = 1')
+    expect(database.prepare('pragma synchronous').all()).toEqual([{ synchronous: 2 }])
+    expect(await settings(database, () => lease.release())).not.toContain('pragma synchronous = 1')
+
+    // Without a write-ahead log a power failure could then destroy the file.
+    const connected = await connectors[engine.connector as 'better-sqlite3'](':memory:')
+    const other = (await connected.transaction(async (tx) => tx)) as SynchronousDatabase
+    await using others = createLocks(connected.adapter)
+    await others.migrate()
+    const second = await others.acquire(freshName())
+    expect(await settings(other, () => second.extend('1m'))).not.toContain('pragma synchronous = 1')
+    await second.release()
+    await connected.close()
   })
 }
