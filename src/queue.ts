@@ -65,7 +65,7 @@ export interface QueueContext {
  */
 const LISTENED_LOOK_MS = 600
 const WATCHED_LOOK_MS = 100
-const SHORTEST_LOOK_MS = 8
+const SHORTEST_LOOK_MS = 6
 const LONGEST_LOOK_MS = 50
 const WAITED_PART = 1 / 20
 /** A server is not asked more often than this, whatever happens. A look at a file costs little. */
