@@ -18,7 +18,7 @@ const CONTENDERS: readonly ContenderName[] = [
 const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
 /** Until V8 has compiled what is hot, which takes seconds; then until rows, connections and their plans are there. */
-const WARM_UP_MS = { first: { quick: 2500, full: 5000 }, later: 300 }
+const WARM_UP_MS = { first: { quick: 1500, full: 5000 }, later: 300 }
 const warm = new WeakSet<BenchProcess>()
 
 export const cyclesSetting = (callers: number, connections: number) =>
@@ -37,7 +37,7 @@ export const cycles: Question = {
   floors: ['raw UPDATEs'],
   async measure(bench, engine) {
     const target = await bench.servers.target(engine)
-    const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 500 }, full: { rounds: 5, forMs: 500 } })
+    const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 400 }, full: { rounds: 5, forMs: 500 } })
     for (const { callers, connections } of settingsOf(engine, bench.quick)) {
       const isMost = callers === 256 && connections === 10 && !bench.quick
       const names = takingPart(engine, isMost ? [...CONTENDERS, ...AT_256_ONLY] : CONTENDERS)
@@ -85,8 +85,7 @@ export async function measureCycles(
   { callers, connections, rounds, forMs }: Plan,
 ): Promise<Map<ContenderName, Metrics[]>> {
   const locks = Array.from({ length: callers }, freshName)
-  const processes = new Map<ContenderName, BenchProcess>()
-  for (const name of names) processes.set(name, await bench.processOf(name))
+  const processes = new Map(await Promise.all(names.map(async (name) => [name, await bench.processOf(name)] as const)))
   const cyclesPerSecond = (name: ContenderName, milliseconds: number) =>
     processes.get(name)!.call('cyclesPerSecond', name, locks, milliseconds)
   try {

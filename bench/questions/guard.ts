@@ -17,7 +17,7 @@ export const guard: Question = {
   method:
     'begin, update of a row by its primary key, commit; the same with lease.guard after begin; and with the update inside lease.guarded, which is one statement on PostgreSQL. ' +
     'Beside them locks that end with the transaction, on a row of their own: pg_advisory_xact_lock, and SELECT FOR UPDATE, which both protect only against others who take them.',
-  engines: { quick: ['postgres18', 'sqlite'], full: ['postgres18', 'mysql', 'mariadb', 'sqlite'] },
+  engines: { quick: ['postgres18'], full: ['postgres18', 'mysql', 'mariadb', 'sqlite'] },
   compared: ['p50 ms'],
   floors: [UNGUARDED],
   async measure(bench, engine) {

@@ -103,7 +103,7 @@ const QUICK_ELSEWHERE: readonly Waiters[] = [10]
 
 /** Few waiters are few grants, so these queue up more often. */
 const QUICK: Record<Waiters, Effort> = {
-  1: { rounds: 3, drains: 8 },
+  1: { rounds: 3, drains: 6 },
   10: { rounds: 3, drains: 2 },
   100: { rounds: 2, drains: 1 },
   1000: { rounds: 1, drains: 1 },

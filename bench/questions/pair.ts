@@ -29,7 +29,7 @@ export const pair: Question = {
     "rowlock's, through the same driver, both durable. rowlock's release commits asynchronously on PostgreSQL (a crash that undoes it costs the next holder one " +
     'ttl), so the same two UPDATEs with such a release stand beside it. advisory-lock connects anew for every lock.',
   engines: {
-    quick: ['postgres18', 'sqlite'],
+    quick: ['postgres18'],
     full: ['postgres18', 'postgres15', 'mysql', 'mariadb', 'sqlite'],
   },
   compared: ['p50 ms'],

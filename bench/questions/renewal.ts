@@ -27,7 +27,7 @@ export const renewal: Question = {
   async measure(bench, engine) {
     const target = await bench.servers.target(engine)
     const intervals = bench.pick({ quick: 2, full: 3 })
-    const ttlMs = bench.pick({ quick: 6000, full: 15_000 })
+    const ttlMs = bench.pick({ quick: 4500, full: 15_000 })
     const setting = `${LEASES} leases`
     bench.record(renewal.name, engine, setting, new Map([['rowlock', await heartbeats(target, ttlMs, intervals)]]))
     bench.record(renewal.name, engine, setting, new Map([[FLOOR, await oneUpdate(target, intervals)]]))
