@@ -288,7 +288,6 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
   }
 }
 
-/** Without owners, queues and errors of callers to care for. */
 async function postgresHandOver({ url }: Target, connections: number): Promise<Contender> {
   const pool = openPgPool(url, connections)
   const waiting = new Map<string, () => void>()
@@ -347,6 +346,7 @@ function sqliteHandOver({ url }: Target): Contender {
   }
 }
 
+/** Without owners, queues and errors of callers to care for. */
 function postgresBatches({ url }: Target, connections: number): Contender {
   const pool = openPgPool(url, connections)
   const known = new Set<string>()

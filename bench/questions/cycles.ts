@@ -88,14 +88,14 @@ export async function measureCycles(
   const processes = new Map(await Promise.all(names.map(async (name) => [name, await bench.processOf(name)] as const)))
   const cyclesPerSecond = (name: ContenderName, milliseconds: number) =>
     processes.get(name)!.call('cyclesPerSecond', name, locks, milliseconds)
-  try {
-    for (const [name, process] of processes) {
-      await process.call('open', name, target, connections)
-      await cyclesPerSecond(name, warm.has(process) ? WARM_UP_MS.later : bench.pick(WARM_UP_MS.first))
-      warm.add(process)
-    }
-    return await inRounds(rounds, names, async (name) => ({ 'cycles per s': await cyclesPerSecond(name, forMs) }))
-  } finally {
-    for (const [name, process] of processes) await process.call('close', name)
+  for (const [name, process] of processes) {
+    await process.call('open', name, target, connections)
+    await cyclesPerSecond(name, warm.has(process) ? WARM_UP_MS.later : bench.pick(WARM_UP_MS.first))
+    warm.add(process)
   }
+  const measured = await inRounds(rounds, names, async (name) => ({
+    'cycles per s': await cyclesPerSecond(name, forMs),
+  }))
+  for (const [name, process] of processes) await process.call('close', name)
+  return measured
 }

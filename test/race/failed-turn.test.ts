@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { createLocks } from '../../src/index.ts'
+import { recordEvents, untilWaiting } from '../contract/harness.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { servedEngines } from './one-per-engine.ts'
 
@@ -24,22 +25,19 @@ describe.each(servedEngines)('on $name', (engine) => {
     }
     await using locks = createLocks(breaking, { wait: '1m' })
     await using others = await open.locks()
-    const seen: string[] = []
-    others.on(({ type }) => seen.push(type))
+    const events = recordEvents(others)
     const name = freshName()
-    const waiting = (count: number) => expect.poll(async () => (await others.inspect(name))?.waiters).toBe(count)
-
     const lease = await others.acquire(name)
     const failing = connected.transaction((tx) => locks.within(tx).acquire(name)).catch((error: unknown) => error)
-    await waiting(1)
+    await untilWaiting(others, name)
     broken = true
     const acquiring = others.acquire(name, { wait: '1m' })
-    await waiting(2)
+    await untilWaiting(others, name, 2)
     await lease.release()
     const next = await acquiring
     expect(await failing).toMatchObject({ code: 'DATABASE', failure: 'connection' })
     // As it would be if the hold had to run out.
-    expect(seen).not.toContain('takeover')
+    expect(events.map(({ type }) => type)).not.toContain('takeover')
     expect(await next.release()).toBe(true)
   })
 })
