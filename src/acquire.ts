@@ -44,16 +44,20 @@ export async function acquire(
   waitMs: number | null,
   session: string | null,
 ): Promise<Granted | null> {
-  const { queue } = context
+  const { queue, holder: ourselves, statementTimeoutMs } = context
   const { name } = request
   const started = performance.now()
   const deadline = started + (waitMs ?? 0)
   const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
   // One owner id for all attempts: one that was granted unheard is recognised, and leaves no ghost.
-  const attempts = new Attempts(context, { name, owner: randomHex(16), session, ttlMs, holder: context.holder })
+  const attempt: Attempt = { name, owner: randomHex(16), session, ttlMs, holder: ourselves }
   const waits = waitMs !== null && waitMs > 0
   let place: Place | undefined
   let attempting = false
+  let answer: Promise<AttemptResult> | undefined
+  /** Answers that nobody waits for any more: after an abort, a timeout or a broken connection they, or a grant, may still be on their way. */
+  let unheard: Promise<AttemptResult>[] | undefined
+  let won = false
   let failures = 0
   let unexplained = 0
   let holder: string | null = null
@@ -61,26 +65,27 @@ export async function acquire(
   try {
     for (;;) {
       try {
-        if (!waits || !queue.contended(name)) {
+        if (!waits || attempting || !queue.contended(name)) {
           attempting = waits
           if (attempting) queue.beginAttempt(name)
           const sentAt = performance.now()
-          const result = await attempts.next(call)
+          answer = context.attempt(attempt)
+          const result = await call.race(answer, statementTimeoutMs)
+          if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
+          answer = undefined
           if (result.granted) {
-            attempts.won = true
+            won = true
             const { token, takeover } = result
-            const { owner } = attempts
-            return {
-              name,
-              owner,
-              token,
-              takeover,
-              sentAt,
-              remainingMs: ttlMs,
-              claim: false,
-              waitedMs: performance.now() - started,
-            }
+            const { owner } = attempt
+            const waitedMs = performance.now() - started
+            return { name, owner, token, takeover, sentAt, remainingMs: ttlMs, claim: false, waitedMs }
           }
+          if (result.ours === true) {
+            await call.race(undefined, LOCKED_ROW_PAUSE_MS)
+            continue
+          }
+          // Nobody can be seen to hold it, so a transaction has the row locked: as our own attempt might that had no answer.
+          if (unheard !== undefined && result.holder === null && !result.queued) throw noAnswer(statementTimeoutMs)
           failures = 0
           holder = result.holder
           // Whom it should have gone to is dead.
@@ -94,18 +99,24 @@ export async function acquire(
         place = queue.join(name, { ttlMs, session }, leftMs, attempting)
         if (attempting) queue.endAttempt(name)
         attempting = false
-        const answer = await call.race(place.served, leftMs)
-        const handed = answer === TIME_OUT ? await call.race(queue.giveUp(place), context.statementTimeoutMs) : answer
+        const served = await call.race(place.served, leftMs)
+        const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), statementTimeoutMs) : served
         holder = place.holder ?? holder
         if (handed !== undefined && handed !== TIME_OUT) {
           place = undefined
           return { ...handed, claim: true, waitedMs: performance.now() - started }
         }
-        if (answer === TIME_OUT) throw timeout()
+        if (served === TIME_OUT) throw timeout()
       } catch (error) {
+        const failure = error instanceof DatabaseError ? error.failure : 'other'
+        if (answer !== undefined && (call.cancelled || failure === 'connection')) {
+          unheard ??= []
+          unheard.push(answer)
+        }
+        answer = undefined
         failures++
         const inTime = performance.now() < deadline || failures < TRIES_AGAINST_FAILURES
-        if (!(error instanceof DatabaseError) || error.failure === 'other' || !inTime) throw error
+        if (failure === 'other' || !inTime) throw error
         if (attempting) queue.endAttempt(name)
         attempting = false
         await call.race(undefined, backoff(failures))
@@ -114,7 +125,9 @@ export async function acquire(
   } finally {
     if (place !== undefined) queue.leave(place)
     if (attempting) queue.endAttempt(name)
-    attempts.finish()
+    if (unheard !== undefined && !won) {
+      context.background('giving back a lock granted too late', giveBack(context, attempt, unheard))
+    }
   }
 
   function timeout(): LockTimeoutError {
@@ -122,65 +135,22 @@ export async function acquire(
   }
 }
 
-/**
- * Sends attempts, and gives back what one was granted unheard: after an abort, a timeout or a broken connection the answer,
- * or the grant itself, may still be on its way.
- */
-class Attempts {
-  won = false
-  readonly owner: string
-  readonly #context: AcquireContext
-  readonly #attempt: Attempt
-  readonly #abandoned: Promise<AttemptResult>[] = []
-  #ambiguous = false
-
-  constructor(context: AcquireContext, attempt: Attempt) {
-    this.#context = context
-    this.#attempt = attempt
-    this.owner = attempt.owner
-  }
-
-  async next(call: Call): Promise<AttemptResult> {
-    const { statementTimeoutMs } = this.#context
-    for (;;) {
-      const answer = this.#context.attempt(this.#attempt)
-      let result: AttemptResult | typeof TIME_OUT | undefined
-      try {
-        result = await call.race(answer, statementTimeoutMs)
-        if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
-      } catch (error) {
-        const unheard = result === TIME_OUT || call.cancelled
-        if (unheard) this.#abandoned.push(answer)
-        this.#ambiguous ||= unheard || (error instanceof DatabaseError && error.failure === 'connection')
-        throw error
-      }
-      if (result.granted) return result
-      if (result.ours !== true) {
-        // Nobody can be seen to hold it, so a transaction has the row locked: as our own attempt might that had no answer.
-        if (this.#ambiguous && result.holder === null && !result.queued) throw noAnswer(statementTimeoutMs)
-        return result
-      }
-      await call.race(undefined, LOCKED_ROW_PAUSE_MS)
-    }
-  }
-
-  finish(): void {
-    if (!this.won && this.#ambiguous) this.#context.background('giving back a lock granted too late', this.#giveBack())
-  }
-
-  async #giveBack(): Promise<void> {
-    const { queue, statementTimeoutMs } = this.#context
-    const answers = await Promise.allSettled(this.#abandoned)
-    const heard = answers.find((answer) => answer.status === 'fulfilled' && answer.value.granted)
-    // Nothing heard: ask once more, by the owner id that the lost attempt had.
-    const given = heard?.status === 'fulfilled' ? heard.value : undefined
-    // Somebody else's statement can have the row locked at that very moment.
-    await untilUnlocked(async () => {
-      const result = given ?? (await this.#context.attempt({ ...this.#attempt, ttlMs: 1000 }))
-      if (!result.granted) return result.ours !== true
-      return (await queue.release({ ...this.#attempt, token: result.token })) !== 'locked'
-    }, statementTimeoutMs)
-  }
+/** Gives back what an attempt was granted unheard. */
+async function giveBack(
+  { queue, statementTimeoutMs, attempt: ask }: AcquireContext,
+  attempt: Attempt,
+  unheard: readonly Promise<AttemptResult>[],
+): Promise<void> {
+  const answers = await Promise.allSettled(unheard)
+  const heard = answers.find((answer) => answer.status === 'fulfilled' && answer.value.granted)
+  // Nothing heard: ask once more, by the owner id that the lost attempt had.
+  const given = heard?.status === 'fulfilled' ? heard.value : undefined
+  // Somebody else's statement can have the row locked at that very moment.
+  await untilUnlocked(async () => {
+    const result = given ?? (await ask({ ...attempt, ttlMs: 1000 }))
+    if (!result.granted) return result.ours !== true
+    return (await queue.release({ ...attempt, token: result.token })) !== 'locked'
+  }, statementTimeoutMs)
 }
 
 function backoff(failures: number): number {

@@ -1,10 +1,11 @@
 import { MAX_TIMER_MS } from './duration.ts'
+import { Members } from './members.ts'
 
 export const TIME_OUT = Symbol('time is up')
 
 /** The calls of one instance that are under way. It can end them all. */
 export class Calls {
-  readonly #underWay = new Set<Call>()
+  readonly #underWay = new Members<Call>()
 
   /** Runs `body`; its waits reject with the reason of `signal`, or with that of `cancelAll`. */
   async run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T> {
@@ -44,6 +45,8 @@ export class Calls {
 
 /** One call of the user's, that may be cancelled while it waits. */
 export class Call {
+  /** @internal */
+  place: number | undefined
   readonly #signal: AbortSignal | undefined
   #cancelled: { readonly reason: unknown } | undefined
   #reject: ((reason: unknown) => void) | undefined

@@ -1,7 +1,10 @@
+import { Members } from './members.ts'
 import type { Hold, Renewal } from './store/store.ts'
 
 /** A lease as its renewal sees it. Times are of performance.now(). */
 export interface Renewable extends Hold {
+  /** Kept by the heartbeat. */
+  beat?: Beat | undefined
   /** How far to move the expiry, from now; null when the lease is not to be renewed any more. */
   renewalTtlMs(): number | null
   /** The outcome of a renewal that was sent at `sentAt`. */
@@ -17,9 +20,15 @@ const RETRY_AFTER = 1 / 12
 /** Leases due within this part of their ttl are renewed along with those that are due, so that they fall into step. */
 const ALONG_WITHIN = 1 / 6
 
-interface Beat {
-  dueAt: number
-  sentAt: number | null
+/** When a lease is renewed. */
+export class Beat {
+  place: number | undefined
+  sentAt: number | null = null
+
+  constructor(
+    readonly lease: Renewable,
+    public dueAt: number,
+  ) {}
 }
 
 /**
@@ -28,7 +37,7 @@ interface Beat {
  */
 export class Heartbeat {
   readonly #renew: (holds: readonly (Hold & { ttlMs: number })[]) => Promise<Renewal[]>
-  readonly #beats = new Map<Renewable, Beat>()
+  readonly #beats = new Members<Beat>()
   #timer: NodeJS.Timeout | undefined
   #timerAt = Number.POSITIVE_INFINITY
 
@@ -39,14 +48,16 @@ export class Heartbeat {
   /** For the first time when RENEW_AFTER of `remainingMs` have passed; at once if there are none. */
   add(lease: Renewable, remainingMs: number): void {
     const dueAt = performance.now() + remainingMs * RENEW_AFTER
-    this.#beats.set(lease, { dueAt, sentAt: null })
+    if (lease.beat !== undefined) this.#beats.delete(lease.beat)
+    lease.beat = new Beat(lease, dueAt)
+    this.#beats.add(lease.beat)
     if (remainingMs === 0) this.#beat()
     else if (dueAt < this.#timerAt) this.#wakeAt(dueAt)
   }
 
   remove(lease: Renewable): void {
     // While there are others, the timer is left as it is: what it finds not to be due it plans anew.
-    if (this.#beats.delete(lease) && this.#beats.size === 0) this.stop()
+    if (lease.beat !== undefined && this.#beats.delete(lease.beat) && this.#beats.size === 0) this.stop()
   }
 
   stop(): void {
@@ -57,7 +68,7 @@ export class Heartbeat {
 
   #schedule(): void {
     let next = Number.POSITIVE_INFINITY
-    for (const { dueAt } of this.#beats.values()) next = Math.min(next, dueAt)
+    for (const { dueAt } of this.#beats) next = Math.min(next, dueAt)
     if (next !== this.#timerAt) this.#wakeAt(next)
   }
 
@@ -73,10 +84,11 @@ export class Heartbeat {
     this.#timerAt = Number.POSITIVE_INFINITY
     const now = performance.now()
     const batch: { lease: Renewable; beat: Beat; ttlMs: number }[] = []
-    for (const [lease, beat] of this.#beats) {
+    for (const beat of this.#beats) {
+      const { lease } = beat
       const ttlMs = lease.renewalTtlMs()
       if (ttlMs === null) {
-        this.#beats.delete(lease)
+        this.#beats.delete(beat)
       } else if (beat.dueAt <= now + ttlMs * ALONG_WITHIN) {
         if (beat.sentAt !== null) lease.onUnknown(new Error('the renewal before this one has not been answered yet'))
         beat.sentAt = now
@@ -99,7 +111,7 @@ export class Heartbeat {
         if (beat.sentAt === sentAt) beat.sentAt = null
         if (renewal.outcome === 'held') beat.dueAt = performance.now() + ttlMs * RETRY_AFTER
         lease.onRenewal(renewal, sentAt)
-        if (lease.renewalTtlMs() === null) this.#beats.delete(lease)
+        if (lease.renewalTtlMs() === null) this.#beats.delete(beat)
       })
     } catch (error) {
       for (const { lease, beat, ttlMs } of batch) {

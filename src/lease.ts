@@ -1,7 +1,8 @@
 import type { Duration } from './duration.ts'
 import { LockError, LockLostError } from './errors.ts'
 import type { Events } from './events.ts'
-import type { Heartbeat, Renewable } from './heartbeat.ts'
+import type { Beat, Heartbeat, Renewable } from './heartbeat.ts'
+import type { Members } from './members.ts'
 import { toTtl } from './request.ts'
 import { untilUnlocked } from './retry.ts'
 import { type GuardedQuery, toCallerQuery } from './store/statement.ts'
@@ -61,6 +62,8 @@ export interface LeaseJson {
 export interface LeaseContext<Tx> {
   readonly store: Store<Tx>
   readonly heartbeat: Heartbeat
+  /** Those that are not over yet, releases under way included. */
+  readonly leases: Members<LeaseHandle<Tx>>
   readonly events: Events
   /** How long to wait for a row that some transaction keeps locked, in milliseconds. */
   readonly lockedRowMs: number
@@ -97,6 +100,10 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   readonly name: string
   readonly owner: string
   readonly token: bigint
+  /** @internal */
+  place: number | undefined
+  /** @internal */
+  beat: Beat | undefined
   readonly #context: LeaseContext<Tx>
   readonly #terms: LeaseTerms
   #controller: AbortController | undefined
@@ -111,7 +118,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   #releasing: Promise<boolean> | undefined
   #releaseFailed = false
   #releasedWithCommit = false
-  readonly #onEnd: (() => void)[] = []
+  #onEnd: (() => void)[] | undefined
 
   constructor(context: LeaseContext<Tx>, hold: Hold, terms: LeaseTerms) {
     this.name = hold.name
@@ -123,6 +130,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
     this.#lastDeadline = terms.sentAt + trusted(terms.maxHoldMs)
     this.#deadline = Math.min(this.#lastDeadline, terms.sentAt + trusted(terms.remainingMs))
     this.#claimed = !terms.claim
+    context.leases.add(this)
     this.#watch()
     // Where the database is in this process, a busy caller keeps timers from firing for longer than a claim lasts.
     const { synchronous, single } = context.store
@@ -218,8 +226,9 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
 
   /** @internal Calls `listener` once, when the lease has been released or lost; at once if it has been already. */
   onEnd(listener: () => void): void {
-    if (this.#state === 'held') this.#onEnd.push(listener)
-    else listener()
+    if (this.#state !== 'held') listener()
+    else if (this.#onEnd === undefined) this.#onEnd = [listener]
+    else this.#onEnd.push(listener)
   }
 
   /** @internal */
@@ -385,8 +394,10 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   }
 
   #ended(): void {
-    for (const listener of this.#onEnd) listener()
-    this.#onEnd.length = 0
+    this.#context.leases.delete(this)
+    const listeners = this.#onEnd
+    this.#onEnd = undefined
+    for (const listener of listeners ?? []) listener()
   }
 
   /** Aborts the signal at the deadline, which renewals move on meanwhile. Does not keep the process alive. */

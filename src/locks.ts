@@ -7,7 +7,8 @@ import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
-import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson, type LeaseTerms } from './lease.ts'
+import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
+import { Members } from './members.ts'
 import { Queue } from './queue.ts'
 import {
   checkName,
@@ -125,7 +126,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #attempts: Batches<Attempt, AttemptResult>
   readonly #guards = new Guards<Tx>((tx, holds) => this.#store.guard(tx, holds))
   readonly #sessions: Sessions
-  readonly #leases = new Set<LeaseHandle<Tx>>()
+  readonly #leases = new Members<LeaseHandle<Tx>>()
   /** Calls that may yet end in a lease. */
   readonly #calls = new Calls()
   readonly #background = new Set<Promise<void>>()
@@ -157,6 +158,7 @@ class Instance<Tx> implements Locks<Tx> {
     this.#leaseContext = {
       store,
       heartbeat: this.#heartbeat,
+      leases: this.#leases,
       events: this.#events,
       lockedRowMs: settings.statementTimeoutMs,
       guard: (tx, hold) => this.#guards.add(tx, hold, store.synchronous),
@@ -296,7 +298,8 @@ class Instance<Tx> implements Locks<Tx> {
     const { name, owner, token, sentAt, remainingMs, claim } = granted
     const { ttlMs, renew, maxHoldMs } = request
     const hold = { name, owner, token }
-    const lease = this.#lease(hold, { ttlMs, renew, maxHoldMs, sentAt, remainingMs, claim })
+    const terms = { ttlMs, renew, maxHoldMs, sentAt, remainingMs, claim }
+    const lease = new LeaseHandle(this.#leaseContext, hold, terms)
     const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
     if (stopListening !== undefined) lease.onEnd(stopListening)
     if (claim) lease.onEnd(() => this.#queue.ended(owner))
@@ -335,17 +338,11 @@ class Instance<Tx> implements Locks<Tx> {
         this.#queue.ended(hold.owner)
         throw notHeld
       }
-      const lease = this.#lease(hold, { ...request, remainingMs: renewal!.remainingMs, claim: false, sentAt })
+      const terms = { ...request, remainingMs: renewal!.remainingMs, claim: false, sentAt }
+      const lease = new LeaseHandle(this.#leaseContext, hold, terms)
       lease.onEnd(() => this.#queue.ended(hold.owner))
       return lease
     })
-  }
-
-  #lease(hold: Hold, terms: LeaseTerms): LeaseHandle<Tx> {
-    const lease = new LeaseHandle<Tx>(this.#leaseContext, hold, terms)
-    this.#leases.add(lease)
-    lease.onEnd(() => this.#leases.delete(lease))
-    return lease
   }
 
   async #run<T>(lease: Lease<Tx>, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {

@@ -17,6 +17,9 @@ const CONTENDERS: readonly ContenderName[] = [
 /** Those that are measured once, at the setting that most is asked of. */
 const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
+/** There the processor decides, of which a round gets more or less, so a few rounds do not tell contenders apart that are alike. */
+const ROUNDS_OF_MOST = 11
+
 /** Until V8 has compiled what is hot, which takes seconds; then until rows, connections and their plans are there. */
 const WARM_UP_MS = { first: { quick: 1500, full: 5000 }, later: 300 }
 const warm = new WeakSet<BenchProcess>()
@@ -41,7 +44,8 @@ export const cycles: Question = {
     for (const { callers, connections } of settingsOf(engine, bench.quick)) {
       const isMost = callers === 256 && connections === 10 && !bench.quick
       const names = takingPart(engine, isMost ? [...CONTENDERS, ...AT_256_ONLY] : CONTENDERS)
-      const measured = await measureCycles(bench, target, names, { callers, connections, rounds, forMs })
+      const plan = { callers, connections, rounds: isMost ? ROUNDS_OF_MOST : rounds, forMs }
+      const measured = await measureCycles(bench, target, names, plan)
       bench.record(cycles.name, engine, cyclesSetting(callers, connections), measured)
     }
   },

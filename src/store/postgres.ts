@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { type RawBuilder, sql } from 'kysely'
-import type { Connection, DedicatedConnection, SqlAdapter, Statement } from '../adapters/adapter.ts'
+import type { Connection, DedicatedConnection, Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import {
@@ -70,6 +70,16 @@ interface Asked {
   readonly ttls: string
   readonly holders: string
   readonly sessions: string
+}
+
+/** Attempts of which each wants the same. */
+interface Alike {
+  readonly names: string
+  readonly owners: string
+  readonly count: number
+  readonly ttlMs: number | null
+  readonly holder: string
+  readonly session: string | null
 }
 
 interface Held {
@@ -159,7 +169,7 @@ export function postgresStatements(naming: Naming) {
    */
   const chosen = (asked: RawBuilder<unknown>) => sql`
           select a.*, l.*
-          from ${asked} as a(name, owner, ttl, holder, session, i), lateral (
+          from ${asked} as a(name, owner, i, ttl, holder, session), lateral (
             select l.ctid, l.owner = a.owner as again, l.owner is not null as takeover
             from ${locks} as l
             where l.name = a.name and (l.owner = a.owner or (l.queue is null and ${free}))
@@ -170,7 +180,7 @@ export function postgresStatements(naming: Naming) {
   const take = sql`
         update ${locks} as l
         set owner = case when f.ttl is not null then f.owner end,
-            token = case when f.again then l.token else greatest(l.token + 1, ${clockToken}) end,
+            token = case when f.again then l.token else greatest(l.token + 1, (select ${clockToken})) end,
             expires_at = clock_timestamp() + coalesce(f.ttl, 0) * interval '1 ms',
             holder = f.holder,
             session = f.session,
@@ -181,6 +191,10 @@ export function postgresStatements(naming: Naming) {
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
                       ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality`
 
+  /** Tells in a word that all of the `count` asked for were found, as is usual: to list them costs as much as to find them. */
+  const unlessAll = (count: RawBuilder<number>) =>
+    sql`case when count(*) < ${count}::int then array_to_string(array_agg(i), ',') end as i`
+
   const holds = (p: { [Name in keyof Held]: RawBuilder<string> }) =>
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
 
@@ -190,20 +204,23 @@ export function postgresStatements(naming: Naming) {
     takeOne: statement<Attempt>(
       engine,
       (p) => sql`
-        with free as (${chosen(sql`(values (${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint, 1))`)})
+        with free as (${chosen(sql`(values (${p.name}::text, ${p.owner}::text, 1, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint))`)})
         ${take} where l.ctid = f.ctid
-        returning f.i::text, l.token::text, ${takenOver}, ${durable}`,
+        returning null as i, l.token::text, ${takenOver}, ${durable}`,
     ),
 
-    take: statement<Asked>(
+    take: statement<Alike>(
       engine,
       (p) => sql`
-        with free as (${chosen(attempts(p))}), taken as (
+        with free as (${chosen(sql`(
+            select name, owner, i, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint
+            from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[]) with ordinality as a(name, owner, i)
+          )`)}), taken as (
           ${take} where l.ctid = f.ctid
           returning f.i, l.token, ${takenOver}
         )
-        select string_agg(i::text, ',') as i, string_agg(token::text, ',') as token, takeover, ${durable}
-        from taken group by takeover`,
+        select ${unlessAll(p.count)}, token::text, takeover, ${durable}
+        from taken group by token, takeover`,
     ),
 
     // For those whom these leave without an answer: creates the row of a new name, or tells who has the lock. The advisory
@@ -212,7 +229,8 @@ export function postgresStatements(naming: Naming) {
       engine,
       (p) => sql`
         with asked as materialized (
-          select * from ${attempts(p)} as a(name, owner, ttl, holder, session, i)
+          select name, owner, i, ttl, holder, session
+          from ${attempts(p)} as a(name, owner, ttl, holder, session, i)
         ), free as (${chosen(sql`asked`)}), taken as (
           ${take} where l.name = f.name
           returning f.i, l.token, ${takenOver}
@@ -371,7 +389,7 @@ export function postgresStatements(naming: Naming) {
 
     // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk. This is the way
     // of many holders for whom nobody waits.
-    giveBack: statement<Held>(
+    giveBack: statement<Held & { count: number }>(
       engine,
       (p) => sql`
         with mine as (
@@ -389,7 +407,7 @@ export function postgresStatements(naming: Naming) {
           where l.ctid = mine.ctid
           returning mine.i
         )
-        select string_agg(i::text, ',') as i, set_config('synchronous_commit', 'off', true) from given`,
+        select ${unlessAll(p.count)}, set_config('synchronous_commit', 'off', true) from given having count(*) > 0`,
     ),
 
     // Whoever waits is handed the lock, which makes the commit wait for the disk after all.
@@ -554,6 +572,17 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
   const table = tableName('postgres', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
 
+  /** For attempts that will probably find free what they want. */
+  function quickest(attempts: readonly Attempt[]): Statement | undefined {
+    const [first] = attempts
+    if (first === undefined) return undefined
+    if (attempts.length === 1) return statements.takeOne(first)
+    const { ttlMs, holder, session } = first
+    if (!attempts.every((one) => one.ttlMs === ttlMs && one.holder === holder && one.session === session))
+      return undefined
+    return statements.take({ ...keys(attempts), count: attempts.length, ttlMs, holder, session })
+  }
+
   async function acquireIn(tx: Tx, attempt: Attempt): Promise<AttemptResult> {
     return runner.runIn(tx, statements.acquire(asked([attempt])), ({ rows: [row] }) => toAttemptResult(row))
   }
@@ -639,16 +668,11 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     single: adapter.single ?? false,
 
     async acquire(attempts) {
-      const [attempt] = attempts
-      const { rows } = await runner.run(
-        attempts.length === 1 ? statements.takeOne(attempt!) : statements.take(asked(attempts)),
-      )
       const results = new Array<AttemptResult | undefined>(attempts.length).fill(undefined)
+      const query = quickest(attempts)
+      const { rows } = query === undefined ? NO_ROWS : await runner.run(query)
       for (const { i, token, takeover } of rows) {
-        const tokens = listed(token)
-        for (const [at, index] of listed(i).entries()) {
-          results[Number(index) - 1] = { granted: true, token: BigInt(tokens[at]!), takeover: takeover === true }
-        }
+        fill(results, i, { granted: true, token: BigInt(token as string), takeover: takeover === true })
       }
       const missed = unanswered(results)
       if (missed.length > 0) {
@@ -738,8 +762,12 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       for (const [index, hold] of holds.entries()) if (givenBack.has(hold)) results[index] = RELEASED
       const lonely = unanswered(results).filter((index) => !holds[index]!.awaited && !wasHandedOver(holds[index]!))
       if (lonely.length > 0) {
-        const { rows } = await runner.run(statements.giveBack(ofHolds(lonely.map((index) => holds[index]!))))
-        for (const at of listed(rows[0]?.i)) results[lonely[Number(at) - 1]!] = RELEASED
+        const { rows } = await runner.run(
+          statements.giveBack({ ...ofHolds(lonely.map((index) => holds[index]!)), count: lonely.length }),
+        )
+        const given = new Array<ReleaseResult | undefined>(lonely.length).fill(undefined)
+        for (const { i } of rows) fill(given, i, RELEASED)
+        for (const [at, index] of lonely.entries()) results[index] = given[at]
       }
       const others = unanswered(results)
       if (others.length === 0) return results as ReleaseResult[]
@@ -958,6 +986,7 @@ function wasHandedOver({ owner, token }: Hold): boolean {
   return owner.endsWith(token.toString(16).padStart(16, '0'))
 }
 
+const NO_ROWS: Result = { rows: [] }
 const RELEASED: ReleaseResult = { outcome: 'released', handedOver: false, grant: null, unsettled: false }
 const NOT_RELEASED = { handedOver: false, grant: null, unsettled: false } as const
 
@@ -973,10 +1002,13 @@ function array(values: readonly (string | number | bigint | null)[]): string {
   return `{${text}}`
 }
 
+function keys(asked: readonly { readonly name: string; readonly owner: string }[]) {
+  return { names: array(asked.map(({ name }) => name)), owners: array(asked.map(({ owner }) => owner)) }
+}
+
 function asked(attempts: readonly Attempt[]) {
   return {
-    names: array(attempts.map(({ name }) => name)),
-    owners: array(attempts.map(({ owner }) => owner)),
+    ...keys(attempts),
     ttls: array(attempts.map(({ ttlMs }) => ttlMs)),
     holders: array(attempts.map(({ holder }) => holder)),
     sessions: array(attempts.map(({ session }) => session)),
@@ -985,8 +1017,7 @@ function asked(attempts: readonly Attempt[]) {
 
 function ofHolds(holds: readonly Hold[]) {
   return {
-    names: array(holds.map(({ name }) => name)),
-    owners: array(holds.map(({ owner }) => owner)),
+    ...keys(holds),
     tokens: array(holds.map(({ token }) => token)),
   }
 }
@@ -995,9 +1026,10 @@ function numbered(items: readonly (Arrival | Departure)[]): string {
   return JSON.stringify(items.map((item, index) => ({ i: index + 1, ...item })))
 }
 
-/** What string_agg() made; nothing of no rows. */
-function listed(value: unknown): string[] {
-  return typeof value === 'string' ? value.split(',') : []
+/** Puts `result` where the list `i` says, which counts from 1; null is everywhere. */
+function fill<Result>(results: (Result | undefined)[], i: unknown, result: Result): void {
+  if (typeof i !== 'string') results.fill(result)
+  else for (const index of i.split(',')) results[Number(index) - 1] = result
 }
 
 function unanswered(results: readonly unknown[]): number[] {

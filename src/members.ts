@@ -1,0 +1,43 @@
+/** What a collection of members may note in them: where they are, or nothing while they are in none. */
+export interface Member {
+  place?: number | undefined
+}
+
+/**
+ * A set whose members know their place in it, in no order, for members that come and go quickly. When a `Set` has made room
+ * for more, it leaves its former table behind with a reference to the next one; a former table that the collector takes for
+ * long-lived thus keeps all that follow it, and what their members refer to: a fifth of the cost of an acquire and a release.
+ */
+export class Members<Item extends Member> implements Iterable<Item> {
+  readonly #items: Item[] = []
+
+  get size(): number {
+    return this.#items.length
+  }
+
+  add(item: Item): void {
+    if (item.place === undefined) item.place = this.#items.push(item) - 1
+  }
+
+  /** Whether it was one of them. */
+  delete(item: Item): boolean {
+    const { place } = item
+    if (place === undefined) return false
+    item.place = undefined
+    const last = this.#items.pop()!
+    if (last === item) return true
+    this.#items[place] = last
+    last.place = place
+    return true
+  }
+
+  clear(): void {
+    for (const item of this.#items) item.place = undefined
+    this.#items.length = 0
+  }
+
+  /** Those of now: they may leave meanwhile. */
+  [Symbol.iterator](): Iterator<Item> {
+    return this.#items.slice()[Symbol.iterator]()
+  }
+}

@@ -1,0 +1,48 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { type Member, Members } from '../../src/members.ts'
+
+describe('members', () => {
+  it('are those that were added and not deleted since, as in a Set', () => {
+    const steps = fc.array(fc.record({ add: fc.boolean(), at: fc.nat(9) }), { maxLength: 100 })
+    fc.assert(
+      fc.property(steps, (taken) => {
+        const items = Array.from({ length: 10 }, (): Member => ({}))
+        const members = new Members<Member>()
+        const expected = new Set<Member>()
+        for (const { add, at } of taken) {
+          const item = items[at]!
+          if (add) {
+            members.add(item)
+            expected.add(item)
+          } else {
+            expect(members.delete(item)).toBe(expected.delete(item))
+          }
+        }
+        expect(members.size).toBe(expected.size)
+        expect(new Set(members)).toEqual(expected)
+      }),
+    )
+  })
+
+  it('may leave while somebody goes through them', () => {
+    const members = new Members<Member>()
+    for (let count = 0; count < 10; count++) members.add({})
+    let seen = 0
+    for (const member of members) {
+      members.delete(member)
+      seen++
+    }
+    expect([seen, members.size]).toEqual([10, 0])
+  })
+
+  it('may come back after all were dismissed', () => {
+    const members = new Members<Member>()
+    const member: Member = {}
+    members.add(member)
+    members.clear()
+    expect(members.delete(member)).toBe(false)
+    members.add(member)
+    expect([...members]).toEqual([member])
+  })
+})
