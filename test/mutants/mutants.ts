@@ -193,6 +193,12 @@ const postgres = on(pg, 'src/store/postgres.ts', [
     tests: ['store/queue.test.ts'],
   },
   {
+    name: 'PostgreSQL: what was done for some of many was done for all',
+    find: `case when count(*) < \${count}::int then`,
+    replace: `case when count(*) < least(\${count}::int, 0) then`,
+    tests: ['store/queue.test.ts', 'race/store-batches.test.ts'],
+  },
+  {
     name: 'PostgreSQL: two transactions may create one name',
     find: `else pg_try_advisory_xact_lock(hashtextextended(m.name, \${sql.lit(NEW_NAME_SEED)})) end`,
     replace: `else \${sql.lit(NEW_NAME_SEED)} > 0 end`,
@@ -239,7 +245,7 @@ const postgres = on(pg, 'src/store/postgres.ts', [
 const pglite = on('pglite', 'src/store/postgres.ts', [
   {
     name: 'PGlite: acquire does not raise the token',
-    find: `token = case when f.again then l.token else greatest(l.token + 1, \${clockToken}) end`,
+    find: `token = case when f.again then l.token else greatest(l.token + 1, (select \${clockToken})) end`,
     replace: 'token = l.token',
     tests: ['contract/tokens.contract.test.ts'],
   },
