@@ -66,6 +66,25 @@ export function queueSuite(engine: Subject): void {
       expect(await two.store.look([awaited!])).toMatchObject([{ holder: null, ready: true }])
     })
 
+    it.each([
+      { terms: 'the same terms', ttls: [LONG_MS, LONG_MS], holders: ['us', 'us'] },
+      { terms: 'terms of their own', ttls: [LONG_MS, LONG_MS / 2], holders: ['us', 'them'] },
+    ])('gives several who want $terms what each asked for', async ({ ttls, holders }) => {
+      const names = freshNames(2)
+      for (const name of names) await one.release(await one.acquire(name))
+      const asked = names.map((name, at) => attempt({ name, ttlMs: ttls[at]!, holder: holders[at]! }))
+      const results = await two.store.acquire(asked)
+      const sights = await two.store.look(names)
+      for (const [at, { name, owner }] of asked.entries()) {
+        expect(results[at]).toMatchObject({ granted: true, takeover: false })
+        const { token } = results[at] as { token: bigint }
+        const holder = sights.find((sight) => sight.name === name)?.holder
+        expect(holder).toMatchObject({ owner, token, label: holders[at] })
+        expect(holder!.remainingMs).toBeLessThanOrEqual(ttls[at]!)
+        expect(holder!.remainingMs).toBeGreaterThan(ttls[at]! - LONG_MS / 2)
+      }
+    })
+
     it('answers a repeated attempt with the same token and a fresh expiry', async () => {
       const name = freshName()
       await one.acquire(name, { ttlMs: SHORT_MS })
