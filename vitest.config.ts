@@ -10,7 +10,8 @@ export default defineConfig({
     exclude: isNode24 ? configDefaults.exclude : [...configDefaults.exclude, node24Tests],
     globalSetup: isNode24 ? [] : ['test/global-setup.ts'],
     pool: 'forks',
-    maxWorkers: 2,
+    // One more than CI has cores, since tests wait for half of their time.
+    maxWorkers: 3,
     // A stall of the machine that outlasts a ttl looks like a failure. Tests that pass only now are marked in the output.
     retry: process.env.CI ? 1 : 0,
     testTimeout: 30_000,

@@ -11,7 +11,10 @@ type Count = { passed: number; failed: number }
 /** What is read of a report in Vitest's JSON format, which is Jest's. */
 type Report = {
   numPassedTests: number
-  testResults: { status: string; assertionResults: { status: string }[] }[]
+  testResults: {
+    status: string
+    assertionResults: { status: string; fullName: string; failureMessages: string[] }[]
+  }[]
 }
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -72,7 +75,9 @@ async function runVitest(node: string): Promise<Count> {
       stdio: ['ignore', 'inherit', 'inherit'],
     })
     const [exitCode] = await once(running, 'exit')
-    const { passed, failed } = countTests(await readReport(reportFile))
+    const report = await readReport(reportFile)
+    tellRepeated(report)
+    const { passed, failed } = countTests(report)
     // Such as an error outside of all tests, which the report does not have.
     const hasFailedOtherwise = exitCode !== 0 && failed === 0
     return { passed, failed: hasFailedOtherwise ? 1 : failed }
@@ -85,6 +90,15 @@ async function runVitest(node: string): Promise<Count> {
 async function readReport(file: string): Promise<Report> {
   const text = await readFile(file, 'utf8').catch(() => null)
   return text === null ? { numPassedTests: 0, testResults: [] } : JSON.parse(text)
+}
+
+/** Why tests failed that passed when they were repeated: Vitest itself does not say. */
+function tellRepeated({ testResults }: Report): void {
+  for (const { status, fullName, failureMessages } of testResults.flatMap(({ assertionResults }) => assertionResults)) {
+    if (status === 'passed' && failureMessages.length > 0) {
+      console.log(`\nfailed at first: ${fullName}\n${failureMessages.join('\n')}`)
+    }
+  }
 }
 
 function countTests({ numPassedTests, testResults }: Report): Count {
