@@ -57,7 +57,6 @@ export async function acquire(
   let answer: Promise<AttemptResult> | undefined
   /** Answers that nobody waits for any more: after an abort, a timeout or a broken connection they, or a grant, may still be on their way. */
   let unheard: Promise<AttemptResult>[] | undefined
-  let won = false
   let failures = 0
   let unexplained = 0
   let holder: string | null = null
@@ -74,7 +73,7 @@ export async function acquire(
           if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
           answer = undefined
           if (result.granted) {
-            won = true
+            unheard = undefined
             const { token, takeover } = result
             const { owner } = attempt
             const waitedMs = performance.now() - started
@@ -125,7 +124,7 @@ export async function acquire(
   } finally {
     if (place !== undefined) queue.leave(place)
     if (attempting) queue.endAttempt(name)
-    if (unheard !== undefined && !won) {
+    if (unheard !== undefined) {
       context.background('giving back a lock granted too late', giveBack(context, attempt, unheard))
     }
   }

@@ -4,9 +4,10 @@ export interface Member {
 }
 
 /**
- * A set whose members know their place in it, in no order, for members that come and go quickly. When a `Set` has made room
- * for more, it leaves its former table behind with a reference to the next one; a former table that the collector takes for
- * long-lived thus keeps all that follow it, and what their members refer to: a fifth of the cost of an acquire and a release.
+ * A set whose members know their place in it, in no order, for members that come and go quickly, and are in one such set at a
+ * time. When a `Set` has made room for more, it leaves its former table behind with a reference to the next one; a former table
+ * that the collector takes for long-lived thus keeps all that follow it, and what their members refer to. Processes in which
+ * that happened spent half as much processor time again (docs/decisions.md).
  */
 export class Members<Item extends Member> implements Iterable<Item> {
   readonly #items: Item[] = []

@@ -1,3 +1,4 @@
+import { type Member, Members } from './members.ts'
 import type { HolderSession } from './store/store.ts'
 
 /** What the leases of one session have in common: its id, and being told when it is gone. */
@@ -5,6 +6,10 @@ export interface LiveSession {
   readonly id: string
   /** Calls `listener` when the session is gone, at once if it is already. Returns the function that unsubscribes. */
   onLost(listener: (cause: unknown) => void): () => void
+}
+
+interface Listener extends Member {
+  hear(cause: unknown): void
 }
 
 interface Pinged {
@@ -80,20 +85,21 @@ export class Sessions {
   }
 
   async #openSession(): Promise<LiveSession> {
-    const listeners = new Set<(cause: unknown) => void>()
+    const listeners = new Members<Listener>()
     let lost: { cause: unknown } | undefined
     const session = await openPinged(this.#open, PING_MS, (cause) => {
       lost = { cause }
       this.#current = undefined
       this.#close = undefined
-      for (const listener of listeners) listener(cause)
+      for (const listener of listeners) listener.hear(cause)
       listeners.clear()
     })
     if (lost === undefined) this.#close = () => session.close()
     return {
       id: session.id,
-      onLost(listener) {
-        if (lost !== undefined) listener(lost.cause)
+      onLost(hear) {
+        const listener: Listener = { hear }
+        if (lost !== undefined) hear(lost.cause)
         else listeners.add(listener)
         return () => void listeners.delete(listener)
       },

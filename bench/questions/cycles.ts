@@ -17,7 +17,7 @@ const CONTENDERS: readonly ContenderName[] = [
 /** Those that are measured once, at the setting that most is asked of. */
 const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
-/** There the processor decides, of which a round gets more or less, so a few rounds do not tell contenders apart that are alike. */
+/** At the setting with a target: contenders there differ by less than the rounds of one of them do, so a few would not tell. */
 const ROUNDS_OF_MOST = 11
 
 /** Until V8 has compiled what is hot, which takes seconds; then until rows, connections and their plans are there. */

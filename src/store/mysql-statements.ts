@@ -100,7 +100,8 @@ export function mysqlStatements(naming: Naming) {
               + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
             l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover`),
 
-    // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock.
+    // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
+    // do so hardly ever, and are repeated.
     create: batched<AskedAttempt>(sql`
         insert into ${locks} (name, owner, token, expires_at, holder, session)
         select asked.name, asked.owner, last_insert_id(${now}), ${now} + asked.ttl * 1000, asked.holder, asked.session

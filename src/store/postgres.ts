@@ -191,7 +191,7 @@ export function postgresStatements(naming: Naming) {
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
                       ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality`
 
-  /** Tells in a word that all of the `count` asked for were found, as is usual: to list them costs as much as to find them. */
+  /** The numbers of those that were found; null if that is all of `count`, as is usual, since listing them is work for both sides. */
   const unlessAll = (count: RawBuilder<number>) =>
     sql`case when count(*) < ${count}::int then array_to_string(array_agg(i), ',') end as i`
 
@@ -671,8 +671,9 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       const results = new Array<AttemptResult | undefined>(attempts.length).fill(undefined)
       const query = quickest(attempts)
       const { rows } = query === undefined ? NO_ROWS : await runner.run(query)
-      for (const { i, token, takeover } of rows) {
-        fill(results, i, { granted: true, token: BigInt(token as string), takeover: takeover === true })
+      for (const row of rows) {
+        const result = toAttemptResult(row)
+        for (const index of listed(row.i, attempts.length)) results[index] = result
       }
       const missed = unanswered(results)
       if (missed.length > 0) {
@@ -765,9 +766,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
         const { rows } = await runner.run(
           statements.giveBack({ ...ofHolds(lonely.map((index) => holds[index]!)), count: lonely.length }),
         )
-        const given = new Array<ReleaseResult | undefined>(lonely.length).fill(undefined)
-        for (const { i } of rows) fill(given, i, RELEASED)
-        for (const [at, index] of lonely.entries()) results[index] = given[at]
+        for (const { i } of rows) for (const at of listed(i, lonely.length)) results[lonely[at]!] = RELEASED
       }
       const others = unanswered(results)
       if (others.length === 0) return results as ReleaseResult[]
@@ -1026,10 +1025,9 @@ function numbered(items: readonly (Arrival | Departure)[]): string {
   return JSON.stringify(items.map((item, index) => ({ i: index + 1, ...item })))
 }
 
-/** Puts `result` where the list `i` says, which counts from 1; null is everywhere. */
-function fill<Result>(results: (Result | undefined)[], i: unknown, result: Result): void {
-  if (typeof i !== 'string') results.fill(result)
-  else for (const index of i.split(',')) results[Number(index) - 1] = result
+/** The indices in a list of numbers, which count from 1; null is all of `count`. */
+function listed(i: unknown, count: number): number[] {
+  return typeof i === 'string' ? i.split(',').map((number) => Number(number) - 1) : [...Array(count).keys()]
 }
 
 function unanswered(results: readonly unknown[]): number[] {

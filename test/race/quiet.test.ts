@@ -65,31 +65,18 @@ describe.each(servedEngines)('on $name', (engine) => {
     expect(await deadlocksIn(open)).toBe(0)
   })
 
-  // At full speed, without the library's own pauses in between.
-  it.runIf(!isPostgres)('taking and purging a new lock does not deadlock, or on MariaDB hardly ever', async () => {
-    const statements = mysqlStatements({})
-    const pool = createPool({ uri: open.url, connectionLimit: 20 })
-    const name = Buffer.from(freshName())
-    const taking = { name, ttl: 0, holder: name, session: null, deadSession: null }
-    let deadlocks = 0
-    const send = async ({ text, values }: Statement) => {
-      try {
-        await pool.query(text, values as Buffer[])
-      } catch (error) {
-        if ((error as { code: string }).code !== 'ER_LOCK_DEADLOCK') throw error
-        deadlocks++
-      }
+  // At full speed, without the library's own pauses in between. Rarely two creators both wait for a row that is just purged,
+  // and inherit locks of the gap that it leaves; rowlock repeats what a deadlock has undone.
+  it.runIf(!isPostgres)('taking and purging a new lock hardly ever deadlocks, as INSERT IGNORE would', async () => {
+    const { create, purge } = mysqlStatements({})
+    const ignoring: typeof create = (rows) => {
+      const { text, values } = create(rows)
+      return { text: text.replace('insert', 'insert ignore').replace(/on duplicate key.*/s, ''), values }
     }
-    const end = performance.now() + 1000
-    const repeat = async (next: () => Statement) => {
-      while (performance.now() < end) await send(next())
-    }
-    await Promise.all([
-      ...Array.from({ length: 16 }, () => repeat(() => statements.create([{ ...taking, owner: randomBytes(16) }]))),
-      ...Array.from({ length: 2 }, () => repeat(() => statements.purge([{ name, idleMs: 0 }]))),
-    ])
-    await pool.end()
-    expect(deadlocks).toBeLessThanOrEqual(server.flavour === 'mariadb' ? 5 : 0)
+    const ours = await shareOfDeadlocks(open.url, create, purge)
+    const naive = await shareOfDeadlocks(open.url, ignoring, purge)
+    expect(naive).toBeGreaterThan(0)
+    expect(ours).toBeLessThan(naive / 5)
   })
 
   it('what goes wrong otherwise is seen by that test', async () => {
@@ -103,6 +90,38 @@ describe.each(servedEngines)('on $name', (engine) => {
     expect(await deadlocksIn(open)).toBe(1)
   })
 })
+
+/** Of the statements of a second in which some create the row of a new lock all the time, and others purge it. */
+async function shareOfDeadlocks(
+  url: string,
+  create: ReturnType<typeof mysqlStatements>['create'],
+  purge: ReturnType<typeof mysqlStatements>['purge'],
+): Promise<number> {
+  const pool = createPool({ uri: url, connectionLimit: 20 })
+  const name = Buffer.from(freshName())
+  const taking = { name, ttl: 0, holder: name, session: null, deadSession: null }
+  let deadlocks = 0
+  let sent = 0
+  const end = performance.now() + 1000
+  const repeat = async (next: () => Statement) => {
+    while (performance.now() < end) {
+      const { text, values } = next()
+      sent++
+      try {
+        await pool.query(text, values as Buffer[])
+      } catch (error) {
+        if ((error as { code: string }).code !== 'ER_LOCK_DEADLOCK') throw error
+        deadlocks++
+      }
+    }
+  }
+  await Promise.all([
+    ...Array.from({ length: 16 }, () => repeat(() => create([{ ...taking, owner: randomBytes(16) }]))),
+    ...Array.from({ length: 2 }, () => repeat(() => purge([{ name, idleMs: 0 }]))),
+  ])
+  await pool.end()
+  return deadlocks / sent
+}
 
 async function failInAllWays(instances: readonly Locks<unknown>[]): Promise<void> {
   const name = freshName()

@@ -20,7 +20,7 @@ describe('members', () => {
           }
         }
         expect(members.size).toBe(expected.size)
-        expect(new Set(members)).toEqual(expected)
+        expect([...expected].every((item) => [...members].includes(item))).toBe(true)
       }),
     )
   })
@@ -43,6 +43,6 @@ describe('members', () => {
     members.clear()
     expect(members.delete(member)).toBe(false)
     members.add(member)
-    expect([...members]).toEqual([member])
+    expect([...members][0]).toBe(member)
   })
 })
