@@ -511,8 +511,8 @@ export class Queue {
         (await this.#context.store.look(lines.map(({ name }) => name))).map((sight) => [sight.name, sight]),
       )
       this.#failure = undefined
-      this.#lookBy(this.#pauseMs())
       for (const line of lines) this.#see(line, sights.get(line.name) ?? gone(line.name), sentAt)
+      this.#lookBy(this.#pauseMs())
     } catch (error) {
       this.#lookFailed(error)
     }
@@ -547,11 +547,11 @@ export class Queue {
     }
     this.#enqueueAgain(line, sight, sentAt)
     if (sight.ready) this.#context.background(`handing over ${JSON.stringify(line.name)}`, this.#settleSeen(line))
+    this.#tidy(line)
     if (holder !== null) {
       this.#lookBy(holder.remainingMs + AFTER_EXPIRY_MS)
       if (sight.bySession) this.#lookBy(jittered(SESSION_LOOK_MS))
     }
-    this.#tidy(line)
   }
 
   /** An entry that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
@@ -603,7 +603,12 @@ export class Queue {
     try {
       const path = await this.#context.store.changingFile?.()
       if (path == null) return undefined
-      const watch = watchFile(path, () => this.#lookNow())
+      const watch = watchFile(
+        path,
+        () => this.#lines.size > 0 && !this.#closed,
+        // `by` would go through the event loop once more.
+        () => this.#poll.atOnce(),
+      )
       this.#watching = true
       return watch
     } catch {

@@ -17,9 +17,11 @@ const PAUSE_MS = 4
  * transaction of the caller's.
  */
 export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
+  // A synchronous driver has answered when it returns: only conflicts take time there, and they are repeated until then.
+  const inTime = <T>(call: Promise<T>) => (store.synchronous ? call : bounded(call, timeoutMs))
   const onConflict = <T>(call: () => Promise<T>) => repeat(call, timeoutMs, 0)
-  const harmless = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, 0), timeoutMs)
-  const idempotent = <T>(call: () => Promise<T>) => bounded(repeat(call, timeoutMs, CONNECTION_RETRIES), timeoutMs)
+  const harmless = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, 0))
+  const idempotent = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, CONNECTION_RETRIES))
   const { acquireBehind, assertOpen, assess, guardedQuery, listen, changingFile } = store
 
   return {

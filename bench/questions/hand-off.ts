@@ -24,8 +24,11 @@ const POOL = 10
 /** More of them need minutes to serve each other, on a database that is busy answering them all. */
 const MOST_OF_VERROU = 100
 
-/** So many hand-offs before it counts: connections are made, and each session has planned what it is sent for the last time. */
-const WARM_UP_GRANTS = 20
+/**
+ * Hand-offs before it counts: connections are made, each session has planned what it is sent for the last time, and V8 has
+ * compiled what is hot, which takes a few hundred of them.
+ */
+const WARM_UP = { waiters: 10, ms: { quick: 500, full: 3000 } }
 /** More waiters than this do so themselves. */
 const WARMED_UP = 100
 
@@ -109,7 +112,7 @@ const QUICK: Record<Waiters, Effort> = {
   1000: { rounds: 1, drains: 1 },
 }
 const FULL: Record<Waiters, Effort> = {
-  1: { rounds: 4, drains: 10 },
+  1: { rounds: 4, drains: 20 },
   10: { rounds: 4, drains: 3 },
   100: { rounds: 4, drains: 1 },
   1000: { rounds: 3, drains: 1 },
@@ -129,15 +132,16 @@ export async function measureHandOff(
   )
   const processes = await bench.processes(plan.processes)
   const longestPollMs = names.some((name) => !FASTEST.includes(name)) ? LONGEST_POLL_MS.all : LONGEST_POLL_MS.fastest
-  const once = (name: ContenderName) => drain(processes, name, plan.waiters, longestPollMs)
+  const once = (name: ContenderName, waiters = plan.waiters) => drain(processes, name, waiters, longestPollMs)
   const enter = async (name: ContenderName) => {
     const connections = needsConnectionPerCaller(name) ? Math.ceil(plan.waiters / plan.processes) + 1 : POOL
     // One after the other: each may have tables to create.
     for (const process of processes) await process.call('open', name, target, connections)
     if (plan.waiters > WARMED_UP) return
     // Who needs a connection for each has new ones in every round.
-    const enough = needsConnectionPerCaller(name) ? 1 : WARM_UP_GRANTS
-    for (let grants = 0; grants < enough; grants += plan.waiters) await once(name)
+    if (needsConnectionPerCaller(name) || name === 'raw hand-over') return void (await once(name))
+    const end = performance.now() + bench.pick(WARM_UP.ms)
+    while (performance.now() < end) await once(name, WARM_UP.waiters)
   }
   const leave = (name: ContenderName) => Promise.all(processes.map((process) => process.call('close', name)))
 

@@ -291,8 +291,8 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
    * Tells the processes that watch the file of a hand-off to one of them, now that its commit can be seen. Systems update
    * access times on reads, too, but not one that is in the future.
    */
-  async function hint(grants: readonly (Grant | null)[], process: string): Promise<void> {
-    if (grants.every((grant) => grant === null || grant.process === process)) return
+  async function hint(rows: readonly Row[], process: string): Promise<void> {
+    if (rows.every(({ handed_to: to }) => to === null || to === process)) return
     try {
       if (hinted === undefined) hinted = await changingFile()
       const seconds = Date.now() / 1000
@@ -366,10 +366,11 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async settle(names, process) {
-      const settled = byName((await runner.run(statements.settle({ names: JSON.stringify(names) }))).rows)
+      const { rows } = await runner.run(statements.settle({ names: JSON.stringify(names) }))
+      void hint(rows, process)
+      const settled = byName(rows)
       const rest = settled.size === names.length ? settled : await standing(names.map((name) => ({ name })))
       const grants = names.map((name) => toGrant(settled.get(name)))
-      void hint(grants, process)
       return names.map((name, index) => {
         const grant = grants[index]!
         if (grant !== null) return { outcome: 'handed over', grant }
@@ -379,11 +380,11 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async release(holds, process) {
-      const released = byName((await runner.run(statements.release({ holds: toJson(holds) }))).rows)
-      const grants = holds.map(({ name }) => toGrant(released.get(name)))
-      void hint(grants, process)
-      return holds.map(({ name }, index) => {
-        const grant = grants[index]!
+      const { rows } = await runner.run(statements.release({ holds: toJson(holds) }))
+      void hint(rows, process)
+      const released = byName(rows)
+      return holds.map(({ name }) => {
+        const grant = toGrant(released.get(name))
         const outcome = released.has(name) ? 'released' : 'lost'
         return { outcome, handedOver: grant !== null, grant, unsettled: false }
       })

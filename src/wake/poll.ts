@@ -27,6 +27,12 @@ export class Poll {
     if (!this.#looking) this.#schedule()
   }
 
+  /** A look in this very turn of the event loop, or after the one that is under way. */
+  atOnce(): void {
+    if (this.#looking) this.by(performance.now())
+    else void this.#now()
+  }
+
   stop(): void {
     this.#unschedule()
     this.#dueAt = Number.POSITIVE_INFINITY
@@ -48,6 +54,7 @@ export class Poll {
 
   async #now(): Promise<void> {
     this.#looking = true
+    this.#unschedule()
     this.#dueAt = Number.POSITIVE_INFINITY
     this.#lookedAt = performance.now()
     await this.#look()

@@ -11,13 +11,15 @@ export interface Watch {
  *
  * A database writes its files, and the system tells of that, well before others can see what was committed. So writes are
  * no news here; who commits sets the access time afterwards (see `hint` in store/sqlite.ts).
+ *
+ * While nobody is `wanted` to know, the file is not looked at, and the first change of any kind after that is told.
  */
-export function watchFile(path: string, onChange: () => void): Watch {
+export function watchFile(path: string, wanted: () => boolean, onChange: () => void): Watch {
   const name = basename(path)
   let accessed = accessTime(path)
   // A file that is replaced would not be watched any more; its folder stays.
   const watcher = watch(dirname(path), { persistent: false }, (_, changed) => {
-    if (changed !== null && changed !== name) return
+    if ((changed !== null && changed !== name) || !wanted()) return
     const before = accessed
     accessed = accessTime(path)
     if (accessed !== before) onChange()

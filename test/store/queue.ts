@@ -946,21 +946,33 @@ export function queueSuite(engine: Subject): void {
       if (engine.engine !== 'sqlite') return context.skip('no file of that engine is watched')
       const name = freshName()
       let touches = 0
-      const watch = watchFile((await two.store.changingFile!())!, () => touches++)
+      let wanted = true
+      const watch = watchFile(
+        (await two.store.changingFile!())!,
+        () => wanted,
+        () => touches++,
+      )
       const hold = await one.acquire(name)
-      const entries = [await two.arrive(name), await one.arrive(name), await two.arrive(name)] as const
+      const arriving = [two, one, two, one, two]
+      const entries: string[] = []
+      for (const process of arriving) entries.push(await process.arrive(name))
 
       await one.release(hold)
       // What came before the first touch may have been taken for one.
       await eventually(() => expect(touches).toBeGreaterThan(0))
       await sleep(50)
       touches = 0
-      await one.release(await handedTo(one, name, entries[0]))
+      await one.release(await handedTo(one, name, entries[0]!))
       await sleep(50)
       expect(touches).toBe(0)
-      await one.release(await handedTo(one, name, entries[1]))
+      await one.release(await handedTo(one, name, entries[1]!))
       await eventually(() => expect(touches).toBe(1))
-      await expectHandedTo(two, name, entries[2])
+      await one.release(await handedTo(two, name, entries[2]!))
+      wanted = false
+      await one.release(await handedTo(one, name, entries[3]!))
+      await expectHandedTo(two, name, entries[4]!)
+      await sleep(50)
+      expect(touches).toBe(1)
       watch.close()
     })
   })
