@@ -295,7 +295,8 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     if (rows.every(({ handed_to: to }) => to === null || to === process)) return
     try {
       if (hinted === undefined) hinted = await changingFile()
-      const seconds = Date.now() / 1000
+      // Finer than Date.now(): two hand-offs within a millisecond are two changes.
+      const seconds = (performance.timeOrigin + performance.now()) / 1000
       if (hinted !== null) utimesSync(hinted, seconds + YEAR_SECONDS, seconds)
     } catch {
       // Those who wait look from time to time.
