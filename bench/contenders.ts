@@ -9,10 +9,11 @@ import createKnex, { type Knex } from 'knex'
 import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
 import { createPool } from 'mysql2'
 import type { Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise'
+import type { QueryConfig } from 'pg'
 import Redlock from 'redlock'
 import type { Adapter, InstanceOptions } from '../src/index.ts'
 import { connect, openMysqlPool, openPgPool, openSqlite } from './drivers.ts'
-import { createLocks, fromKnex, fromKysely } from './library.ts'
+import { createLocks, fromKnex, fromKysely, postgresStatements } from './library.ts'
 import { type Engine, kindOf, type Target } from './servers.ts'
 
 /** Something that locks, with what it needs to do so. */
@@ -99,6 +100,9 @@ export const contenders = {
     engines: POSTGRES,
     open: (target, connections) => postgresUpdates(target, connections, 'asynchronous'),
   },
+
+  /** What the library itself costs is missing: leases, renewal, waiting, errors. */
+  "rowlock's statements alone": { engines: POSTGRES, open: statementsAlone },
 
   /** Those of all callers who ask at once in one statement: what takes a lock each, in as few statements. */
   'raw UPDATEs, in batches': { engines: POSTGRES, open: postgresBatches },
@@ -283,6 +287,26 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
       return {
         release: async () => assertOne((await pool.query({ name: 'give', text: releaseText, values })).rowCount),
       }
+    },
+    close: () => pool.end(),
+  }
+}
+
+function statementsAlone({ url }: Target, connections: number): Contender {
+  const pool = openPgPool(url, connections)
+  const { takeOne, releaseOne } = postgresStatements({})
+  return {
+    async acquire(name) {
+      const owner = randomUUID()
+      const take = async () =>
+        (await pool.query(takeOne({ name, owner, session: null, ttlMs: TTL_MS, holder: 'bench' }) as QueryConfig)).rows
+      let [row] = await take()
+      if (row === undefined) {
+        await pool.query(`insert into rowlock_locks (name, token, expires_at) values ($1, 1, '-infinity')`, [name])
+        row = (await take())[0]
+      }
+      const release = releaseOne({ name, owner, token: BigInt(row.token), process: '0' }) as QueryConfig
+      return { release: async () => assertOne((await pool.query(release)).rowCount) }
     },
     close: () => pool.end(),
   }

@@ -110,6 +110,13 @@ const TARGETS: readonly Target[] = [
             ...figures.ratios('pair', engine, ['raw UPDATEs, asynchronous release', 'verrou (Knex)'], 'p50 ms'),
           ],
         },
+        {
+          of: "rowlock's statements alone",
+          measured: (figures) => [
+            ...figures.ratios('pair', engine, ["rowlock's statements alone", 'verrou (Kysely)'], 'p50 ms'),
+            ...figures.ratios('pair', engine, ["rowlock's statements alone", 'verrou (Knex)'], 'p50 ms'),
+          ],
+        },
       ],
     },
     {

@@ -9,6 +9,7 @@ const CONTENDERS: readonly ContenderName[] = [
   'rowlock (Knex)',
   'raw UPDATEs',
   'raw UPDATEs, asynchronous release',
+  "rowlock's statements alone",
   'SELECT FOR UPDATE',
   'pg_advisory_lock',
   'GET_LOCK',
@@ -27,7 +28,8 @@ export const pair: Question = {
   method:
     'One caller, one lock name whose row exists, acquire and release in a loop. The floor is two prepared UPDATEs by primary key in a table like ' +
     "rowlock's, through the same driver, both durable. rowlock's release commits asynchronously on PostgreSQL (a crash that undoes it costs the next holder one " +
-    'ttl), so the same two UPDATEs with such a release stand beside it. advisory-lock connects anew for every lock.',
+    "ttl), so the same two UPDATEs with such a release stand beside it, as well as rowlock's own statements without the library, which wait for no row, and hand over. " +
+    'advisory-lock connects anew for every lock.',
   engines: {
     quick: ['postgres18'],
     full: ['postgres18', 'postgres15', 'mysql', 'mariadb', 'sqlite'],
