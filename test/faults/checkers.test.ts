@@ -18,6 +18,7 @@ function honest(): Evidence {
     graceMs: 1000,
     mostOvertakes: 0,
     hasOneWriter: false,
+    seesTheDead: true,
     isGuarded: (lock) => lock.startsWith('guarded'),
     waits: turns.map(({ worker, at }, index) => wait(index, { worker, invokedAt: at - 10, endedAt: at })),
     holds: turns.map(({ worker, at, token }, index) => hold(index, { worker, token, grantedAt: at })),
@@ -302,7 +303,7 @@ describe('takeoversAreInTime', () => {
 
   it('accepts one within the ttl and a little more', () => {
     expect(check(afterDeath(1370))).toEqual([])
-    expect(takeovers(afterDeath(1370))).toEqual([{ lock: LOCK, milliseconds: 1250 }])
+    expect(takeovers(afterDeath(1370))).toEqual([{ lock: LOCK, milliseconds: 1250, most: 1250 }])
   })
 
   it('does not wait for the dead', () => {
@@ -317,6 +318,21 @@ describe('takeoversAreInTime', () => {
         faults: [...evidence.faults, fault({ worker: 2, from: 105, until: 110, kills: true })],
       }),
     ).toEqual([])
+  })
+
+  it('allows for a hand-off to each process that was first and cannot be seen to be dead', () => {
+    const afterDeathOfWaiters = (grantedAt: number, seesTheDead: boolean): Evidence => {
+      const evidence = afterDeath(grantedAt)
+      const ofTheHolder = [91, 92].map((invokedAt) => wait(2, { invokedAt, endedAt: null }))
+      const after = wait(3, { worker: 3, invokedAt: 500, endedAt: null })
+      const waits = [...evidence.waits, ...ofTheHolder, after]
+      return { ...evidence, seesTheDead, waits, faults: [...evidence.faults, killed(3, 600)] }
+    }
+    expect(check(afterDeathOfWaiters(2370, false))).toEqual([])
+    expect(check(afterDeathOfWaiters(2371, false))).toEqual([
+      "guarded:1 was free 2251 ms after its holder's death, not 2250",
+    ])
+    expect(check(afterDeathOfWaiters(1371, true))).toHaveLength(1)
   })
 
   it('finds one that took longer', () => {

@@ -140,7 +140,8 @@ async function work(options: RunOptions, target: Target, directory: string): Pro
   const isGuarded = (lock: string) => guarded.has(lock)
   const { mostOvertakes } = options
   const hasOneWriter = target.dialect === 'sqlite'
-  const terms = { ttlMs, waitMs: WAIT_MS, graceMs: GRACE_MS, mostOvertakes, isGuarded, hasOneWriter }
+  const seesTheDead = target.dialect === 'postgres'
+  const terms = { ttlMs, waitMs: WAIT_MS, graceMs: GRACE_MS, mostOvertakes, isGuarded, hasOneWriter, seesTheDead }
   const evidence: Evidence = { ...terms, ...history, ...books, register: register.entries, faults, startedAt, endedAt }
   return { evidence, kinds: [...kinds.keys()], problems: crew.problems }
 }
