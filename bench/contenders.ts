@@ -9,8 +9,9 @@ import createKnex, { type Knex } from 'knex'
 import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
 import { createPool } from 'mysql2'
 import type { Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise'
-import type { QueryConfig } from 'pg'
+import type { Pool as PgPool, QueryConfig } from 'pg'
 import Redlock from 'redlock'
+import type { Statement } from '../src/adapters/adapter.ts'
 import type { Adapter, InstanceOptions } from '../src/index.ts'
 import { connect, openMysqlPool, openPgPool, openSqlite } from './drivers.ts'
 import { createLocks, fromKnex, fromKysely, postgresStatements } from './library.ts'
@@ -276,37 +277,40 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
     where name = $1 and (owner is null or expires_at <= clock_timestamp()) returning token`
   const returning = release === 'durable' ? 'token' : `set_config('synchronous_commit', 'off', true)`
   const releaseText = `update bench_locks set owner = null where name = $1 and owner = $2 returning ${returning}`
-  return {
-    async acquire(name) {
-      const values = [name, randomUUID()]
-      const take = () => pool.query({ name: 'take', text: acquireText, values })
-      if ((await take()).rowCount === 0) {
-        await pool.query(`insert into bench_locks values ($1, null, 1, '-infinity') on conflict do nothing`, [name])
-        assertOne((await take()).rowCount)
-      }
-      return {
-        release: async () => assertOne((await pool.query({ name: 'give', text: releaseText, values })).rowCount),
-      }
-    },
-    close: () => pool.end(),
-  }
+  return postgresPair(pool, 'bench_locks', {
+    take: (name, owner) => ({ name: 'take', text: acquireText, values: [name, owner] }),
+    give: (name, owner) => ({ name: 'give', text: releaseText, values: [name, owner] }),
+  })
 }
 
 function statementsAlone({ url }: Target, connections: number): Contender {
   const pool = openPgPool(url, connections)
   const { takeOne, releaseOne } = postgresStatements({})
+  return postgresPair(pool, 'rowlock_locks', {
+    take: (name, owner) => takeOne({ name, owner, session: null, ttlMs: TTL_MS, holder: 'bench' }),
+    give: (name, owner, token) => releaseOne({ name, owner, token: BigInt(token), process: '0' }),
+  })
+}
+
+/** A statement that takes a lock and answers its token, and one that gives it back. */
+interface PairOfStatements {
+  take(name: string, owner: string): Statement
+  give(name: string, owner: string, token: string): Statement
+}
+
+function postgresPair(pool: PgPool, table: string, { take, give }: PairOfStatements): Contender {
+  const run = (statement: Statement) => pool.query(statement as QueryConfig)
   return {
     async acquire(name) {
       const owner = randomUUID()
-      const take = async () =>
-        (await pool.query(takeOne({ name, owner, session: null, ttlMs: TTL_MS, holder: 'bench' }) as QueryConfig)).rows
-      let [row] = await take()
-      if (row === undefined) {
-        await pool.query(`insert into rowlock_locks (name, token, expires_at) values ($1, 1, '-infinity')`, [name])
-        row = (await take())[0]
+      let taken = await run(take(name, owner))
+      if (taken.rowCount === 0) {
+        const create = `insert into ${table} (name, token, expires_at) values ($1, 1, '-infinity') on conflict do nothing`
+        await pool.query(create, [name])
+        taken = await run(take(name, owner))
+        assertOne(taken.rowCount)
       }
-      const release = releaseOne({ name, owner, token: BigInt(row.token), process: '0' }) as QueryConfig
-      return { release: async () => assertOne((await pool.query(release)).rowCount) }
+      return { release: async () => assertOne((await run(give(name, owner, taken.rows[0].token))).rowCount) }
     },
     close: () => pool.end(),
   }

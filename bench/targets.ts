@@ -84,6 +84,11 @@ const isFourProcesses = (setting: string) => inFourProcesses.includes(setting)
 const is256Callers = (setting: string) => setting === cyclesSetting(256, 10)
 const last = <T>(values: readonly T[]) => values.slice(-1)
 
+const againstVerrou = (engine: Engine, contender: string) => (figures: Figures) =>
+  (['verrou (Kysely)', 'verrou (Knex)'] as const).flatMap((store) =>
+    figures.ratios('pair', engine, [contender, store], 'p50 ms'),
+  )
+
 const TARGETS: readonly Target[] = [
   ...POSTGRES.flatMap((engine): Target[] => [
     {
@@ -98,24 +103,15 @@ const TARGETS: readonly Target[] = [
       target: '<= 0.5 x verrou (the faster store)',
       limit: 0.5,
       unit: 'x',
-      measured: (figures) => [
-        ...figures.ratios('pair', engine, ['rowlock', 'verrou (Kysely)'], 'p50 ms'),
-        ...figures.ratios('pair', engine, ['rowlock', 'verrou (Knex)'], 'p50 ms'),
-      ],
+      measured: againstVerrou(engine, 'rowlock'),
       floors: [
         {
           of: 'the raw statements, with the asynchronous release',
-          measured: (figures) => [
-            ...figures.ratios('pair', engine, ['raw UPDATEs, asynchronous release', 'verrou (Kysely)'], 'p50 ms'),
-            ...figures.ratios('pair', engine, ['raw UPDATEs, asynchronous release', 'verrou (Knex)'], 'p50 ms'),
-          ],
+          measured: againstVerrou(engine, 'raw UPDATEs, asynchronous release'),
         },
         {
           of: "rowlock's statements alone",
-          measured: (figures) => [
-            ...figures.ratios('pair', engine, ["rowlock's statements alone", 'verrou (Kysely)'], 'p50 ms'),
-            ...figures.ratios('pair', engine, ["rowlock's statements alone", 'verrou (Knex)'], 'p50 ms'),
-          ],
+          measured: againstVerrou(engine, "rowlock's statements alone"),
         },
       ],
     },

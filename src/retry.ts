@@ -30,7 +30,7 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
     guardsStopRenewal: store.guardsStopRenewal ?? false,
     // The waiting loop bounds it, because a late grant must be given back.
     acquire: (attempts) => onConflict(() => store.acquire(attempts)),
-    acquireIn: (tx, attempt) => bounded(store.acquireIn(tx, attempt), timeoutMs),
+    acquireIn: (tx, attempt) => inTime(store.acquireIn(tx, attempt)),
     ...(acquireBehind && {
       acquireBehind: (tx, attempt, waitMs) =>
         bounded(acquireBehind.call(store, tx, attempt, waitMs), waitMs + timeoutMs),

@@ -27,9 +27,10 @@ export class Poll {
     if (!this.#looking) this.#schedule()
   }
 
-  /** A look in this very turn of the event loop, or after the one that is under way. */
+  /** A look in this very turn of the event loop; or as soon as may be, if there is one under way or was one just now. */
   atOnce(): void {
-    if (this.#looking) this.by(performance.now())
+    const now = performance.now()
+    if (this.#looking || now < this.#lookedAt + this.#apartMs) this.by(now)
     else void this.#now()
   }
 

@@ -220,6 +220,7 @@ export interface Takeover {
   readonly lock: string
   /** From the death of the holder to the grant. */
   readonly milliseconds: number
+  /** How long it may take, in milliseconds. */
   readonly most: number
 }
 
@@ -240,7 +241,8 @@ export function takeovers(evidence: Evidence): Takeover[] {
       // The call of a process that died has no end in its history.
       const isWaiting = ({ worker, invokedAt, endedAt: end }: Wait) =>
         invokedAt < diedAt && (end ?? deaths.get(worker) ?? endedAt) > diedAt + ttlMs / 2
-      const waiters = waitsFor.get(lock)!.filter((wait) => wait.worker !== hold.worker && isWaiting(wait))
+      const waitsForIt = waitsFor.get(lock)!
+      const waiters = waitsForIt.filter((wait) => wait.worker !== hold.worker && isWaiting(wait))
       const concerned = new Set<number | null>([null, ...waiters.map(({ worker }) => worker)])
       const firstAt = Math.min(...waiters.map(({ invokedAt }) => invokedAt))
       const isDeadAndFirst = ({ worker, invokedAt, endedAt: end }: Wait) =>
@@ -248,12 +250,7 @@ export function takeovers(evidence: Evidence): Takeover[] {
         deaths.get(worker)! <= diedAt + ttlMs &&
         invokedAt < firstAt + ARRIVAL_SLACK_MS &&
         invokedAt + waitMs + graceMs > diedAt
-      const dead = new Set(
-        waitsFor
-          .get(lock)!
-          .filter(isDeadAndFirst)
-          .map(({ worker }) => worker),
-      )
+      const dead = new Set(waitsForIt.filter(isDeadAndFirst).map(({ worker }) => worker))
       const most = ttlMs + TAKEOVER_SLACK_MS + (seesTheDead ? 0 : dead.size * CLAIM_MS)
       const end = diedAt + most
       const isThen = (each: { from: number; until: number }) => each.from < end && each.until > diedAt

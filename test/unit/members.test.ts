@@ -20,7 +20,9 @@ describe('members', () => {
           }
         }
         expect(members.size).toBe(expected.size)
-        expect([...expected].every((item) => [...members].includes(item))).toBe(true)
+        const seen = new Set(members)
+        expect(seen).toEqual(expected)
+        expect([...expected].every((item) => seen.has(item))).toBe(true)
       }),
     )
   })
@@ -43,6 +45,7 @@ describe('members', () => {
     members.clear()
     expect(members.delete(member)).toBe(false)
     members.add(member)
+    expect([...members]).toEqual([member])
     expect([...members][0]).toBe(member)
   })
 })
