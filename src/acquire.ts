@@ -10,9 +10,25 @@ export interface AcquireContext {
   readonly queue: Queue
   readonly holder: string
   readonly statementTimeoutMs: number
-  attempt(attempt: Attempt): Promise<AttemptResult>
+  attempt(attempt: Unsent): Promise<AttemptResult>
   /** Work that goes on after the caller has its answer. `close` waits for it. */
   background(during: string, work: Promise<unknown>): void
+}
+
+/**
+ * An attempt that gets its owner id when it is sent, and keeps it: one that was granted unheard is recognised when it is
+ * repeated, and leaves no ghost. Those that are sent together share one, which saves the database a list of them; with its
+ * name, a hold's owner is still nobody else's.
+ */
+export interface Unsent extends Omit<Attempt, 'owner'> {
+  owner: string | undefined
+}
+
+/** Gives those that are sent for the first time their owner id. */
+export function sentTogether(attempts: readonly Unsent[]): readonly Attempt[] {
+  const owner = randomHex(16)
+  for (const attempt of attempts) attempt.owner ??= owner
+  return attempts as readonly Attempt[]
 }
 
 export interface Granted extends Hold {
@@ -49,8 +65,7 @@ export async function acquire(
   const started = performance.now()
   const deadline = started + (waitMs ?? 0)
   const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
-  // One owner id for all attempts: one that was granted unheard is recognised, and leaves no ghost.
-  const attempt: Attempt = { name, owner: randomHex(16), session, ttlMs, holder: ourselves }
+  const attempt: Unsent = { name, owner: undefined, session, ttlMs, holder: ourselves }
   const waits = waitMs !== null && waitMs > 0
   let place: Place | undefined
   let attempting = false
@@ -75,7 +90,7 @@ export async function acquire(
           if (result.granted) {
             unheard = undefined
             const { token, takeover } = result
-            const { owner } = attempt
+            const owner = attempt.owner!
             const waitedMs = performance.now() - started
             return { name, owner, token, takeover, sentAt, remainingMs: ttlMs, claim: false, waitedMs }
           }
@@ -137,7 +152,7 @@ export async function acquire(
 /** Gives back what an attempt was granted unheard. */
 async function giveBack(
   { queue, statementTimeoutMs, attempt: ask }: AcquireContext,
-  attempt: Attempt,
+  attempt: Unsent,
   unheard: readonly Promise<AttemptResult>[],
 ): Promise<void> {
   const answers = await Promise.allSettled(unheard)
@@ -148,7 +163,8 @@ async function giveBack(
   await untilUnlocked(async () => {
     const result = given ?? (await ask({ ...attempt, ttlMs: 1000 }))
     if (!result.granted) return result.ours !== true
-    return (await queue.release({ ...attempt, token: result.token })) !== 'locked'
+    const { name, owner } = attempt
+    return (await queue.release({ name, owner: owner!, token: result.token })) !== 'locked'
   }, statementTimeoutMs)
 }
 

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { type AcquireContext, acquire, type Granted } from './acquire.ts'
+import { type AcquireContext, acquire, type Granted, sentTogether, type Unsent } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 import { Batches } from './batch.ts'
 import { Calls } from './call.ts'
@@ -28,7 +28,7 @@ import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
 import { postgresStore } from './store/postgres.ts'
 import { sqliteStore } from './store/sqlite.ts'
-import type { Attempt, AttemptResult, GuardResult, Hold, LockState, Store } from './store/store.ts'
+import type { AttemptResult, GuardResult, Hold, LockState, Store } from './store/store.ts'
 import {
   confirmationFailed,
   currentTransaction,
@@ -123,7 +123,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #events = new Events()
   readonly #heartbeat: Heartbeat
   readonly #queue: Queue
-  readonly #attempts: Batches<Attempt, AttemptResult>
+  readonly #attempts: Batches<Unsent, AttemptResult>
   readonly #guards = new Guards<Tx>((tx, holds) => this.#store.guard(tx, holds))
   readonly #sessions: Sessions
   readonly #leases = new Members<LeaseHandle<Tx>>()
@@ -140,7 +140,7 @@ class Instance<Tx> implements Locks<Tx> {
     this.#store = store
     this.#settings = settings
     this.#heartbeat = new Heartbeat((holds) => store.renew(holds))
-    this.#attempts = new Batches((attempts) => store.acquire(attempts))
+    this.#attempts = new Batches((attempts) => store.acquire(sentTogether(attempts)))
     this.#queue = new Queue({
       store: store as Store<never>,
       process: (randomBytes(8).readBigInt64BE() >> 1n).toString(),

@@ -61,6 +61,13 @@ const unseen = (text: RawBuilder<string>) => sql`(select ${text}::text)`
  */
 const few = sql`limit (select 1000000)`
 
+/**
+ * Always true, and never worked out. For statements that look up many rows at once, of which the planner expects ten: it adds
+ * up what a condition costs for each row that it would read, and this one, with its thousand numbers, makes reading a table of
+ * more than a dozen rows dearer than looking names or places up.
+ */
+const lookedUp = sql`case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end`
+
 /** Spreads the names of new locks over the advisory locks that guard their creation. */
 const NEW_NAME_SEED = 7239615
 
@@ -75,7 +82,7 @@ interface Asked {
 /** Attempts of which each wants the same. */
 interface Alike {
   readonly names: string
-  readonly owners: string
+  readonly owner: string
   readonly count: number
   readonly ttlMs: number | null
   readonly holder: string
@@ -167,61 +174,62 @@ export function postgresStatements(naming: Naming) {
    * WHO GETS A LOCK is decided here: those rows that are free are locked, and looked at again as locked. Nobody who waits is
    * passed over, and an attempt that is repeated finds its own.
    */
-  const chosen = (asked: RawBuilder<unknown>) => sql`
-          select a.*, l.*
-          from ${asked} as a(name, owner, i, ttl, holder, session), lateral (
-            select l.ctid, l.owner = a.owner as again, l.owner is not null as takeover
-            from ${locks} as l
-            where l.name = a.name and (l.owner = a.owner or (l.queue is null and ${free}))
-            for update skip locked
-          ) as l
-          ${few}`
+  const obtained = (which: RawBuilder<unknown>, owner: RawBuilder<unknown>) => sql`
+            select l.ctid from ${locks} as l
+            where ${which} and (l.queue is null and ${free} or l.owner = ${owner})
+            for update skip locked`
 
-  const take = sql`
+  /** Makes `l` a hold of `owner`'s. The clock is read once for all new tokens. */
+  const take = (a: { [Key in 'owner' | 'ttl' | 'holder' | 'session']: RawBuilder<unknown> }) => sql`
         update ${locks} as l
-        set owner = case when f.ttl is not null then f.owner end,
-            token = case when f.again then l.token else greatest(l.token + 1, (select ${clockToken})) end,
-            expires_at = clock_timestamp() + coalesce(f.ttl, 0) * interval '1 ms',
-            holder = f.holder,
-            session = f.session,
-            handed_to = null
-        from free as f`
-  const takenOver = sql`f.takeover and not coalesce(f.again, false) as takeover`
+        set owner = case when ${a.ttl} is not null then ${a.owner} end,
+            token = case when l.owner = ${a.owner} then l.token else greatest(l.token + 1, (select ${clockToken})) end,
+            expires_at = clock_timestamp() + coalesce(${a.ttl}, 0) * interval '1 ms',
+            holder = ${a.holder},
+            session = ${a.session},
+            handed_to = null,
+            takeover = case when l.owner = ${a.owner} then l.takeover else l.owner is not null end`
+
+  const typed = (p: { [Key in 'owner' | 'ttlMs' | 'holder' | 'session']: RawBuilder<unknown> }) => ({
+    owner: sql`${p.owner}::text`,
+    ttl: sql`${p.ttlMs}::float8`,
+    holder: sql`${p.holder}::text`,
+    session: sql`${p.session}::bigint`,
+  })
+
   const attempts = (p: { [Name in keyof Asked]: RawBuilder<string> }) =>
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
                       ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality`
 
-  /** The numbers of those that were found; null if that is all of `count`, as is usual, since listing them is work for both sides. */
+  /** The names of those that were found; null if that is all of `count`, as is usual, since listing them is work for both sides. */
   const unlessAll = (count: RawBuilder<number>) =>
-    sql`case when count(*) < ${count}::int then array_to_string(array_agg(i), ',') end as i`
+    sql`case when count(*) < ${count}::int then json_agg(name)::text end as names`
 
   const holds = (p: { [Name in keyof Held]: RawBuilder<string> }) =>
     sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
 
   return {
     // For one caller, or many, who find what they want free. It is quicker to find the row by its place, where it is not any
-    // more if it has changed since the statement began: that is for the next statement.
-    takeOne: statement<Attempt>(
-      engine,
-      (p) => sql`
-        with free as (${chosen(sql`(values (${p.name}::text, ${p.owner}::text, 1, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint))`)})
-        ${take} where l.ctid = f.ctid
-        returning null as i, l.token::text, ${takenOver}, ${durable}`,
-    ),
+    // more if it has changed since the statement began: that is for the statement after these.
+    takeOne: statement<Attempt>(engine, (p) => {
+      const terms = typed(p)
+      return sql`
+        ${take(terms)}
+        where l.ctid = (${obtained(sql`l.name = ${p.name}::text`, terms.owner)})
+        returning null as names, l.token::text, l.takeover, ${durable}`
+    }),
 
-    take: statement<Alike>(
-      engine,
-      (p) => sql`
-        with free as (${chosen(sql`(
-            select name, owner, i, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint
-            from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[]) with ordinality as a(name, owner, i)
-          )`)}), taken as (
-          ${take} where l.ctid = f.ctid
-          returning f.i, l.token, ${takenOver}
+    take: statement<Alike>(engine, (p) => {
+      const terms = typed(p)
+      return sql`
+        with taken as (
+          ${take(terms)}
+          where l.ctid = any(array(${obtained(sql`l.name = any(${unseen(p.names)}::text[]) and ${lookedUp}`, terms.owner)})) and ${lookedUp}
+          returning l.name, l.token, l.takeover
         )
         select ${unlessAll(p.count)}, token::text, takeover, ${durable}
-        from taken group by token, takeover`,
-    ),
+        from taken group by token, takeover`
+    }),
 
     // For those whom these leave without an answer: creates the row of a new name, or tells who has the lock. The advisory
     // lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
@@ -231,9 +239,15 @@ export function postgresStatements(naming: Naming) {
         with asked as materialized (
           select name, owner, i, ttl, holder, session
           from ${attempts(p)} as a(name, owner, ttl, holder, session, i)
-        ), free as (${chosen(sql`asked`)}), taken as (
-          ${take} where l.name = f.name
-          returning f.i, l.token, ${takenOver}
+        ), free as (
+          select a.*, l.ctid
+          from asked as a, lateral (${obtained(sql`l.name = a.name`, sql`a.owner`)}) as l
+          ${few}
+        ), taken as (
+          ${take({ owner: sql`f.owner`, ttl: sql`f.ttl`, holder: sql`f.holder`, session: sql`f.session` })}
+          from free as f
+          where l.name = f.name
+          returning f.i, l.token, l.takeover
         ), missed as materialized (
           select * from asked as a where not exists (select from taken as t where t.i = a.i)
         ), created as (
@@ -389,23 +403,22 @@ export function postgresStatements(naming: Naming) {
 
     // A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk. This is the way
     // of many holders for whom nobody waits.
-    giveBack: statement<Held & { count: number }>(
+    giveBack: statement<{ holds: string; count: number }>(
       engine,
       (p) => sql`
-        with mine as (
-          select l.ctid, a.i
-          from ${holds(p)} as a(name, owner, token, i), lateral (
-            select l.ctid from ${locks} as l
-            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.queue is null
-            for no key update skip locked
-          ) as l
-          ${few}
+        with asked as materialized (
+          select ${p.holds}::text::jsonb as holds
         ), given as (
           update ${locks} as l
           set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
-          from mine
-          where l.ctid = mine.ctid
-          returning mine.i
+          where l.ctid = any(array(
+            select l.ctid from ${locks} as l
+            where l.name = any(array(select jsonb_object_keys(holds) from asked)) and ${lookedUp}
+              and (select holds from asked) ->> l.name = l.owner || ' ' || l.token
+              and l.queue is null
+            for no key update skip locked
+          )) and ${lookedUp}
+          returning l.name
         )
         select ${unlessAll(p.count)}, set_config('synchronous_commit', 'off', true) from given having count(*) > 0`,
     ),
@@ -577,10 +590,12 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     const [first] = attempts
     if (first === undefined) return undefined
     if (attempts.length === 1) return statements.takeOne(first)
-    const { ttlMs, holder, session } = first
-    if (!attempts.every((one) => one.ttlMs === ttlMs && one.holder === holder && one.session === session))
-      return undefined
-    return statements.take({ ...keys(attempts), count: attempts.length, ttlMs, holder, session })
+    const { owner, ttlMs, holder, session } = first
+    const alike = (one: Attempt) =>
+      one.owner === owner && one.ttlMs === ttlMs && one.holder === holder && one.session === session
+    if (!attempts.every(alike)) return undefined
+    const names = array(attempts.map(({ name }) => name))
+    return statements.take({ names, count: attempts.length, owner, ttlMs, holder, session })
   }
 
   async function acquireIn(tx: Tx, attempt: Attempt): Promise<AttemptResult> {
@@ -673,7 +688,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       const { rows } = query === undefined ? NO_ROWS : await runner.run(query)
       for (const row of rows) {
         const result = toAttemptResult(row)
-        for (const index of listed(row.i, attempts.length)) results[index] = result
+        for (const index of indicesOf(attempts, row.names)) results[index] = result
       }
       const missed = unanswered(results)
       if (missed.length > 0) {
@@ -763,10 +778,9 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       for (const [index, hold] of holds.entries()) if (givenBack.has(hold)) results[index] = RELEASED
       const lonely = unanswered(results).filter((index) => !holds[index]!.awaited && !wasHandedOver(holds[index]!))
       if (lonely.length > 0) {
-        const { rows } = await runner.run(
-          statements.giveBack({ ...ofHolds(lonely.map((index) => holds[index]!)), count: lonely.length }),
-        )
-        for (const { i } of rows) for (const at of listed(i, lonely.length)) results[lonely[at]!] = RELEASED
+        const some = lonely.map((index) => holds[index]!)
+        const { rows } = await runner.run(statements.giveBack({ holds: byName(some), count: some.length }))
+        for (const { names } of rows) for (const at of indicesOf(some, names)) results[lonely[at]!] = RELEASED
       }
       const others = unanswered(results)
       if (others.length === 0) return results as ReleaseResult[]
@@ -1025,9 +1039,17 @@ function numbered(items: readonly (Arrival | Departure)[]): string {
   return JSON.stringify(items.map((item, index) => ({ i: index + 1, ...item })))
 }
 
-/** The indices in a list of numbers, which count from 1; null is all of `count`. */
-function listed(i: unknown, count: number): number[] {
-  return typeof i === 'string' ? i.split(',').map((number) => Number(number) - 1) : [...Array(count).keys()]
+/** The indices of those whose names are listed, as JSON; null is all of them. */
+function indicesOf(asked: readonly { readonly name: string }[], names: unknown): number[] {
+  const indices = [...asked.keys()]
+  if (typeof names !== 'string') return indices
+  const listed = new Set(JSON.parse(names) as string[])
+  return indices.filter((index) => listed.has(asked[index]!.name))
+}
+
+/** As a JSON object, in which the server finds a hold by its name. */
+function byName(holds: readonly Hold[]): string {
+  return JSON.stringify(Object.fromEntries(holds.map(({ name, owner, token }) => [name, `${owner} ${token}`])))
 }
 
 function unanswered(results: readonly unknown[]): number[] {

@@ -58,13 +58,28 @@ export function statement<Values extends object>(
   const parameters = new Proxy({} as { [Name in keyof Values]-?: RawBuilder<Values[Name]> }, {
     get: (_, name) => sql.val(new Parameter(String(name))),
   })
-  const { text, values: compiled } = compile(engine, build(parameters))
+  const { text, values: compiled } = withEachOnce(engine, compile(engine, build(parameters)))
   const name = statementName(text)
   return (values) => ({
     name,
     text,
     values: compiled.map((value) => (value instanceof Parameter ? values[value.name as keyof Values] : value)),
   })
+}
+
+/** Where placeholders have numbers, a value that is used in several places is sent once. */
+function withEachOnce(engine: SqlEngine, { text, values }: Statement): Statement {
+  if (engine !== 'postgres') return { text, values }
+  const once: unknown[] = []
+  const numbers = values.map((value) => {
+    const before = once.findIndex((other) => isSameParameter(value, other))
+    return before === -1 ? once.push(value) : before + 1
+  })
+  return { text: text.replace(/\$(\d+)/g, (_, number: string) => `$${numbers[Number(number) - 1]}`), values: once }
+}
+
+function isSameParameter(one: unknown, other: unknown): boolean {
+  return one instanceof Parameter && other instanceof Parameter && one.name === other.name
 }
 
 export function statementName(text: string): string {

@@ -172,24 +172,24 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   },
   {
     name: 'PostgreSQL: acquire locks the row too weakly to stop at a guard',
-    find: `or (l.queue is null and \${free}))
+    find: `and \${free} or l.owner = \${owner})
             for update skip locked`,
-    replace: `or (l.queue is null and \${free}))
+    replace: `and \${free} or l.owner = \${owner})
             for no key update skip locked`,
     tests: ['race/guard.test.ts', 'contract/guard.contract.test.ts'],
   },
   {
     name: 'PostgreSQL: acquire waits for who has the row locked',
-    find: `or (l.queue is null and \${free}))
+    find: `and \${free} or l.owner = \${owner})
             for update skip locked`,
-    replace: `or (l.queue is null and \${free}))
+    replace: `and \${free} or l.owner = \${owner})
             for update`,
     tests: ['race/quiet.test.ts', 'race/guard.test.ts', 'store/queue.test.ts', 'race/small-pool.test.ts'],
   },
   {
     name: 'PostgreSQL: acquire does not look at the queue',
-    find: `and (l.owner = a.owner or (l.queue is null and \${free}))`,
-    replace: `and (l.owner = a.owner or \${free})`,
+    find: `and (l.queue is null and \${free} or l.owner = \${owner})`,
+    replace: `and (\${free} or l.owner = \${owner})`,
     tests: ['store/queue.test.ts'],
   },
   {
@@ -197,6 +197,12 @@ const postgres = on(pg, 'src/store/postgres.ts', [
     find: `case when count(*) < \${count}::int then`,
     replace: `case when count(*) < least(\${count}::int, 0) then`,
     tests: ['store/queue.test.ts', 'race/store-batches.test.ts'],
+  },
+  {
+    name: 'PostgreSQL: a release of many asks for some name and some hold',
+    find: `and (select holds from asked) ->> l.name = l.owner || ' ' || l.token`,
+    replace: `and l.owner || ' ' || l.token in (select value from asked, jsonb_each_text(holds))`,
+    tests: ['store/queue.test.ts'],
   },
   {
     name: 'PostgreSQL: two transactions may create one name',
@@ -245,7 +251,7 @@ const postgres = on(pg, 'src/store/postgres.ts', [
 const pglite = on('pglite', 'src/store/postgres.ts', [
   {
     name: 'PGlite: acquire does not raise the token',
-    find: `token = case when f.again then l.token else greatest(l.token + 1, (select \${clockToken})) end`,
+    find: `token = case when l.owner = \${a.owner} then l.token else greatest(l.token + 1, (select \${clockToken})) end`,
     replace: 'token = l.token',
     tests: ['contract/tokens.contract.test.ts'],
   },

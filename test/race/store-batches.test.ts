@@ -118,11 +118,8 @@ class Client {
   }
 
   async acquire(): Promise<void> {
-    const attempts = sample(this.#others()).map((name) => ({
-      name,
-      ...terms(),
-      owner: randomBytes(16).toString('hex'),
-    }))
+    const owner = randomBytes(16).toString('hex')
+    const attempts = sample(this.#others()).map((name) => ({ name, ...terms(), owner }))
     const results = await this.#send(() => this.store.acquire(attempts))
     results?.forEach((result, index) => {
       if (result.granted) this.#take({ ...attempts[index]!, token: result.token })

@@ -32,6 +32,16 @@ const ALONE_OR_NOT = [
   { how: 'with others', others: 2 },
 ]
 
+const anOwner = () => randomBytes(16).toString('hex')
+const ALIKE = Array<string>(2).fill(anOwner())
+const OWNERS = [
+  { whom: 'attempts of one kind', attemptsOn: (names: readonly string[]) => alike(names) },
+  {
+    whom: 'attempts with owners of their own',
+    attemptsOn: (names: readonly string[]) => names.map((name) => attempt({ name })),
+  },
+]
+
 type Subject = Pick<TestEngine, 'engine' | 'sessions' | 'open'>
 
 /** What each store promises about its queue, asked of the store itself. */
@@ -45,34 +55,40 @@ export function queueSuite(engine: Subject): void {
     })
 
   describe('acquire', () => {
-    it('takes what is free and not waited for, and answers in order', async () => {
-      const [fresh, released, expired, held, awaited] = freshNames(5)
-      await one.release(await one.acquire(released!))
-      await one.acquire(expired!, { ttlMs: SHORT_MS })
-      await one.acquire(held!, { holder: 'the holder' })
-      await one.acquire(awaited!, { ttlMs: SHORT_MS })
-      await two.arrive(awaited!)
-      await one.untilFree(expired!, awaited!)
+    it.each(OWNERS)(
+      'takes what is free and not waited for, and answers in order, for $whom',
+      async ({ attemptsOn }) => {
+        const [fresh, released, expired, held, awaited] = freshNames(5)
+        await one.release(await one.acquire(released!))
+        await one.acquire(expired!, { ttlMs: SHORT_MS })
+        await one.acquire(held!, { holder: 'the holder' })
+        await one.acquire(awaited!, { ttlMs: SHORT_MS })
+        await two.arrive(awaited!)
+        await one.untilFree(expired!, awaited!)
 
-      const names = [held, awaited, fresh, released, expired] as string[]
-      const results = await two.store.acquire(names.map((name) => attempt({ name })))
-      expect(results).toEqual([
-        { granted: false, holder: 'the holder', queued: false },
-        { granted: false, holder: null, queued: true },
-        { granted: true, token: expect.any(BigInt), takeover: false },
-        { granted: true, token: expect.any(BigInt), takeover: false },
-        { granted: true, token: expect.any(BigInt), takeover: true },
-      ])
-      expect(await two.store.look([awaited!])).toMatchObject([{ holder: null, ready: true }])
-    })
+        const names = [held, awaited, fresh, released, expired] as string[]
+        const results = await two.store.acquire(attemptsOn(names))
+        expect(results).toEqual([
+          { granted: false, holder: 'the holder', queued: false },
+          { granted: false, holder: null, queued: true },
+          { granted: true, token: expect.any(BigInt), takeover: false },
+          { granted: true, token: expect.any(BigInt), takeover: false },
+          { granted: true, token: expect.any(BigInt), takeover: true },
+        ])
+        expect(await two.store.look([awaited!])).toMatchObject([{ holder: null, ready: true }])
+      },
+    )
 
     it.each([
-      { terms: 'the same terms', ttls: [LONG_MS, LONG_MS], holders: ['us', 'us'] },
-      { terms: 'terms of their own', ttls: [LONG_MS, LONG_MS / 2], holders: ['us', 'them'] },
-    ])('gives several who want $terms what each asked for', async ({ ttls, holders }) => {
+      { terms: 'the same terms', ttls: [LONG_MS, LONG_MS], holders: ['us', 'us'], owners: [anOwner(), anOwner()] },
+      { terms: 'the same terms, together', ttls: [LONG_MS, LONG_MS], holders: ['us', 'us'], owners: ALIKE },
+      { terms: 'terms of their own', ttls: [LONG_MS, LONG_MS / 2], holders: ['us', 'them'], owners: ALIKE },
+    ])('gives several who want $terms what each asked for', async ({ ttls, holders, owners }) => {
       const names = freshNames(2)
       for (const name of names) await one.release(await one.acquire(name))
-      const asked = names.map((name, at) => attempt({ name, ttlMs: ttls[at]!, holder: holders[at]! }))
+      const asked = names.map((name, at) =>
+        attempt({ name, ttlMs: ttls[at]!, holder: holders[at]!, owner: owners[at]! }),
+      )
       const results = await two.store.acquire(asked)
       const sights = await two.store.look(names)
       for (const [at, { name, owner }] of asked.entries()) {
@@ -85,33 +101,40 @@ export function queueSuite(engine: Subject): void {
       }
     })
 
-    it('answers a repeated attempt with the same token and a fresh expiry', async () => {
-      const name = freshName()
-      await one.acquire(name, { ttlMs: SHORT_MS })
-      await one.untilFree(name)
-      const asked = attempt({ name, ttlMs: 20_000 })
-      const [first] = await two.store.acquire([asked])
-      const [again] = await two.store.acquire([{ ...asked, ttlMs: LONG_MS }])
-      expect(first).toMatchObject({ granted: true, takeover: true })
-      expect(again).toMatchObject({ granted: true, token: (first as { token: bigint }).token })
-      expect((await two.look(name)).holder?.remainingMs).toBeGreaterThan(30_000)
-    })
+    it.each(ALONE_OR_NOT)(
+      'answers an attempt that is repeated $how with the same token and a fresh expiry',
+      async ({ others }) => {
+        const [name, ...rest] = freshNames(1 + others) as [string, ...string[]]
+        await one.acquire(name, { ttlMs: SHORT_MS })
+        await one.untilFree(name)
+        const asked = alike([name, ...rest], { ttlMs: 20_000 })
+        const first = await two.store.acquire(asked)
+        const again = await two.store.acquire(asked.map((each) => ({ ...each, ttlMs: LONG_MS })))
+        expect(first).toMatchObject([{ granted: true, takeover: true }, ...rest.map(() => ({ takeover: false }))])
+        expect(again).toEqual(first)
+        expect((await two.look(name)).holder?.remainingMs).toBeGreaterThan(30_000)
+      },
+    )
 
-    it('repeats an attempt although others wait by now', async () => {
-      const name = freshName()
-      const asked = attempt({ name })
-      const [first] = await one.store.acquire([asked])
+    it.each(ALONE_OR_NOT)('repeats an attempt $how although others wait by now', async ({ others }) => {
+      const [name, ...rest] = freshNames(1 + others) as [string, ...string[]]
+      const asked = alike([name, ...rest])
+      const first = await one.store.acquire(asked)
       await two.arrive(name)
-      expect(await one.store.acquire([asked])).toEqual([first])
+      expect(await one.store.acquire(asked)).toEqual(first)
       expect((await one.look(name)).entries).toHaveLength(1)
     })
 
-    it('does not barge when a lease has run out and somebody waits', async () => {
-      const name = freshName()
+    it.each(ALONE_OR_NOT)('does not barge $how when a lease has run out and somebody waits', async ({ others }) => {
+      const [name, ...rest] = freshNames(1 + others) as [string, ...string[]]
+      for (const each of rest) await one.release(await one.acquire(each))
       await one.acquire(name, { ttlMs: SHORT_MS })
       const entry = await two.arrive(name)
       await one.untilFree(name)
-      expect(await one.store.acquire([attempt({ name })])).toEqual([{ granted: false, holder: null, queued: true }])
+      expect(await one.store.acquire(alike([name, ...rest]))).toEqual([
+        { granted: false, holder: null, queued: true },
+        ...rest.map(() => ({ granted: true, token: expect.any(BigInt), takeover: false })),
+      ])
       expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
       await expectHandedTo(two, name, entry)
     })
@@ -556,6 +579,20 @@ export function queueSuite(engine: Subject): void {
       expect((await two.look(stale)).holder).toMatchObject(holds[2]!)
     })
 
+    it('releases no hold of a later owner along with the others of that owner', async () => {
+      const [both, early, late] = freshNames(3) as [string, string, string]
+      for (const name of [both, early, late]) await one.release(await one.acquire(name))
+      const first = alike([both, early])
+      const stale = toHolds(first, await one.store.acquire(first))
+      expect(await one.store.forceRelease(both)).toBe('released')
+      const second = alike([both, late])
+      const [standing, other] = toHolds(second, await two.store.acquire(second))
+      const released = await one.store.release([...stale, other!], one.process)
+      expect(released.map(({ outcome }) => outcome)).toEqual(['lost', 'released', 'released'])
+      expect((await two.look(both)).holder).toMatchObject(standing!)
+      for (const { holder } of await two.store.look([early, late])) expect(holder).toBeNull()
+    })
+
     it('hands over a claim that is short, under the label of the one who waited', async () => {
       const name = freshName()
       const hold = await one.acquire(name)
@@ -720,7 +757,7 @@ export function queueSuite(engine: Subject): void {
 
     it('does all of it for 300 names at once', async () => {
       const names = freshNames(300)
-      const attempts = names.map((name) => attempt({ name }))
+      const attempts = alike(names)
       const holds = toHolds(attempts, await one.store.acquire(attempts))
       const tokens = new Map(holds.map(({ name, token }) => [name, token]))
       const shuffled = names.toReversed()
@@ -994,13 +1031,14 @@ export function textSuite(engine: Subject): void {
     '255 bytes': `${'😀'.repeat(63)}abc`,
     'control characters': '\u0001\u0008\u001f\u007f',
     percents: '100%_\\%',
+    'a property of all objects': '__proto__',
   }
 
   for (const [what, text] of Object.entries(texts)) {
     it(`takes ${what} in names and labels as they are`, async () => {
       expect(Buffer.byteLength(text)).toBeLessThanOrEqual(255)
       const plain = freshName()
-      const attempts = [text, plain].map((name) => attempt({ name, holder: text }))
+      const attempts = alike([text, plain], { holder: text })
       const holds = toHolds(attempts, await one.store.acquire(attempts))
       const arrivals = [plain, text].map((name) => arrival({ name, holder: text, process: two.process, count: 2 }))
       const queued = await two.store.enqueue(arrivals, MANY)
@@ -1027,6 +1065,14 @@ export function textSuite(engine: Subject): void {
         expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: false })
       })
       expect(await one.settle(text)).toEqual({ outcome: 'idle', grant: null })
+
+      const kept = await two.acquire(plain)
+      const some = alike([text, plain])
+      const [taken] = toHolds(some.slice(0, 1), await one.store.acquire(some))
+      const released = await one.store.release([taken!, { ...taken!, name: plain }], one.process)
+      expect(released.map(({ outcome }) => outcome)).toEqual(['released', 'lost'])
+      expect(await one.look(text)).toMatchObject({ name: text, holder: null })
+      expect((await one.look(plain)).holder).toMatchObject(kept)
     })
   }
 }
@@ -1128,8 +1174,14 @@ function freshNames(count: number): string[] {
   return Array.from({ length: count }, freshName)
 }
 
+/** Sent together. */
+function alike(names: readonly string[], terms: Partial<Attempt> = {}): Attempt[] {
+  const owner = anOwner()
+  return names.map((name) => attempt({ owner, ...terms, name }))
+}
+
 function attempt(terms: Partial<Attempt> & { name: string }): Attempt {
-  return { owner: randomBytes(16).toString('hex'), ttlMs: LONG_MS, holder: 'test', session: null, ...terms }
+  return { owner: anOwner(), ttlMs: LONG_MS, holder: 'test', session: null, ...terms }
 }
 
 function arrival(terms: Partial<Arrival> & { name: string }): Arrival {
