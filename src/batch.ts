@@ -10,39 +10,55 @@ interface Waiting<Item, Answer> {
 const LONGEST_BATCH = 1000
 /** Statements under way at once: while this process deals with the answers to one, the database works on the other. */
 const AT_ONCE = 2
-/** So many callers are worth a second statement: its fixed cost is that of some thirty names. */
-const WORTH = 100
+/** So many callers are worth a second statement: its fixed cost is that of some fifty names. */
+const WORTH = 50
 /** A statement that takes longer than this (a lost connection, a stalled server) does not keep the next ones waiting. */
 const SLOW_STATEMENT_MS = 20
 
+/** Callers whose requests wait or are under way, in all batches that share it. */
+export class Crowd {
+  size = 0
+}
+
 /**
  * Many callers' statements in one: what is asked for while a statement is under way goes into the next one together, so
- * batches grow with the load, and a lone caller never waits. A name is in a batch once.
+ * batches grow with the load, and a lone caller never waits. A crowd, which goes on to the next thing together, goes in two
+ * halves: more parts cost more statements, and of unequal parts the small ones cost as many. A name is in a batch once.
  */
 export class Batches<Item extends { readonly name: string }, Answer> {
   readonly #send: (items: readonly Item[]) => Promise<readonly Answer[]>
   readonly #split: boolean
+  readonly #crowd: Crowd
   #waiting: Waiting<Item, Answer>[] = []
   #underWay = 0
   #planned = false
   #slow: NodeJS.Timeout | undefined
 
   /** `split`: whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not. */
-  constructor(send: (items: readonly Item[]) => Promise<readonly Answer[]>, { split = true } = {}) {
+  constructor(
+    send: (items: readonly Item[]) => Promise<readonly Answer[]>,
+    { split = true, crowd = new Crowd() }: { readonly split?: boolean; readonly crowd?: Crowd } = {},
+  ) {
     this.#send = send
     this.#split = split
+    this.#crowd = crowd
   }
 
   add(item: Item): Promise<Answer> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ item, resolve, reject })
+      this.#crowd.size++
       if (this.#mayGo) this.#soon()
       else this.#atLast()
     })
   }
 
   get #mayGo(): boolean {
-    return this.#underWay === 0 || (this.#underWay < AT_ONCE && this.#waiting.length >= WORTH)
+    return this.#underWay === 0 || (this.#underWay < AT_ONCE && this.#waiting.length >= this.#share)
+  }
+
+  get #share(): number {
+    return Math.max(WORTH, Math.ceil(this.#crowd.size / AT_ONCE))
   }
 
   /** When all that runs now has asked: before any input or output, so that a lone caller loses nothing. */
@@ -64,8 +80,9 @@ export class Batches<Item extends { readonly name: string }, Answer> {
     clearTimeout(this.#slow)
     this.#slow = undefined
     do {
-      const share = Math.ceil(this.#waiting.length / Math.max(1, AT_ONCE - this.#underWay))
-      void this.#run(this.#takeBatch(Math.min(LONGEST_BATCH, Math.max(WORTH, share))))
+      const share = this.#share
+      const { length } = this.#waiting
+      void this.#run(this.#takeBatch(Math.min(LONGEST_BATCH, length < 2 * share ? length : share)))
     } while (this.#waiting.length > 0 && this.#mayGo)
     this.#atLast()
   }
@@ -74,6 +91,7 @@ export class Batches<Item extends { readonly name: string }, Answer> {
     this.#underWay++
     await this.#answer(batch)
     this.#underWay--
+    this.#crowd.size -= batch.length
     if (this.#waiting.length > 0 && this.#mayGo) this.#go()
   }
 

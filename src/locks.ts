@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { type AcquireContext, acquire, type Granted, sentTogether, type Unsent } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
-import { Batches } from './batch.ts'
+import { Batches, Crowd } from './batch.ts'
 import { Calls } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
@@ -140,8 +140,10 @@ class Instance<Tx> implements Locks<Tx> {
     this.#store = store
     this.#settings = settings
     this.#heartbeat = new Heartbeat((holds) => store.renew(holds))
-    this.#attempts = new Batches((attempts) => store.acquire(sentTogether(attempts)))
+    const crowd = new Crowd()
+    this.#attempts = new Batches((attempts) => store.acquire(sentTogether(attempts)), { crowd })
     this.#queue = new Queue({
+      crowd,
       store: store as Store<never>,
       process: (randomBytes(8).readBigInt64BE() >> 1n).toString(),
       holder: settings.holder,

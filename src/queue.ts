@@ -1,4 +1,4 @@
-import { Batches } from './batch.ts'
+import { Batches, type Crowd } from './batch.ts'
 import { DatabaseError, LockError, QueueFullError } from './errors.ts'
 import { randomHex } from './random.ts'
 import { untilUnlocked } from './retry.ts'
@@ -46,6 +46,8 @@ export interface Place {
 
 export interface QueueContext {
   readonly store: Store<never>
+  /** Those who acquire and release. */
+  readonly crowd: Crowd
   /** Our id, by which hand-offs are notified to us. */
   readonly process: string
   /** Our name, for people. */
@@ -214,7 +216,7 @@ export class Queue {
   #closed = false
 
   constructor(context: QueueContext) {
-    const { store, process, maxWaiters } = context
+    const { store, crowd, process, maxWaiters } = context
     this.#context = context
     const { listen } = store
     this.#listener = new Listener(
@@ -224,7 +226,7 @@ export class Queue {
     this.#poll = new Poll(() => this.#look(), store.changingFile === undefined ? LOOKS_APART_MS : 0)
     this.#enqueues = new Batches((arrivals) => store.enqueue(arrivals, maxWaiters))
     this.#departures = new Batches((departures) => store.leave(departures))
-    this.#releases = new Batches((holds) => store.release(holds, process))
+    this.#releases = new Batches((holds) => store.release(holds, process), { crowd })
     this.#settlements = new Batches((asked) =>
       store.settle(
         asked.map(({ name }) => name),

@@ -1,0 +1,76 @@
+import { expect, it } from 'vitest'
+import { Batches, Crowd } from '../../src/batch.ts'
+
+interface Item {
+  readonly name: string
+}
+
+/** Answers as late as a statement of so many names would, and notes how many there were. */
+function counted(sizes: number[], crowd: Crowd) {
+  return new Batches<Item, void>(
+    async (items) => {
+      sizes.push(items.length)
+      for (let turns = 3 + items.length / 40; turns > 0; turns--) await turn()
+      return items.map(() => undefined)
+    },
+    { crowd },
+  )
+}
+
+it('sends together what is asked in one turn, and a lone request at once', async () => {
+  const sizes: number[] = []
+  const batches = counted(sizes, new Crowd())
+  const many = Array.from({ length: 40 }, (_, index) => batches.add({ name: `${index}` }))
+  await Promise.all(many)
+  const lone = batches.add({ name: 'lone' })
+  await new Promise((resolve) => process.nextTick(resolve))
+  expect(sizes).toEqual([40, 1])
+  await lone
+})
+
+it('sends what is asked meanwhile when the statement under way is answered', async () => {
+  const sizes: number[] = []
+  const batches = counted(sizes, new Crowd())
+  const first = batches.add({ name: 'first' })
+  await turn()
+  const others = ['second', 'third'].map((name) => batches.add({ name }))
+  await turn()
+  expect(sizes).toEqual([1])
+  await Promise.all([first, ...others])
+  expect(sizes).toEqual([1, 2])
+})
+
+it.each([
+  { callers: 64, parts: 1 },
+  { callers: 256, parts: 2 },
+  { callers: 1000, parts: 2 },
+])('sends $callers callers who acquire and release in $parts', async ({ callers, parts }) => {
+  const crowd = new Crowd()
+  expect(await partsOf(callers, crowd, crowd)).toBeCloseTo(parts, 1)
+  expect(crowd.size).toBe(0)
+})
+
+it('would send them in more, if who acquires did not count who releases', async () => {
+  expect(await partsOf(256, new Crowd(), new Crowd())).toBeGreaterThan(2.5)
+})
+
+/** In how many statements so many callers acquire, or release, when they have done so for a while. */
+async function partsOf(callers: number, acquiring: Crowd, releasing: Crowd): Promise<number> {
+  const sizes: number[] = []
+  const acquires = counted(sizes, acquiring)
+  const releases = counted(sizes, releasing)
+  await Promise.all(
+    Array.from({ length: callers }, async (_, index) => {
+      for (let cycle = 0; cycle < 60; cycle++) {
+        await acquires.add({ name: `${index}` })
+        await releases.add({ name: `${index}` })
+      }
+    }),
+  )
+  const settled = sizes.slice(sizes.length / 4, -sizes.length / 4)
+  return (callers * settled.length) / settled.reduce((sum, size) => sum + size, 0)
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
