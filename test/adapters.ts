@@ -57,7 +57,7 @@ async function bracketed<T>(run: (sql: string) => Promise<unknown>, begin: strin
 /** Each makes a connection as a process of its own would. `url` is that of a server's database, or a file's path. */
 export const connectors = {
   pg(url: string, { poolSize = 5 }: ConnectOptions = {}): Connected {
-    const pool = createPgPool(url, poolSize)
+    const pool = createPgPool({ connectionString: url, max: poolSize })
     return over(fromPg(pool), {
       async transaction(body, isolation = 'read committed') {
         const client = await pool.connect()
@@ -181,7 +181,7 @@ export const connectors = {
   },
 
   'kysely-postgres'(url: string, { poolSize = 5 }: ConnectOptions = {}): Connected {
-    const pool = createPgPool(url, poolSize)
+    const pool = createPgPool({ connectionString: url, max: poolSize })
     return overKysely(new Kysely({ dialect: new PostgresDialect({ pool }) }))
   },
 
@@ -218,9 +218,12 @@ interface NodeSqlite {
   close(): void
 }
 
-/** Connections that the server ends while nothing is asked of them end no test. */
-function createPgPool(url: string, poolSize: number): pg.Pool {
-  const pool = new pg.Pool({ connectionString: url, max: poolSize })
+/**
+ * Connections that the server ends while nothing is asked of them end no test. That includes those of a pool that has ended:
+ * its `end()` does not wait for the server, which meanwhile may drop the database.
+ */
+export function createPgPool(config: pg.PoolConfig): pg.Pool {
+  const pool = new pg.Pool(config)
   pool.on('error', () => undefined)
   pool.on('connect', (client) => client.on('error', () => undefined))
   return pool

@@ -1,7 +1,8 @@
-import pg from 'pg'
+import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { fromPg } from '../../src/adapters/pg.ts'
 import { createLocks, type Locks } from '../../src/index.ts'
+import { createPgPool } from '../adapters.ts'
 import { createDatabase, type TestDatabase } from '../connect.ts'
 import { freshName } from '../engines.ts'
 
@@ -14,7 +15,7 @@ describe.each(inject('servers').filter(({ engine }) => engine === 'postgres'))('
 
   beforeAll(async () => {
     database = await createDatabase(server)
-    pool = new pg.Pool({ connectionString: database.url })
+    pool = createPgPool({ connectionString: database.url })
     locks = createLocks(fromPg(pool), { ttl: '20s' })
     await locks.migrate()
   })
@@ -40,7 +41,7 @@ describe.each(inject('servers').filter(({ engine }) => engine === 'postgres'))('
   })
 
   it('sends statements unprepared once a pooler has lost a prepared one', async () => {
-    const single = new pg.Pool({ connectionString: database.url, max: 1 })
+    const single = createPgPool({ connectionString: database.url, max: 1 })
     const own = createLocks(fromPg(single), { ttl: '20s' })
     const first = await own.acquire(freshName())
     // As a pooler does it when it hands the connection to somebody else.

@@ -5,13 +5,12 @@ import { drizzle as drizzlePostgresJs } from 'drizzle-orm/postgres-js'
 import { sql as raw } from 'drizzle-orm/sql'
 import createKnex, { type Knex } from 'knex'
 import mysql from 'mysql2/promise'
-import pg from 'pg'
 import postgres from 'postgres'
 import { fromDrizzle } from '../../src/adapters/drizzle.ts'
 import { fromKnex } from '../../src/adapters/knex.ts'
 import { fromPostgresJs } from '../../src/adapters/postgres-js.ts'
 import type { Adapter } from '../../src/index.ts'
-import type { ConnectOptions } from '../adapters.ts'
+import { type ConnectOptions, createPgPool } from '../adapters.ts'
 import { type OrmConnected, type OrmEngine, onServer, onSqlite } from './engines.ts'
 
 type Rows = Record<string, unknown>[]
@@ -50,8 +49,7 @@ export const ormConnectors = {
     }),
 
   'drizzle-node-postgres'(url: string, { poolSize = 5 }: ConnectOptions = {}) {
-    const pool = new pg.Pool({ connectionString: url, max: poolSize })
-    pool.on('error', () => undefined)
+    const pool = createPgPool({ connectionString: url, max: poolSize })
     const db = drizzlePg(pool)
     return over(fromDrizzle(db), {
       db,

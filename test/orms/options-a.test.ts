@@ -3,7 +3,6 @@ import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
 import { withReplicas } from 'drizzle-orm/pg-core'
 import createKnex from 'knex'
 import mysql from 'mysql2/promise'
-import pg from 'pg'
 import postgres from 'postgres'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
 import { fromDrizzle } from '../../src/adapters/drizzle.ts'
@@ -12,6 +11,7 @@ import { fromMysql2 } from '../../src/adapters/mysql2.ts'
 import { fromPg } from '../../src/adapters/pg.ts'
 import { fromPostgresJs } from '../../src/adapters/postgres-js.ts'
 import { type Adapter, createLocks } from '../../src/index.ts'
+import { createPgPool } from '../adapters.ts'
 import { createDatabase, type TestDatabase } from '../connect.ts'
 import { freshName } from '../engines.ts'
 
@@ -84,14 +84,14 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
       })
 
       it('Drizzle may read from replicas', async () => {
-        const pool = new pg.Pool({ connectionString: database.url })
+        const pool = createPgPool({ connectionString: database.url })
         const primary = drizzlePg(pool)
         const db = withReplicas(primary, [drizzlePg('postgres://nobody@localhost:1/nothing')])
         await works(fromDrizzle(db), () => pool.end())
       })
 
       it('their errors reach the caller as the driver made them', async () => {
-        const pool = new pg.Pool({ connectionString: database.url })
+        const pool = createPgPool({ connectionString: database.url })
         const db = drizzlePg(pool)
         const knex = createKnex({ client: 'pg', connection: database.url })
         const sql = postgres(database.url, { onnotice: () => undefined })
@@ -110,7 +110,7 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
 
       it('says that no server answers', async () => {
         const nowhere = 'postgres://nobody@localhost:1/nothing'
-        const pool = new pg.Pool({ connectionString: nowhere })
+        const pool = createPgPool({ connectionString: nowhere })
         const knex = createKnex({ client: 'pg', connection: nowhere, log: { warn: () => undefined } })
         const sql = postgres(nowhere, { connect_timeout: 1 })
         for (const adapter of [fromDrizzle(drizzlePg(pool)), fromKnex(knex), fromPostgresJs(sql)]) {
@@ -122,7 +122,7 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
       })
 
       it("takeover: 'session' works with a pool of pg beside them", async () => {
-        const sessions = new pg.Pool({ connectionString: database.url })
+        const sessions = createPgPool({ connectionString: database.url })
         closing.push(() => sessions.end())
         const knex = createKnex({ client: 'pg', connection: database.url })
         const sql = postgres(database.url, { onnotice: () => undefined })

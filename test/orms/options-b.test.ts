@@ -4,7 +4,6 @@ import type { MikroORM } from '@mikro-orm/postgresql'
 import { PrismaMariaDb } from '@prisma/adapter-mariadb'
 import { PrismaPg } from '@prisma/adapter-pg'
 import mysql from 'mysql2/promise'
-import pg from 'pg'
 import { Sequelize } from 'sequelize'
 import { DataSource } from 'typeorm'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
@@ -16,6 +15,7 @@ import { fromPrisma, type PrismaClient } from '../../src/adapters/prisma.ts'
 import { fromSequelize } from '../../src/adapters/sequelize.ts'
 import { fromTypeorm } from '../../src/adapters/typeorm.ts'
 import { type Adapter, createLocks, type Lease, LockLostError } from '../../src/index.ts'
+import { createPgPool } from '../adapters.ts'
 import { query } from '../connect.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { ormEngines } from './connectors-b.ts'
@@ -110,7 +110,7 @@ for (const orm of orms) {
         })
 
         it("takeover: 'session' works with a pool of the driver beside the ORM", async () => {
-          const pool = engine.engine === 'postgres' ? new pg.Pool({ connectionString: opened.url }) : undefined
+          const pool = engine.engine === 'postgres' ? createPgPool({ connectionString: opened.url }) : undefined
           const pool2 = engine.engine === 'mysql' ? mysql.createPool({ uri: opened.url }) : undefined
           closing.push(async () => (pool ?? pool2)?.end())
           const sessions = pool ? fromPg(pool) : fromMysql2(pool2!)

@@ -1,10 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import mysql from 'mysql2/promise'
-import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { fromMysql2 } from '../../src/adapters/mysql2.ts'
 import { fromPg } from '../../src/adapters/pg.ts'
 import { createLocks, type Locks } from '../../src/index.ts'
+import { createPgPool } from '../adapters.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { servedEngines, sharedEngines } from './one-per-engine.ts'
 import { endProcesses, startWorker, type Worker } from './processes.ts'
@@ -134,7 +134,7 @@ describe.each(servedEngines)('on $name', { concurrent: true, timeout: 90_000 }, 
 })
 
 function postgresZone(url: string, name: string): Zone {
-  const pool = new pg.Pool({ connectionString: url, options: `-c TimeZone=${name}` })
+  const pool = createPgPool({ connectionString: url, options: `-c TimeZone=${name}` })
   return {
     name,
     async offset() {

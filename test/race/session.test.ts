@@ -1,12 +1,11 @@
 import { Kysely, MysqlDialect, PostgresDialect } from 'kysely'
 import { createPool } from 'mysql2'
-import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it, type TestContext, vi } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { fromKysely } from '../../src/adapters/kysely.ts'
 import { fromPg } from '../../src/adapters/pg.ts'
 import { createLocks, type LockEvent } from '../../src/index.ts'
-import { connectors } from '../adapters.ts'
+import { connectors, createPgPool } from '../adapters.ts'
 import { engines, freshName, type OpenEngine } from '../engines.ts'
 import type { RunningServer } from '../servers/server.ts'
 import { servedEngines } from './one-per-engine.ts'
@@ -162,7 +161,7 @@ it.each(servedEngines)(
     const open = await engine.open()
     const dialect =
       engine.engine === 'postgres'
-        ? new PostgresDialect({ pool: new pg.Pool({ connectionString: open.url }) })
+        ? new PostgresDialect({ pool: createPgPool({ connectionString: open.url }) })
         : new MysqlDialect({ pool: createPool({ uri: open.url }) })
     const db = new Kysely<unknown>({ dialect })
     const locks = createLocks(fromKysely(db, { sessions: open.connected.adapter as SqlAdapter<never> }))
@@ -230,8 +229,8 @@ describe.runIf(postgres)('behind PgBouncer, which pools transactions', () => {
 
   it("takeover: 'session' works with a direct pool for sessions", async (context) => {
     const { locks: others } = await behind(context)
-    const pooled = new pg.Pool({ connectionString: bouncer.url })
-    const direct = new pg.Pool({ connectionString: open.url, max: 1 })
+    const pooled = createPgPool({ connectionString: bouncer.url })
+    const direct = createPgPool({ connectionString: open.url, max: 1 })
     const locks = createLocks(fromPg(pooled, { sessions: direct }))
     const lease = await locks.acquire(freshName(), bySession)
     expect(await others.tryAcquire(lease.name)).toBe(null)
