@@ -266,6 +266,12 @@ const TARGETS: readonly Target[] = [
     limit: 1.1,
     unit: 'x',
     measured: (figures) => figures.growth('rows', 'postgres18', 'rowlock', 'p50 ms'),
+    floors: [
+      {
+        of: 'raw UPDATEs',
+        measured: (figures) => figures.growth('rows', 'postgres18', 'raw UPDATEs', 'p50 ms'),
+      },
+    ],
   },
   {
     figure: 'takeover after kill -9, p99, postgres18',

@@ -16,6 +16,7 @@ export interface Lease<Tx> {
   readonly name: string
   /** The fencing token: it rises with every change of owner of this lock. */
   readonly token: bigint
+  /** A random id, with a new one for each hold of a lock; holds of several locks that were acquired at once may share one. */
   readonly owner: string
   /**
    * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when

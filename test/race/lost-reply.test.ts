@@ -7,6 +7,7 @@ import { startProxy, type TcpProxy } from '../tcp-proxy.ts'
 import { servedEngines } from './one-per-engine.ts'
 
 const TIMES = 25
+const MANY = Array.from({ length: 12 }, (_, index) => `one of many ${index}`)
 /** Longer than any test waits. */
 const TTL = '10m'
 
@@ -19,7 +20,7 @@ describe.each(servedEngines)('on $name', (engine) => {
   let others: Locks<unknown>
   let close: () => Promise<void>
   /** By which the requests are known that take a lock, a new one or one that was released, renew it, and release it. */
-  const marks = { create: '', take: '', renew: '', release: '' }
+  const marks = { create: '', take: '', takeMany: '', renew: '', release: '', releaseMany: '' }
 
   beforeAll(async () => {
     open = await engine.open()
@@ -47,6 +48,12 @@ describe.each(servedEngines)('on $name', (engine) => {
     marks.release = markOf(sent.splice(0)[0])
     await watched.acquire('watched')
     marks.take = markOf(sent.splice(0).at(-1))
+    await together(MANY, async (name) => (await watched.acquire(name)).release())
+    sent.splice(0)
+    const leases = await together(MANY, (name) => watched.acquire(name))
+    marks.takeMany = markOf(sent.splice(0).at(-1))
+    await together(leases, (lease) => lease.release())
+    marks.releaseMany = markOf(sent.splice(0)[0])
   })
 
   afterAll(async () => {
@@ -117,6 +124,24 @@ describe.each(servedEngines)('on $name', (engine) => {
     })
   })
 
+  it('those who were granted their locks together, unheard, get each its own, and can release them unheard', async () => {
+    for (let time = 0; time < TIMES / 5; time++) {
+      const cutsBefore = proxy.cuts
+      cutReplyTo('takeMany')
+      const acquiring = together(MANY, (name) => locks.acquire(name))
+      const granted: { owner: string; token: bigint }[] = []
+      for (const name of MANY) granted.push(await holdThatNobodyHeardOf(name, cutsBefore))
+      const leases = await acquiring
+      expect(leases).toMatchObject(granted)
+      for (const name of MANY) expect(await others.tryAcquire(name)).toBe(null)
+
+      cutReplyTo('releaseMany')
+      expect(await together(leases, (lease) => lease.release())).toEqual(MANY.map(() => true))
+      expect(proxy.cuts).toBe(cutsBefore + 2)
+      for (const name of MANY) expect(await rows(name)).toEqual([])
+    }
+  })
+
   it('the lock becomes free if the caller gives up while the reply is on its way', async () => {
     const name = freshName()
     const caller = new AbortController()
@@ -153,3 +178,7 @@ describe.each(servedEngines)('on $name', (engine) => {
     stopListening()
   })
 })
+
+function together<T, R>(items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
+  return Promise.all(items.map(work))
+}
