@@ -57,6 +57,7 @@ export class Batches<Item extends { readonly name: string }, Answer> {
     return this.#underWay === 0 || (this.#underWay < AT_ONCE && this.#waiting.length >= this.#share)
   }
 
+  /** So many requests of a crowd go in one statement. */
   get #share(): number {
     return Math.max(WORTH, Math.ceil(this.#crowd.size / AT_ONCE))
   }

@@ -240,7 +240,7 @@ export function postgresStatements(naming: Naming) {
           select name, owner, i, ttl, holder, session
           from ${attempts(p)} as a(name, owner, ttl, holder, session, i)
         ), free as (
-          select a.*, l.ctid
+          select a.*
           from asked as a, lateral (${obtained(sql`l.name = a.name`, sql`a.owner`)}) as l
           ${few}
         ), taken as (
