@@ -19,4 +19,5 @@ export type {
   TransactionHold,
   TransactionLocks,
   TransactionOptions,
+  WithinOptions,
 } from './transaction.ts'

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { type AcquireContext, acquire, type Granted, sentTogether, type Unsent } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 import { Batches, Crowd } from './batch.ts'
+import { BeforeSnapshot } from './before-snapshot.ts'
 import { Calls } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
@@ -35,7 +36,9 @@ import {
   Transaction,
   type TransactionContext,
   type TransactionLocks,
+  type WithinOptions,
 } from './transaction.ts'
+import { TransactionQueue } from './transaction-queue.ts'
 
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
 export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
@@ -65,7 +68,7 @@ export interface Locks<Tx> {
   /** As run, but does not run the body if somebody holds the lock. */
   tryRun<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>
   /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
-  within(tx: Tx | (() => Tx)): TransactionLocks<Tx>
+  within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
   /**
    * A lease from its JSON form, in this or another process; from now on renewed here, too. LockLostError if it is not held.
    */
@@ -134,6 +137,7 @@ class Instance<Tx> implements Locks<Tx> {
   #assessing: Promise<void> | undefined
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
+  readonly #transactionContext: TransactionContext<Tx>
   #closed: Promise<void> | undefined
 
   constructor(store: Store<Tx>, settings: InstanceSettings) {
@@ -168,6 +172,17 @@ class Instance<Tx> implements Locks<Tx> {
       onReleasedIn: (name) => this.#queue.settleLater(name),
     }
     this.#sessions = new Sessions((onLost) => store.openSession(onLost))
+    this.#transactionContext = {
+      store,
+      queue: new TransactionQueue(this.#queue),
+      beforeSnapshot: new BeforeSnapshot(async (names) => (await store.lookAtTransactions?.(names)) ?? []),
+      holder: settings.holder,
+      run: (signal, body) => this.#calls.run(signal, body),
+      request: (name, options) => toRequest(name, options, settings.defaults),
+      settleLater: (name) => this.#queue.settleLater(name),
+      ended: (owner) => this.#queue.ended(owner),
+      confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
+    }
   }
 
   async migrate(): Promise<string[]> {
@@ -199,17 +214,10 @@ class Instance<Tx> implements Locks<Tx> {
     return lease === null ? { ran: false } : { ran: true, value: await this.#run(lease, body) }
   }
 
-  within(tx: Tx | (() => Tx)): TransactionLocks<Tx> {
+  within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {
     this.#assertOpen()
-    const context: TransactionContext<Tx> = {
-      store: this.#store,
-      queue: this.#queue,
-      holder: this.#settings.holder,
-      run: (signal, body) => this.#calls.run(signal, body),
-      request: (name, options) => toRequest(name, options, this.#settings.defaults),
-      confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
-    }
-    return new Transaction(context, currentTransaction(tx))
+    checkWithinOptions(options)
+    return new Transaction(this.#transactionContext, currentTransaction(tx), options)
   }
 
   async restore(json: LeaseJson, options: Pick<LockOptions, 'renew' | 'maxHold'> = {}): Promise<Lease<Tx>> {
@@ -452,6 +460,19 @@ class Guards<Tx> {
 
 function closedError(): LockError {
   return new LockError('INVALID_ARGUMENT', 'this instance is closed: make another one with createLocks')
+}
+
+const ISOLATION_LEVELS = ['read committed', 'repeatable read', 'serializable']
+
+function checkWithinOptions(options: WithinOptions): void {
+  checkOptions(options)
+  const { isolation } = options
+  if (isolation !== undefined && !ISOLATION_LEVELS.includes(isolation)) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `isolation must be one of ${ISOLATION_LEVELS.join(', ')}, not ${JSON.stringify(isolation)}`,
+    )
+  }
 }
 
 function checkBody(body: unknown): void {

@@ -86,17 +86,23 @@ export function preparationStatements(engine: SqlEngine, naming: Naming): string
 }
 
 function undoStatement(statement: string): string {
-  const [, table] = /^create table (?:if not exists )?(\S+)/.exec(statement) ?? []
-  if (table === undefined) throw new Error(`undoStatement does not know yet how to undo: ${statement}`)
-  return `drop table ${table}`
+  const [, kind, thing] = /^create (table|function) (?:if not exists )?([^\s(]+)/.exec(statement) ?? []
+  if (kind === undefined) throw new Error(`undoStatement does not know yet how to undo: ${statement}`)
+  return `drop ${kind} ${thing}`
 }
 
+/** At semicolons that end a line, but for those in the body of a function, which stands between two `$function$`. */
 function splitStatements(text: string): string[] {
-  return text
+  const statements = ['']
+  for (const [index, part] of text
     .replace(/--.*$/gm, '')
-    .split(/;\s*$/m)
-    .map((part) => part.replace(/\s+$/gm, '').trim())
-    .filter((part) => part !== '')
+    .split(/(?=\$function\$)/)
+    .entries()) {
+    const isBody = index % 2 === 1
+    const [first = '', ...others] = isBody ? [part] : part.split(/;\s*$/m)
+    statements.push(`${statements.pop()}${first}`, ...others)
+  }
+  return statements.map((part) => part.replace(/\s+$/gm, '').trim()).filter((part) => part !== '')
 }
 
 /** Quoted identifiers could hold anything; a short list of characters keeps them readable everywhere. */

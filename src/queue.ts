@@ -30,6 +30,8 @@ export interface Handed extends Hold {
 export interface Terms {
   readonly ttlMs: number
   readonly session: string | null
+  /** Stands for transactions, which wait for the end of leases only (see TransactionQueue). */
+  readonly transaction?: boolean
 }
 
 /** One caller's place in the queue of a lock. */
@@ -83,6 +85,10 @@ const FAILED_LOOK_MS = 250
 /** While a transaction has the row locked nobody can queue there: tried again this often. */
 const SHORTEST_LOCKED_MS = 1
 const LONGEST_LOCKED_MS = 50
+/** A row that is still locked when the pauses have become so long is locked by a transaction, not by somebody's statement. */
+const LOCKED_BY_TRANSACTIONS_MS = 8
+/** A gate stays closed for a second (GATE_MS), should the process that closed it be gone. */
+const CLOSE_GATE_AGAIN_MS = 500
 /** A free lock whose row was locked at the moment is looked at again after that time. */
 const SETTLE_AGAIN_MS = 10
 /**
@@ -181,6 +187,7 @@ class Line {
   enqueuing = false
   departing = false
   lockedMs = SHORTEST_LOCKED_MS
+  gateClosedAt = Number.NEGATIVE_INFINITY
 
   constructor(readonly name: string) {}
 
@@ -209,6 +216,8 @@ export class Queue {
   readonly #departures: Batches<Departure, DepartureResult>
   readonly #releases: Batches<Release, ReleaseResult>
   readonly #settlements: Batches<{ readonly name: string }, Settlement>
+  readonly #gatesToClose: Batches<{ readonly name: string }, void>
+  readonly #gatesToOpen: Batches<{ readonly name: string }, void>
   #watch: Promise<Watch | undefined> | undefined
   #watching = false
   #movedAt = 0
@@ -227,12 +236,15 @@ export class Queue {
     this.#enqueues = new Batches((arrivals) => store.enqueue(arrivals, maxWaiters))
     this.#departures = new Batches((departures) => store.leave(departures))
     this.#releases = new Batches((holds) => store.release(holds, process), { crowd })
-    this.#settlements = new Batches((asked) =>
-      store.settle(
-        asked.map(({ name }) => name),
-        process,
-      ),
-    )
+    this.#settlements = new Batches((asked) => store.settle(namesOf(asked), process))
+    this.#gatesToClose = new Batches(async (asked) => {
+      await store.closeGates?.(namesOf(asked))
+      return asked.map(() => undefined)
+    })
+    this.#gatesToOpen = new Batches(async (asked) => {
+      await store.openGates?.(namesOf(asked))
+      return asked.map(() => undefined)
+    })
   }
 
   /** Whether callers of this process try to get the lock, or wait for it: then there is no need to try as well. */
@@ -356,6 +368,7 @@ export class Queue {
         if (result.outcome === 'queued') {
           this.#queued(line, result.entry === entry.id || joins === undefined ? entry : join(line, entry, joins), run)
           line.lockedMs = SHORTEST_LOCKED_MS
+          this.#openGate(line)
           this.#see(line, { ...result.sight, ready: result.sight.holder === null }, sentAt)
         } else {
           line.entries.delete(entry.id)
@@ -384,6 +397,23 @@ export class Queue {
     this.#lookBy(this.#pauseMs())
   }
 
+  /**
+   * Transactions may be taking turns, and no lease ever find the row unlocked: for a while, who comes next steps aside. A gate
+   * that cannot be closed is a matter of fairness only.
+   */
+  #closeGate(line: Line): void {
+    const now = performance.now()
+    if (this.#context.store.closeGates === undefined || now < line.gateClosedAt + CLOSE_GATE_AGAIN_MS) return
+    line.gateClosedAt = now
+    this.#context.background(`closing the gate of ${JSON.stringify(line.name)}`, this.#gatesToClose.add(line))
+  }
+
+  #openGate(line: Line): void {
+    if (line.gateClosedAt === Number.NEGATIVE_INFINITY) return
+    line.gateClosedAt = Number.NEGATIVE_INFINITY
+    this.#context.background(`opening the gate of ${JSON.stringify(line.name)}`, this.#gatesToOpen.add(line))
+  }
+
   /** Answers how long to wait before the next attempt. */
   #notQueued(line: Line, outcome: 'full' | 'locked' | 'missing', entry: Entry): number {
     const callers = [...entry.callers]
@@ -391,6 +421,7 @@ export class Queue {
       for (const caller of callers) caller.entry = undefined
       line.arriving.unshift(...callers)
       const pauseMs = line.lockedMs
+      if (pauseMs >= LOCKED_BY_TRANSACTIONS_MS && entry.terms.transaction !== true) this.#closeGate(line)
       line.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
       return pauseMs
     }
@@ -414,6 +445,7 @@ export class Queue {
       process: this.#context.process,
       listening: entry.listening,
       provenAlive: entry.provenAlive,
+      transaction: entry.terms.transaction === true,
       waitMs: Math.min(LONGEST_WAIT_MS, Math.max(...run.map(({ deadline }) => deadline - now)) + LEAVING_MS),
     }
   }
@@ -548,11 +580,24 @@ export class Queue {
       this.#take({ ...holder, process: this.#context.process }, sentAt)
     }
     this.#enqueueAgain(line, sight, sentAt)
+    if (holder === null && !sight.leasesWait) this.#sendTransactions(line)
     if (sight.ready) this.#context.background(`handing over ${JSON.stringify(line.name)}`, this.#settleSeen(line))
     this.#tidy(line)
     if (holder !== null) {
       this.#lookBy(holder.remainingMs + AFTER_EXPIRY_MS)
       if (sight.bySession) this.#lookBy(jittered(SESSION_LOOK_MS))
+    }
+  }
+
+  /** No lease is in the way of transactions any more: among themselves they wait in the database, and not here. */
+  #sendTransactions(line: Line): void {
+    for (const { terms, callers } of line.entries.values()) {
+      if (terms.transaction !== true) continue
+      for (const caller of callers) {
+        if (caller.state !== 'waiting') continue
+        caller.state = 'giving up'
+        this.#depart(caller)
+      }
     }
   }
 
@@ -634,7 +679,7 @@ function takeRun(line: Line): Caller[] {
 }
 
 function sameTerms(a: Terms, b: Terms): boolean {
-  return a.ttlMs === b.ttlMs && a.session === b.session
+  return a.ttlMs === b.ttlMs && a.session === b.session && a.transaction === b.transaction
 }
 
 function joinable(last: Entry, next: Entry): boolean {
@@ -653,8 +698,12 @@ function leftWithout(callers: readonly Caller[]): void {
   for (const caller of callers) if (caller.state !== 'over') caller.serve(undefined)
 }
 
+function namesOf(asked: readonly { readonly name: string }[]): string[] {
+  return asked.map(({ name }) => name)
+}
+
 function gone(name: string): Sight {
-  return { name, holder: null, bySession: false, ready: false, entries: [] }
+  return { name, holder: null, bySession: false, ready: false, leasesWait: false, entries: [] }
 }
 
 function jittered(ms: number): number {

@@ -22,7 +22,17 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
   const onConflict = <T>(call: () => Promise<T>) => repeat(call, timeoutMs, 0)
   const harmless = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, 0))
   const idempotent = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, CONNECTION_RETRIES))
-  const { acquireBehind, assertOpen, assess, guardedQuery, listen, changingFile } = store
+  const {
+    assertOpen,
+    readsSnapshot,
+    lookAtTransactions,
+    closeGates,
+    openGates,
+    assess,
+    guardedQuery,
+    listen,
+    changingFile,
+  } = store
 
   return {
     synchronous: store.synchronous,
@@ -30,11 +40,14 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
     guardsStopRenewal: store.guardsStopRenewal ?? false,
     // The waiting loop bounds it, because a late grant must be given back.
     acquire: (attempts) => onConflict(() => store.acquire(attempts)),
-    acquireIn: (tx, attempt) => inTime(store.acquireIn(tx, attempt)),
-    ...(acquireBehind && {
-      acquireBehind: (tx, attempt, waitMs) =>
-        bounded(acquireBehind.call(store, tx, attempt, waitMs), waitMs + timeoutMs),
-    }),
+    acquireIn: (tx, attempt, waitMs) => {
+      const answer = store.acquireIn(tx, attempt, waitMs)
+      return store.synchronous ? answer : bounded(answer, waitMs + timeoutMs)
+    },
+    ...(readsSnapshot && { readsSnapshot: (tx) => inTime(readsSnapshot.call(store, tx)) }),
+    ...(lookAtTransactions && { lookAtTransactions: (names) => harmless(() => lookAtTransactions.call(store, names)) }),
+    ...(closeGates && { closeGates: (names) => harmless(() => closeGates.call(store, names)) }),
+    ...(openGates && { openGates: (names) => harmless(() => openGates.call(store, names)) }),
     enqueue: (arrivals, maxWaiters) => harmless(() => store.enqueue(arrivals, maxWaiters)),
     leave: (departures) => harmless(() => store.leave(departures)),
     look: (names) => harmless(() => store.look(names)),

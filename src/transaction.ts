@@ -1,11 +1,13 @@
+import type { BeforeSnapshot, Entrance } from './before-snapshot.ts'
 import { type Call, TIME_OUT } from './call.ts'
 import { DatabaseError, LockError, LockLostError, LockTimeoutError } from './errors.ts'
 import type { Lease } from './lease.ts'
-import type { Handed, Place, Queue } from './queue.ts'
+import type { Handed } from './queue.ts'
 import { randomHex } from './random.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
-import { bounded, untilUnlocked } from './retry.ts'
-import type { Attempt, AttemptResult, Hold, Store } from './store/store.ts'
+import { bounded } from './retry.ts'
+import type { Attempt, Hold, Store } from './store/store.ts'
+import type { TransactionQueue, Turn } from './transaction-queue.ts'
 
 /** A hold that ends with the transaction it was taken in. */
 export interface TransactionHold {
@@ -45,38 +47,49 @@ export interface TransactionLocks<Tx> {
   lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>
 }
 
+/** What the caller knows of its transaction. */
+export interface WithinOptions {
+  /** The isolation level of `tx`. On PostgreSQL, saying that it is 'read committed' saves asking for it: one round trip. */
+  readonly isolation?: 'read committed' | 'repeatable read' | 'serializable' | undefined
+}
+
 export interface TransactionContext<Tx> {
   readonly store: Store<Tx>
-  readonly queue: Queue
+  readonly queue: TransactionQueue
+  readonly beforeSnapshot: BeforeSnapshot
   readonly holder: string
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
   request(name: string, options: LockOptions | undefined): LockRequest
+  /** Callers wait for the lock, and nobody seems to hold it. */
+  settleLater(name: string): void
+  /** A hold that was handed over is the transaction's own now. */
+  ended(owner: string): void
   /** A lease on a hold whose transaction has committed. */
   confirm(hold: Hold, request: LockRequest): Promise<Lease<Tx>>
 }
 
 /**
- * How long one statement may wait in the database for another transaction. Longer than PostgreSQL's deadlock_timeout, or
- * no deadlock would be found; an abort is noticed after that time at the latest.
+ * How long one message may wait in the database for another transaction. Longer than PostgreSQL's deadlock_timeout, or no
+ * deadlock would be found; an abort is noticed after that time at the latest.
  */
 const LONGEST_DATABASE_WAIT_MS = 2500
-/** How long to wait for another connection for a first look: the transaction may have the pool's last one. */
-const FIRST_LOOK_MS = 500
+/** How long to wait for a connection for a look from outside, which is dispensable: the transaction may have the pool's last one. */
+const OUTSIDE_LOOK_MS = 250
 /** How often a transaction looks again that cannot be handed the lock. */
 const LOOK_AGAIN_MS = 50
-/** How long a statement of others has a row locked, commit included, on a server that is not in trouble. */
-const STATEMENT_MS = 20
-/** A hold that is handed to a transaction is its own a statement later; if the transaction rolls back, the hold ends after that time. */
-const HANDED_TTL_MS = 1000
+/** A server that ends idle transactions is asked after this part of the time that it allows. */
+const IDLE_PART = 1 / 3
 
 export class Transaction<Tx> implements TransactionLocks<Tx> {
   readonly #context: TransactionContext<Tx>
   readonly #tx: Tx
+  readonly #isolation: WithinOptions['isolation']
 
-  constructor(context: TransactionContext<Tx>, tx: Tx) {
+  constructor(context: TransactionContext<Tx>, tx: Tx, { isolation }: WithinOptions) {
     this.#context = context
     this.#tx = tx
+    this.#isolation = isolation
   }
 
   async acquire(name: string, options?: TransactionOptions): Promise<TransactionHold> {
@@ -87,9 +100,9 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   async tryAcquire(name: string): Promise<TransactionHold | null> {
     const attempt = this.#attempt(checkName(name), null)
-    const result = await this.#context.store.acquireIn(this.#tx, attempt)
+    const result = await this.#context.store.acquireIn(this.#tx, attempt, 0)
     if (result.granted) return { name, token: result.token }
-    if (result.queued && !this.#context.store.single) this.#context.queue.settleLater(name)
+    if (result.queued && !this.#context.store.single) this.#context.settleLater(name)
     return null
   }
 
@@ -101,90 +114,128 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   /**
-   * Behind a lease, or behind others who wait for one, it lines up like everybody else, on another connection, and turns the
-   * hold that it is handed into one of this transaction. Behind another transaction it waits in the database.
+   * Behind other transactions it waits in the database, or, while it has no snapshot yet, before that. Behind leases it waits
+   * in the queue, on rowlock's own connection, where transactions of this process share a place.
    */
   async #acquire(call: Call, request: LockRequest, ttlMs: number | null): Promise<Hold> {
     const { store, queue } = this.#context
     const { name } = request
-    const started = performance.now()
-    const deadline = started + request.waitMs
-    const left = () => Math.max(0, deadline - performance.now())
-    const lineUp = () => queue.join(name, { ttlMs: HANDED_TTL_MS, session: null }, left(), false)
+    const wait = new Wait(name, request.waitMs)
     const attempt = this.#attempt(name, ttlMs)
-    let place: Place | undefined
-    /** Whose turn came, until it is known whether this transaction has the hold. */
-    let served: Place | undefined
+    let turn: Turn | undefined
+    let handed: Handed | undefined
+    let entrance: Entrance | undefined
     try {
-      // Before the first statement in the transaction: at REPEATABLE READ that one fixes what all later ones see.
-      if (request.waitMs > 0 && !(await this.#looksFree(name))) place = lineUp()
+      if (request.waitMs > 0 && (await this.#seesSnapshot())) {
+        turn = await this.#behindLeases(call, wait)
+        handed = await turn?.served
+        if (handed === undefined) {
+          entrance = this.#context.beforeSnapshot.enter(name)
+          await wait.race(call, entrance.open, 'a transaction')
+        }
+      }
       for (;;) {
-        const handed = place && (await this.#turn(call, place, left()))
-        if (handed === TIME_OUT && place?.queued && left() > 0) continue
-        if (handed !== TIME_OUT) {
-          served = place
-          place = undefined
+        const databaseWaitMs =
+          turn === undefined || handed !== undefined ? Math.min(wait.leftMs, LONGEST_DATABASE_WAIT_MS) : 0
+        const asked = { ...attempt, owner: handed?.owner ?? attempt.owner }
+        const result = await store.acquireIn(this.#tx, asked, databaseWaitMs)
+        entrance?.leave()
+        if (result.granted) {
+          turn?.end(true)
+          // A lease goes on under that owner: then `confirm` says when it is over.
+          if (handed !== undefined && ttlMs === null) this.#context.ended(handed.owner)
+          return { name, owner: result.owner, token: result.token }
         }
-        const owner = handed === TIME_OUT ? attempt.owner : (handed?.owner ?? attempt.owner)
-        const asked = { ...attempt, owner }
-        let result!: AttemptResult
-        // By a statement, maybe, with which others line up: on MySQL, who waits for that in the database has to roll back.
-        await untilUnlocked(
-          async () => {
-            result = await store.acquireIn(this.#tx, asked)
-            return !isRowLocked(result)
-          },
-          Math.min(left(), STATEMENT_MS),
-        )
-        // Our own place would be before us, so there must be none: neither now nor by a statement that is under way.
-        if (isRowLocked(result) && left() > 0 && !place?.told) {
-          if (place !== undefined) queue.leave(place)
-          place = undefined
-          const waitMs = Math.min(left(), LONGEST_DATABASE_WAIT_MS)
-          result = (await store.acquireBehind?.(this.#tx, asked, waitMs)) ?? result
+        if (handed !== undefined) {
+          turn?.end(false)
+          turn = undefined
+          handed = undefined
         }
-        served = undefined
-        // A lease goes on under that owner: then `confirm` says when it is over.
-        if (handed !== undefined && handed !== TIME_OUT && (ttlMs === null || !result.granted))
-          queue.ended(handed.owner)
-        if (result.granted) return { name, owner, token: result.token }
-        if (left() === 0) {
-          throw new LockTimeoutError(name, performance.now() - started, result.holder ?? 'a transaction')
+        call.throwIfCancelled()
+        if (wait.leftMs === 0) throw wait.timeout(turn?.holder ?? result.holder ?? 'a transaction')
+        if (store.single) {
+          // There is one connection, and this transaction has it: nobody could line up for it.
+          await call.race(undefined, Math.min(wait.leftMs, LOOK_AGAIN_MS))
+          continue
         }
-        // Where there is one connection, and this transaction has it, there is nobody to line up with.
-        if (!store.single && (result.holder !== null || result.queued)) place ??= lineUp()
-        else await call.race(undefined, Math.min(left(), LOOK_AGAIN_MS))
+        if (result.holder === null && !result.queued) continue
+        turn ??= queue.join(name, wait.leftMs)
+        const idleMs = (result.idleLimitMs || Number.POSITIVE_INFINITY) * IDLE_PART
+        const served = await call.race(turn.served, Math.min(wait.leftMs, idleMs))
+        if (served === TIME_OUT) {
+          if (wait.leftMs === 0) throw wait.timeout(turn.holder ?? result.holder ?? 'a transaction')
+          // Asked again for the sake of asking; and it keeps its place.
+          continue
+        }
+        handed = served
+        if (handed === undefined) turn = undefined
       }
     } finally {
-      // What this transaction, which has failed, was handed goes to the next.
-      const mine = served ?? place
-      if (mine !== undefined) queue.leave(mine)
+      entrance?.leave()
+      turn?.end(false)
     }
   }
 
-  /**
-   * Waits for the hand-off. But the place may not be in the queue yet: if this transaction has the pool's last connection,
-   * it never gets there, and then the transaction has to look.
-   */
-  async #turn(call: Call, place: Place, leftMs: number): Promise<Handed | undefined | typeof TIME_OUT> {
-    const answer = await call.race(place.served, place.queued ? leftMs : Math.min(leftMs, LOOK_AGAIN_MS))
-    return answer === TIME_OUT && place.queued && leftMs === 0 ? this.#context.queue.giveUp(place) : answer
+  /** Waits until no lease has the lock, nor waits for it before this transaction. The turn has come, or there was no need. */
+  async #behindLeases(call: Call, wait: Wait): Promise<Turn | undefined> {
+    for (;;) {
+      const holder = await this.#leasedTo(wait.name)
+      if (holder === undefined) return undefined
+      const turn = this.#context.queue.join(wait.name, wait.leftMs)
+      let mine = false
+      try {
+        mine = (await wait.race(call, turn.served, holder)) !== undefined
+      } finally {
+        if (!mine) turn.end(false)
+      }
+      if (mine) return turn
+    }
+  }
+
+  async #seesSnapshot(): Promise<boolean> {
+    const { store } = this.#context
+    if (store.readsSnapshot === undefined || store.single || this.#isolation === 'read committed') return false
+    return store.readsSnapshot(this.#tx)
+  }
+
+  /** Who holds the lock by a lease, or waits for one; undefined if nobody does, or if that cannot be asked from outside. */
+  async #leasedTo(name: string): Promise<string | undefined> {
+    try {
+      const [sight] = await bounded(this.#context.store.look([name]), OUTSIDE_LOOK_MS)
+      if (sight === undefined || (sight.holder === null && !sight.leasesWait)) return undefined
+      return sight.holder?.label ?? 'others, who wait for it'
+    } catch (error) {
+      if (error instanceof DatabaseError && error.failure === 'connection') return undefined
+      throw error
+    }
   }
 
   #attempt(name: string, ttlMs: number | null): Attempt {
     return { name, owner: randomHex(16), ttlMs, holder: this.#context.holder, session: null }
   }
+}
 
-  async #looksFree(name: string): Promise<boolean> {
-    if (this.#context.store.single) return true
-    try {
-      const [sight] = await bounded(this.#context.store.look([name]), FIRST_LOOK_MS)
-      return sight === undefined || (sight.holder === null && !sight.ready)
-    } catch (error) {
-      // No connection but the transaction's own: then that one has to look.
-      if (error instanceof DatabaseError && error.failure === 'connection') return true
-      throw error
-    }
+/** The time that a caller gives it. */
+class Wait {
+  readonly #started = performance.now()
+
+  constructor(
+    readonly name: string,
+    readonly waitMs: number,
+  ) {}
+
+  get leftMs(): number {
+    return Math.max(0, this.#started + this.waitMs - performance.now())
+  }
+
+  async race<T>(call: Call, promise: Promise<T>, holder: string): Promise<T> {
+    const answer = await call.race(promise, this.leftMs)
+    if (answer === TIME_OUT) throw this.timeout(holder)
+    return answer
+  }
+
+  timeout(holder: string): LockTimeoutError {
+    return new LockTimeoutError(this.name, performance.now() - this.#started, holder)
   }
 }
 
@@ -205,9 +256,4 @@ export function currentTransaction<Tx>(tx: Tx | (() => Tx)): Tx {
   if (current == null)
     throw new LockError('INVALID_ARGUMENT', 'the function that was passed for tx knows of no transaction')
   return current
-}
-
-/** Nobody can be seen to hold or await it, and yet it could not be had. */
-function isRowLocked(result: AttemptResult): boolean {
-  return !result.granted && result.holder === null && !result.queued
 }

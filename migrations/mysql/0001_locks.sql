@@ -9,6 +9,14 @@ create table if not exists rowlock_locks (
   holder varbinary(255),                         -- host:pid of the holder, for people
   session varbinary(64),                         -- GET_LOCK name of the holder's session, if the lease ends with that session
   queue json,                                    -- who waits, first come first; null when nobody does
-  handed_to varbinary(64),                       -- the process that was handed the lock and has not renewed the lease yet
+  handed_to varbinary(64),                       -- the process that was handed the lock and has not renewed the lease yet,
+                                                 -- or the transaction that took it last
   takeover tinyint not null default 0            -- 1 if that hand-off took it from a holder that had not released it
+) engine = InnoDB;
+
+-- While transactions take a lock one after the other, its row is always locked, and no lease can queue there. Whoever waits
+-- for one then closes the gate here for a moment, and transactions let it in.
+create table if not exists rowlock_gates (
+  name varbinary(255) not null primary key,
+  closed_until bigint not null                   -- microseconds since 1970 in UTC
 ) engine = InnoDB;

@@ -7,6 +7,88 @@ create table rowlock_locks (
   holder text,                                   -- host:pid of the holder, for people
   session bigint,                                -- advisory lock key of the holder's session, if the lease ends with that session
   queue jsonb,                                   -- who waits, first come first; null when nobody does
-  handed_to text,                                -- the process that was handed the lock and has not renewed the lease yet
+  handed_to text,                                -- the process that was handed the lock and has not renewed the lease yet,
+                                                 -- or the transaction that took it last
   takeover boolean not null default false        -- whether that hand-off took it from a holder that had not released it
 ) with (fillfactor = 50);                        -- room for HOT updates; hence also no index on expires_at
+
+-- While transactions take a lock one after the other, its row is always locked, and no lease can queue there. Whoever waits
+-- for one then closes the gate here for a moment, and transactions let it in.
+create table rowlock_gates (
+  name text collate "C" primary key,
+  closed_until timestamptz not null
+);
+
+-- Takes a lock in the caller's transaction, in one message. What has to be undone is undone in a subtransaction of the
+-- function's own, so that nothing else that happens on the connection is undone with it.
+--
+-- Transactions wait for each other at an advisory lock, in its order, where the engine finds deadlocks. Whoever has it waits
+-- for the row only while a guard or a statement of a lease has that locked. Who is refused keeps neither: the holder of the
+-- lock has to renew.
+--
+-- outcome: 'granted', 'held' (by a lease), 'queued' (leases wait that come first) or 'locked' (the wait is over).
+create function rowlock_within_1(
+  lock_name text, new_owner text, ttl_ms float8, new_holder text, wait_ms float8,
+  out outcome text, out token text, out owner text, out holder text, out idle_limit_ms float8
+) language plpgsql as $function$
+declare
+  table_id constant bigint := 'rowlock_locks'::regclass::oid;
+  -- No other transaction has both this id and this start: a row that says so was written by this one.
+  this_transaction constant text := 'transaction ' || pg_current_xact_id() || ' ' || extract(epoch from now());
+  lock_timeout_before constant text := current_setting('lock_timeout');
+  -- A running statement cannot lift this limit, so it waits for less, and is asked again.
+  statement_limit_ms constant float8 := extract(epoch from current_setting('statement_timeout')::interval) * 1000;
+  asked_at constant timestamptz := clock_timestamp();
+  limit_ms float8 := case when statement_limit_ms > 0 then least(wait_ms, statement_limit_ms * 0.8) else wait_ms end;
+  ignored text;
+begin
+  begin
+    if wait_ms > 0 then
+      ignored := set_config('lock_timeout', ceil(limit_ms)::text, true);
+      ignored := pg_advisory_xact_lock(hashtextextended(lock_name, table_id));
+      limit_ms := limit_ms - extract(epoch from clock_timestamp() - asked_at) * 1000;
+    elsif not pg_try_advisory_xact_lock(hashtextextended(lock_name, table_id)) then
+      outcome := 'locked';
+      return;
+    end if;
+    ignored := set_config('lock_timeout', ceil(greatest(limit_ms, 1))::text, true);
+    loop
+      -- WHO GETS THE LOCK: a hold of this transaction stays what it is; what was handed to it becomes its own; and what is
+      -- free goes to it unless leases wait.
+      update rowlock_locks as l
+      set owner = case when l.handed_to = this_transaction then l.owner when ttl_ms is not null then new_owner end,
+          token = case when l.handed_to = this_transaction then l.token
+                       else greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
+          expires_at = case when l.handed_to = this_transaction then l.expires_at
+                            else clock_timestamp() + coalesce(ttl_ms, 0) * interval '1 ms' end,
+          holder = new_holder, session = null, handed_to = this_transaction, takeover = false
+      where l.name = lock_name
+        and (l.handed_to = this_transaction
+             or l.owner = new_owner
+             or (l.owner is null or l.expires_at <= clock_timestamp()
+                 or case when l.session is not null then pg_try_advisory_xact_lock_shared(l.session) end)
+                and (l.queue is null or not l.queue @@ 'exists($[*] ? (!exists(@.transaction)))')
+                and not exists (select from rowlock_gates as g where g.name = lock_name and g.closed_until > clock_timestamp()))
+      returning l.token, coalesce(l.owner, new_owner) into token, owner;
+      if found then
+        outcome := 'granted';
+        exit;
+      end if;
+      -- Nobody else creates it meanwhile: that takes the advisory lock.
+      if exists (select from rowlock_locks as l where l.name = lock_name) then
+        raise exception using errcode = 'RLREF', message = 'rowlock: the lock is not free';
+      end if;
+      insert into rowlock_locks as l (name, token, expires_at) values (lock_name, 0, clock_timestamp()) on conflict do nothing;
+    end loop;
+    ignored := set_config('lock_timeout', lock_timeout_before, true);
+  exception
+    when sqlstate 'RLREF' then
+      idle_limit_ms := extract(epoch from current_setting('idle_in_transaction_session_timeout')::interval) * 1000;
+      select case when l.owner is not null and l.expires_at > clock_timestamp() then 'held' else 'queued' end,
+             case when l.owner is not null and l.expires_at > clock_timestamp() then l.holder end
+      from rowlock_locks as l where l.name = lock_name into outcome, holder;
+    when lock_not_available then
+      outcome := 'locked';
+  end;
+end
+$function$;

@@ -76,11 +76,6 @@ export interface SqlAdapter<Tx> {
    * guard works in their synchronous transactions. Throws INVALID_ARGUMENT for a handle that is no open transaction.
    */
   queryIn(tx: Tx, statement: Statement): Result | Promise<Result>
-  /**
-   * Runs `use` in a savepoint of the transaction, and rolls back to it in the end. For clients whose transactions do not
-   * commit once a statement has failed, although that failure was handled; SQL does it for the others.
-   */
-  undoneIn?(tx: Tx, use: (savepoint: Connection) => Promise<void>): Promise<void>
   /** Runs several statements on one connection. */
   reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>
   /**

@@ -76,16 +76,6 @@ export function fromDrizzle<Db, Tx>(
       checkTransaction(tx)
       return send(engine, tx as Executor, statement)
     },
-    async undoneIn(tx, use) {
-      const undo = new Error('undo')
-      const attempt = (tx as Executor).transaction(async (savepoint) => {
-        await use({ query: (statement) => send(engine, savepoint, statement) })
-        throw undo
-      })
-      await attempt.catch((error: unknown) => {
-        if (error !== undo) throw error
-      })
-    },
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
       executor.transaction((tx) => use(connectionIn((statement) => send(engine, tx, statement)))),
     ...(dedicate && { dedicate }),

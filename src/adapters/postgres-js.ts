@@ -42,16 +42,6 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
       }
       return send(tx, statement)
     },
-    async undoneIn(tx, use) {
-      const undo = new Error('undo')
-      const attempt = tx.savepoint(async (savepoint) => {
-        await use({ query: (statement) => send(savepoint, statement) })
-        throw undo
-      })
-      await attempt.catch((error: unknown) => {
-        if (error !== undo) throw error
-      })
-    },
     reserve: async <T>(use: (connection: ReturnType<typeof connectionIn>) => Promise<T>) =>
       (await sql.begin((tx) => use(connectionIn((statement) => send(tx, statement))))) as T,
     async listen(channel, listener) {

@@ -2,6 +2,7 @@ import { LockError } from '../errors.ts'
 import {
   type Arrival,
   type Attempt,
+  type AttemptInResult,
   type AttemptResult,
   CLAIM_MS,
   type Grant,
@@ -41,6 +42,8 @@ export class MemoryTransaction {
   readonly onEnd: (() => void)[] = []
   /** @internal What becomes true with the commit, in order. */
   readonly onCommit: (() => void)[] = []
+  /** @internal What it holds, by the names of the locks. */
+  readonly holds = new Map<string, { readonly owner: string; readonly token: bigint }>()
   /** @internal */
   open = true
 }
@@ -98,6 +101,7 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       : null,
     bySession: false,
     ready: !isHeld(row) && row.queue.length > 0,
+    leasesWait: row.queue.some(({ transaction }) => !transaction),
     entries: row.queue.map(({ entry }) => entry),
   })
 
@@ -150,6 +154,16 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     return { granted: true, token, takeover }
   }
 
+  function takeIn(tx: MemoryTransaction, attempt: Attempt): AttemptInResult {
+    const same = tx.holds.get(attempt.name)
+    if (same !== undefined) return { granted: true, ...same }
+    const result = acquire(attempt, tx)
+    if (!result.granted) return result
+    const hold = { owner: attempt.owner, token: result.token }
+    tx.holds.set(attempt.name, hold)
+    return { granted: true, ...hold }
+  }
+
   /** To the first waiter that is alive; those before it leave the queue. Null: there is none. */
   function handOver(row: Row, takeover: boolean, by: string): Grant | null {
     const first = row.queue.findIndex(isAlive)
@@ -194,9 +208,14 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       return attempts.map((attempt) => acquire(attempt, undefined))
     },
 
-    async acquireIn(tx, attempt) {
+    async acquireIn(tx, attempt, waitMs) {
       checkOpen(tx)
-      return acquire(attempt, tx)
+      const result = takeIn(tx, attempt)
+      const others = [...(rows.get(attempt.name)?.guards ?? [])].filter((other) => other !== tx)
+      if (result.granted || result.holder !== null || result.queued || others.length === 0) return result
+      await endOfOne(others, waitMs)
+      checkOpen(tx)
+      return takeIn(tx, attempt)
     },
 
     async enqueue(arrivals, maxWaiters) {
@@ -333,6 +352,20 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       return []
     },
   }
+}
+
+/** As a database would wait for one of these transactions, for `waitMs` at most. */
+async function endOfOne(transactions: readonly MemoryTransaction[], waitMs: number): Promise<void> {
+  if (waitMs <= 0) return
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, waitMs)
+    for (const transaction of transactions) {
+      transaction.onEnd.push(() => {
+        clearTimeout(timer)
+        resolve()
+      })
+    }
+  })
 }
 
 function checkOpen(tx: MemoryTransaction): void {

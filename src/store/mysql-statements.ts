@@ -7,6 +7,11 @@ import { CLAIM_MS } from './store.ts'
 /** Locks named in one statement. More would make packets and lock lists long without saving time. */
 export const BATCH = 1000
 
+/** A process that closes a gate opens it again; should it be gone, the gate opens after that time. */
+const GATE_MS = 1000
+/** Longer than any wait: where the statement's own limit ends it, this one must not come before. */
+const LONGEST_ROW_WAIT_SECONDS = 3600
+
 /** Microseconds since 1970 by the server's clock, in UTC whatever the session's time zone, fixed when a statement starts. */
 const now = sql`timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
 
@@ -23,11 +28,12 @@ const now = sql`timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
  * with one comes back as last_insert_id(). affectedRows counts rows that were matched or rows that were changed, as the
  * client wishes, so it proves something where both are the same, or when it counts every row.
  *
- * The queue is an array of { id, n, ttl, until, holder, session, process, change }: `change` is the id of the arrival
+ * The queue is an array of { id, n, ttl, until, holder, session, process, transaction, change }: `change` is the id of the arrival
  * or departure that changed the entry last. Free text in it is hex, which no character set can spoil.
  */
 export function mysqlStatements(naming: Naming) {
   const locks = sql.raw(tableName('mysql', 'locks', naming))
+  const gates = sql.raw(tableName('mysql', 'gates', naming))
   const engine = 'mysql'
 
   /** The rows of `asked`, in their order, each with its lock's row. */
@@ -40,8 +46,13 @@ export function mysqlStatements(naming: Naming) {
   const waiters = sql`coalesce(
     (select sum(entry.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as entry), 0)`
 
+  // An aggregate, since MySQL answers wrongly for EXISTS over the elements of a row's column.
+  const leasesWait = sql`coalesce(
+    (select max(1 - entry.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as entry), 0) = 1
+    or exists (select 1 from ${gates} as g where g.name = l.name and g.closed_until > ${now})`
+
   const sight = sql`
-    l.name, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - ${now}) / 1000 as remaining,
+    l.name, ${leasesWait} as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - ${now}) / 1000 as remaining,
     case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
     l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as entries`
 
@@ -79,26 +90,42 @@ export function mysqlStatements(naming: Naming) {
                              then json_set(l.queue, '$[0].n', cast(json_value(freed.heir, '$.n') - 1 as signed))
                            when json_length(l.queue) > 1 then json_remove(l.queue, '$[0]') end`)
 
+  const lockRow = statement<{ name: Buffer }>(
+    engine,
+    (p) => sql`select token from ${locks} force index (primary) where name = ${p.name} for update`,
+  )
+
+  const takeBehind = statement<AskedBehind>(
+    engine,
+    (p) => sql`
+        update ${locks}
+        set token = last_insert_id(case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end),
+            owner = case when ${p.ttl} is not null then ${p.owner} end,
+            holder = ${p.holder}, session = null, handed_to = ${p.mark}, takeover = 0,
+            expires_at = coalesce(${now} + ${p.ttl} * 1000, least(expires_at, ${now}))
+        where name = ${p.name} and (owner is null or owner = ${p.owner} or expires_at <= ${now})`,
+  )
+
   return {
     // WHO HOLDS THE LOCK is decided by the WHERE of `free`, and by `handOver`. insertId is the token; negative if the last
     // holder had not released.
     acquire: batched<AskedAttempt>(sql`
         update (
-          select l.name, asked.owner, asked.ttl, asked.holder, asked.session,
+          select l.name, asked.owner, asked.ttl, asked.holder, asked.session, asked.mark,
                  case when l.owner = asked.owner then l.token else greatest(l.token + 1, ${now}) end as next_token,
                  case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
           from ${askedLocks}
           where l.owner = asked.owner
-             or l.queue is null and (l.expires_at <= ${now} or l.session = asked.deadSession)
+             or (l.queue is null or asked.passes = 1) and (l.expires_at <= ${now} or l.session = asked.deadSession)
           limit ${sql.lit(BATCH)}
           for update skip locked
         ) as free
         straight_join ${locks} as l force index (primary) on l.name = free.name
         set l.owner = case when free.ttl is not null then free.owner end,
             l.token = free.next_token,
-            l.expires_at = ${now} + coalesce(free.ttl, 0) * 1000
+            l.expires_at = coalesce(${now} + free.ttl * 1000, least(l.expires_at, ${now}))
               + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
-            l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover`),
+            l.holder = free.holder, l.session = free.session, l.handed_to = free.mark, l.takeover = free.takeover`),
 
     // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
     // do so hardly ever, and are repeated.
@@ -116,18 +143,40 @@ export function mysqlStatements(naming: Naming) {
         on duplicate key update token = token`,
     ),
 
-    // In a transaction, behind another one that has the row locked: the same decision, but it waits for the row. What the
-    // other one leaves is seen then; `now` is from before, which errs on the side of the holder.
-    acquireBehind: statement<Omit<AskedAttempt, 'session' | 'deadSession'>>(
+    // In a transaction, behind others that have the row locked, for a limited time. The limit is the statement's own, and ends
+    // it alone, with an error of its own: no setting of the session is touched, and innodb_rollback_on_timeout has no say. An
+    // UPDATE of MySQL's has no such limit, so there the row is locked by a SELECT first.
+    //
+    // WHO GETS THE LOCK after that wait: this transaction, unless a lease has it. Whoever is in the queue came later, since none
+    // can queue while a transaction waits for the row.
+    waitForRow: (name: Buffer, waitMs: number): Statement => {
+      const { text, values } = lockRow({ name })
+      return { text: text.replace('select', `select /*+ MAX_EXECUTION_TIME(${Math.ceil(waitMs)}) */`), values }
+    },
+    takeBehind: (asked: AskedBehind): Statement => takeBehind(asked),
+    takeBehindWithin: (asked: AskedBehind, waitMs: number): Statement => {
+      const { text, values } = takeBehind(asked)
+      const limits = `max_statement_time=${waitMs / 1000}, innodb_lock_wait_timeout=${LONGEST_ROW_WAIT_SECONDS}`
+      return { text: `set statement ${limits} for ${text}`, values }
+    },
+
+    // A hold that this transaction has, if it has not been undone with a savepoint.
+    ownHold: statement<{ name: Buffer; token: bigint; mark: Buffer }>(
       engine,
       (p) => sql`
-        update ${locks}
-        set token = last_insert_id(case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end),
-            owner = case when ${p.ttl} is not null then ${p.owner} end,
-            holder = ${p.holder}, session = null, handed_to = null, takeover = 0,
-            expires_at = ${now} + coalesce(${p.ttl}, 0) * 1000
-        where name = ${p.name} and (owner = ${p.owner} or queue is null and expires_at <= ${now})`,
+        select token from ${locks} force index (primary)
+        where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}
+        for update skip locked`,
     ),
+
+    closeGates: batched<{ name: Buffer }>(sql`
+        insert into ${gates} (name, closed_until)
+        select asked.name, ${now} + ${sql.lit(GATE_MS)} * 1000 from ${ASKED} as asked
+        on duplicate key update closed_until = ${now} + ${sql.lit(GATE_MS)} * 1000`),
+
+    openGates: batched<{ name: Buffer }>(sql`
+        update ${ASKED} as asked straight_join ${gates} as g force index (primary) on g.name = asked.name
+        set g.closed_until = ${now}`),
 
     // Into the last entry, or behind it, by one expression: json_set() appends what it is to set behind the end.
     enqueue: batched<AskedArrival>(sql`
@@ -156,6 +205,7 @@ export function mysqlStatements(naming: Naming) {
             'holder', hex(place.holder),
             'session', hex(place.session),
             'process', hex(place.process),
+            'transaction', place.transaction,
             'change', convert(place.entry using utf8mb4)))`),
 
     leave: batched<{ name: Buffer; entry: Buffer; count: number; departure: Buffer }>(sql`
@@ -328,7 +378,13 @@ interface AskedAttempt {
   readonly session: Buffer | null
   /** A session that is gone; a hold that depends on it is over. */
   readonly deadSession: Buffer | null
+  /** 1: nobody in the queue comes before this one. */
+  readonly passes: 0 | 1
+  /** Of a transaction that takes it. */
+  readonly mark: Buffer | null
 }
+
+type AskedBehind = Pick<AskedAttempt, 'name' | 'owner' | 'ttl' | 'holder' | 'mark'>
 
 interface AskedArrival {
   readonly name: Buffer
@@ -339,6 +395,7 @@ interface AskedArrival {
   readonly holder: Buffer
   readonly session: Buffer | null
   readonly process: Buffer
+  readonly transaction: 0 | 1
   readonly wait: number
   /** Callers in the queue, at most. */
   readonly most: number

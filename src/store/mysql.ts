@@ -1,7 +1,8 @@
 import { randomBytes } from 'node:crypto'
-import type { Result, SqlAdapter } from '../adapters/adapter.ts'
+import type { Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
+import { bounded } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import {
   databaseError,
@@ -15,6 +16,7 @@ import type {
   Arrival,
   ArrivalResult,
   Attempt,
+  AttemptInResult,
   AttemptResult,
   Departure,
   DepartureResult,
@@ -126,7 +128,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   async function enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]> {
     const { affectedRows } = await runner.run(
       statements.enqueue(
-        arrivals.map(({ name, entry, joins, count, ttlMs, holder, session, process, waitMs }) => ({
+        arrivals.map(({ name, entry, joins, count, ttlMs, holder, session, process, transaction, waitMs }) => ({
           name: bytes(name),
           entry: bytes(entry),
           joins: bytesOrNull(joins),
@@ -135,6 +137,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
           holder: bytes(holder),
           session: bytesOrNull(session),
           process: bytes(process),
+          transaction: transaction ? (1 as const) : (0 as const),
           wait: Math.min(waitMs, LONGEST_WAIT_MS),
           most: maxWaiters,
         })),
@@ -298,6 +301,102 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     return results
   }
 
+  /** Holds of transactions that may be open, by their handles, of which one may serve one transaction after the other. */
+  const holdsOf = new WeakMap<object, Map<string, TransactionHold>>()
+
+  /**
+   * Looked at from outside first. In the transaction, a plain read would fix its snapshot; and at REPEATABLE READ even a
+   * locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew. Then it takes what is
+   * free, by a statement that waits for nobody, and else waits behind the transactions that have the row.
+   */
+  async function acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult> {
+    const seen = await lookFromOutside(attempt.name)
+    const same = await ownHold(tx, attempt.name, seen)
+    if (same !== undefined) return { granted: true, ...same }
+    if (seen !== undefined && seen.owner !== attempt.owner) {
+      if (seen.held) return { granted: false, holder: seen.label, queued: false }
+      if (seen.leasesWait) return { granted: false, holder: null, queued: true }
+    }
+    const mark = `transaction ${randomBytes(16).toString('hex')}`
+    const asked = {
+      ...toAskedAttempt(attempt, seen?.sessionGone ? seen.session : null),
+      passes: seen === undefined ? (0 as const) : (1 as const),
+      mark: bytes(mark),
+    }
+    const token = (await takeIn(tx, attempt, statements.acquire([asked]))) ?? (await takeBehind(tx, asked, waitMs))
+    if (token === undefined) return { granted: false, holder: null, queued: false }
+    const hold = { owner: attempt.owner, token, mark }
+    if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
+    holdsOf.get(tx as object)!.set(attempt.name, hold)
+    return { granted: true, owner: hold.owner, token }
+  }
+
+  /** Undefined if there is no connection to look from. Makes the row, if there is none yet. */
+  async function lookFromOutside(name: string): Promise<Row | undefined> {
+    const ask = async () => {
+      const row = (await look([{ name }])).get(name)
+      if (row !== undefined) return row
+      await runner.run(statements.createFree({ name: bytes(name) }))
+      return (await look([{ name }])).get(name)
+    }
+    try {
+      return await bounded(ask(), OUTSIDE_LOOK_MS)
+    } catch (error) {
+      if (error instanceof DatabaseError && error.failure === 'connection') return undefined
+      throw error
+    }
+  }
+
+  /** What is committed cannot be what an open transaction holds: its handle has served another one since. */
+  async function ownHold(
+    tx: Tx,
+    name: string,
+    seen: Row | undefined,
+  ): Promise<Omit<TransactionHold, 'mark'> | undefined> {
+    const hold = holdsOf.get(tx as object)?.get(name)
+    if (hold === undefined || seen === undefined || seen.token >= hold.token) return undefined
+    const query = statements.ownHold({ name: bytes(name), token: hold.token, mark: bytes(hold.mark) })
+    const stands = await runner.runIn(tx, query, ({ rows }) => rows.length === 1)
+    return stands ? { owner: hold.owner, token: hold.token } : undefined
+  }
+
+  /** The token; undefined if the row could not be had. */
+  async function takeIn(tx: Tx, { name, ttlMs }: Attempt, query: Statement): Promise<bigint | undefined> {
+    const result = await runner.runIn(tx, query, (answer) => answer)
+    if (result.inTransaction === false) {
+      // It has committed: a lease must be undone.
+      if (ttlMs !== null) await runner.run(statements.forceRelease({ name: bytes(name) }))
+      throw noTransaction('within(tx)')
+    }
+    const token = tokenOf(result)
+    return token === 0n ? undefined : abs(token)
+  }
+
+  async function takeBehind(tx: Tx, asked: AskedBehind, waitMs: number): Promise<bigint | undefined> {
+    if (waitMs <= 0) return undefined
+    const { dialect, settings } = await knownTopology()
+    try {
+      if (dialect === 'mysql') {
+        const query = statements.waitForRow(asked.name, waitMs)
+        const found = await runner.runIn(tx, query, ({ rows }) => rows.length > 0)
+        // Purged meanwhile.
+        if (!found) return undefined
+      }
+      const query = dialect === 'mysql' ? statements.takeBehind(asked) : statements.takeBehindWithin(asked, waitMs)
+      const token = tokenOf(await runner.runIn(tx, query, (answer) => answer))
+      if (token !== 0n) return token
+    } catch (error) {
+      const errno = error instanceof LockError ? errnoOf(error.cause) : undefined
+      const over = errno === WAIT_LIMITED || errno === WAIT_LIMITED_MARIADB
+      // The session's own limit, shorter than ours. It ends the statement alone, unless the server says otherwise.
+      const short = errno === LOCK_WAIT_TIMEOUT && settings.innodb_rollback_on_timeout !== 'on'
+      if (over || short) return undefined
+      throw error
+    }
+    // InnoDB may have locked the row of somebody's lease, which must not last.
+    throw transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
+  }
+
   return {
     synchronous: adapter.synchronous ?? false,
     single: adapter.single ?? false,
@@ -326,51 +425,14 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       return sights.filter((row) => row !== undefined).map(toSight)
     },
 
-    async acquireIn(tx, attempt) {
-      // Looked at on another connection first. In the transaction, a plain read would fix its snapshot, and at REPEATABLE
-      // READ even a locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew.
-      const row = (await look([attempt])).get(attempt.name)
-      if (row === undefined) {
-        await runner.run(statements.createFree({ name: bytes(attempt.name) }))
-      } else if (row.owner !== attempt.owner) {
-        if (row.held) return { granted: false, holder: row.label, queued: false }
-        if (row.awaited) return { granted: false, holder: null, queued: true }
-      }
-      const deadSession = row?.sessionGone ? row.session : null
-      const query = statements.acquire([toAskedAttempt(attempt, deadSession)])
-      const { token, inTransaction } = await runner.runIn(tx, query, (result) => ({
-        ...result,
-        token: tokenOf(result),
-      }))
-      if (inTransaction === false) {
-        // It has committed: a lease must be undone.
-        if (attempt.ttlMs !== null) {
-          await runner.run(statements.acquire([toAskedAttempt({ ...attempt, ttlMs: null }, null)]))
-        }
-        throw noTransaction('within(tx)')
-      }
-      return token === 0n ? REFUSED : granted(token)
+    acquireIn,
+
+    async closeGates(names) {
+      await runner.run(statements.closeGates(names.map((name) => ({ name: bytes(name) }))))
     },
 
-    async acquireBehind(tx, attempt, waitMs) {
-      // The engine counts in seconds.
-      if (waitMs < 1000) return this.acquireIn(tx, attempt)
-      const run = (query: string) => runner.runIn(tx, { text: query, values: [] }, ({ rows }) => rows[0])
-      const before = (await run('select @@session.innodb_lock_wait_timeout as seconds'))?.seconds
-      await run(`set session innodb_lock_wait_timeout = ${Math.floor(waitMs / 1000)}`)
-      const restore = () => run(`set session innodb_lock_wait_timeout = ${Number(before)}`)
-      let token: bigint
-      try {
-        token = await runner.runIn(tx, statements.acquireBehind(toAskedAttempt(attempt, null)), tokenOf)
-      } catch (error) {
-        await restore()
-        if (!(error instanceof LockError) || errnoOf(error.cause) !== LOCK_WAIT_TIMEOUT) throw error
-        return REFUSED
-      }
-      await restore()
-      if (token !== 0n) return granted(token)
-      // InnoDB may have locked the row of somebody's lease, which must not last.
-      throw transactionAborted(new Error('others came first to the lock that this transaction was waiting for'))
+    async openGates(names) {
+      await runner.run(statements.openGates(names.map((name) => ({ name: bytes(name) }))))
     },
 
     async releaseIn(tx, hold) {
@@ -514,6 +576,7 @@ interface Row {
   readonly remainingMs: number
   readonly held: boolean
   readonly awaited: boolean
+  readonly leasesWait: boolean
   readonly entries: readonly string[]
 }
 
@@ -540,6 +603,7 @@ function toRow(row: Record<string, unknown>): Row {
     remainingMs,
     held: owner !== null && remainingMs > 0 && !sessionGone,
     awaited: Number(row.awaited) === 1,
+    leasesWait: Number(row.leases_wait) === 1,
     entries: toList(row.entries),
   }
 }
@@ -568,6 +632,7 @@ function toSight(row: Row): Sight {
     holder: row.held ? { name, owner: owner!, token, label, remainingMs, takeover } : null,
     bySession: row.held && row.session !== null,
     ready: !row.held && row.awaited,
+    leasesWait: row.leasesWait,
     entries,
   }
 }
@@ -607,6 +672,8 @@ function toAskedAttempt({ name, owner, ttlMs, holder, session }: Attempt, deadSe
     holder: bytes(holder),
     session: bytesOrNull(session),
     deadSession,
+    passes: 0 as const,
+    mark: null,
   }
 }
 
@@ -650,6 +717,24 @@ function toState(record: Record<string, unknown>): LockState {
   }
 }
 
+interface TransactionHold {
+  readonly owner: string
+  readonly token: bigint
+  readonly mark: string
+}
+
+type AskedBehind = Parameters<ReturnType<typeof mysqlStatements>['takeBehind']>[0]
+
+function abs(value: bigint): bigint {
+  return value < 0n ? -value : value
+}
+
+/** How long to wait for a connection for a look from outside: the transaction may have the pool's last one. */
+const OUTSIDE_LOOK_MS = 250
+
+/** What ends a wait whose statement has a limit of its own: MySQL's, and MariaDB's. */
+const WAIT_LIMITED = 3024
+const WAIT_LIMITED_MARIADB = 1969
 const DEADLOCK = 1213
 const LOCK_WAIT_TIMEOUT = 1205
 const NO_WAIT_REFUSED = 3572

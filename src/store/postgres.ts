@@ -16,6 +16,7 @@ import {
   type Arrival,
   type ArrivalResult,
   type Attempt,
+  type AttemptInResult,
   type AttemptResult,
   type CallerQuery,
   CLAIM_MS,
@@ -68,8 +69,8 @@ const few = sql`limit (select 1000000)`
  */
 const lookedUp = sql`case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end`
 
-/** Spreads the names of new locks over the advisory locks that guard their creation. */
-const NEW_NAME_SEED = 7239615
+/** A process that closes a gate opens it again; should it be gone, the gate opens after that time. */
+const GATE_MS = 1000
 
 interface Asked {
   readonly names: string
@@ -106,7 +107,13 @@ interface Held {
  */
 export function postgresStatements(naming: Naming) {
   const locks = sql.raw(tableName('postgres', 'locks', naming))
+  const gates = sql.raw(tableName('postgres', 'gates', naming))
+  const within = sql.raw(tableName('postgres', 'within_1', naming))
   const engine = 'postgres'
+
+  /** The key of the advisory lock that transactions wait at, and that is taken to create a row. Each table has keys of its own. */
+  const advisoryKey = (name: RawBuilder<unknown>) =>
+    sql`hashtextextended(${name}, ${sql.lit(tableName('postgres', 'locks', naming))}::regclass::oid::bigint)`
 
   /** Nobody holds `l`. Released is free even if the clock was set back since. */
   const free = sql`(l.owner is null or l.expires_at <= clock_timestamp() or ${sessionGone})`
@@ -163,8 +170,11 @@ export function postgresStatements(naming: Naming) {
   const durable = sql`set_config('synchronous_commit', case current_setting('synchronous_commit')
                                                        when 'off' then 'on' else current_setting('synchronous_commit') end, true)`
 
+  const gateClosed = sql`exists (select from ${gates} as g where g.name = l.name and g.closed_until > clock_timestamp())`
+
   /** What a waiter sees of `l`. */
   const sight = sql`
+               coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or ${gateClosed} as leases_wait,
                l.owner, l.token::text, l.holder as label, l.takeover,
                ${leftOf(sql`l.expires_at`)} as remaining,
                l.session is not null as by_session, ${free} as free,
@@ -256,7 +266,7 @@ export function postgresStatements(naming: Naming) {
                  clock_timestamp() + coalesce(m.ttl, 0) * interval '1 ms', m.holder, m.session
           from missed as m
           where case when (select true from ${locks} as l where l.name = m.name) then false
-                     else pg_try_advisory_xact_lock(hashtextextended(m.name, ${sql.lit(NEW_NAME_SEED)})) end
+                     else pg_try_advisory_xact_lock(${advisoryKey(sql`m.name`)}) end
           on conflict (name) do nothing
           returning name, token
         )
@@ -275,7 +285,7 @@ export function postgresStatements(naming: Naming) {
         with asked as materialized (
           select * from json_to_recordset(${unseen(p.arrivals)}::json)
             as a(i int, name text, count int, entry text, joins text, "ttlMs" float8, holder text, session text, process text,
-                 listening boolean, "provenAlive" boolean, "waitMs" float8)
+                 listening boolean, "provenAlive" boolean, transaction boolean, "waitMs" float8)
           ${few}
         ), open as (
           select a.*
@@ -292,7 +302,8 @@ export function postgresStatements(naming: Naming) {
                      'until', greatest((l.queue->-1->>'until')::float8, ${clockToken} + a."waitMs" * 1000)))
             else coalesce(l.queue, '[]') || jsonb_build_object(
                      'id', a.entry, 'n', a.count, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
-                     'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', ${clockToken} + a."waitMs" * 1000) end
+                     'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', ${clockToken} + a."waitMs" * 1000)
+                   || case when a.transaction then '{"transaction": true}' else '{}' end::jsonb end
           from open as a
           where l.name = a.name and a.count + (${waiting}) <= ${p.maxWaiters}::int
           returning l.name, l.queue->-1->>'id' as entry, ${sight}
@@ -488,15 +499,54 @@ export function postgresStatements(naming: Naming) {
         returning queue is not null as awaited`,
     ),
 
-    // These two wait for whoever has the row locked, or is creating it. Rolled back to a savepoint at once, so that they
-    // lock nothing themselves.
-    waitForRow: statement<{ name: string }>(
+    // In the caller's transaction: migrations/postgres tells what it does. The one statement that waits.
+    within: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
       engine,
-      (p) => sql`select 1 from ${locks} where name = ${p.name}::text for update`,
+      (p) => sql`
+        select outcome, token, owner, holder, idle_limit_ms, pg_backend_pid() as backend
+        from ${within}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.waitMs}::float8)`,
     ),
-    waitForCreation: statement<{ name: string }>(
+
+    // Transactions that hold an advisory lock, and whether they wait for another lock themselves.
+    lookAtTransactions: statement<{ names: string }>(
       engine,
-      (p) => sql`select 1 from pg_advisory_xact_lock(hashtextextended(${p.name}::text, ${sql.lit(NEW_NAME_SEED)}))`,
+      (p) => sql`
+        select a.i::int, t.pid is not null as taken,
+               t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked
+        from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
+        left join lateral (
+          select pid from pg_locks
+          where locktype = 'advisory' and granted and objsubid = 1
+            and database = (select oid from pg_database where datname = current_database())
+            and classid::bigint = (${advisoryKey(sql`a.name`)} >> 32) & 4294967295
+            and objid::bigint = ${advisoryKey(sql`a.name`)} & 4294967295
+          limit 1
+        ) as t on true`,
+    ),
+
+    hasWritten: statement<{ backend: number }>(
+      engine,
+      (p) => sql`
+        select exists (select from pg_locks where pid = ${p.backend}::int and locktype = 'transactionid' and granted) as written`,
+    ),
+
+    // Nothing depends on these but fairness, so their commits need not wait for the disk.
+    closeGates: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        insert into ${gates} as g (name, closed_until)
+        select name, clock_timestamp() + ${sql.lit(GATE_MS)} * interval '1 ms' from unnest(${p.names}::text::text[]) as a(name) order by name
+        on conflict (name) do update set closed_until = excluded.closed_until
+        returning set_config('synchronous_commit', 'off', true)`,
+    ),
+
+    openGates: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        update ${gates} as g set closed_until = clock_timestamp()
+        from unnest(${p.names}::text::text[]) as a(name)
+        where g.name = a.name
+        returning set_config('synchronous_commit', 'off', true)`,
     ),
 
     // Needs no expiry to be safe: as long as this row lock lasts, no statement that grants the lock gets past it.
@@ -598,17 +648,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     return statements.take({ names, count: attempts.length, owner, ttlMs, holder, session })
   }
 
-  async function acquireIn(tx: Tx, attempt: Attempt): Promise<AttemptResult> {
-    return runner.runIn(tx, statements.acquire(asked([attempt])), ({ rows: [row] }) => toAttemptResult(row))
-  }
+  /** The server's processes of transactions that have taken a lock, by their handles. A handle may serve one after the other. */
+  const backends = new WeakMap<object, number>()
 
-  async function undoneIn(tx: Tx, use: (savepoint: Connection) => Promise<void>): Promise<void> {
-    if (adapter.undoneIn !== undefined) return adapter.undoneIn(tx, use)
-    const savepoint = { query: async (query: Statement) => adapter.queryIn(tx, query) }
-    await savepoint.query({ text: 'savepoint rowlock_wait', values: [] })
-    await use(savepoint)
-    await savepoint.query({ text: 'rollback to savepoint rowlock_wait', values: [] })
-    await savepoint.query({ text: 'release savepoint rowlock_wait', values: [] })
+  async function isolationOf(tx: Tx): Promise<string> {
+    // SHOW takes no snapshot.
+    const query = { text: 'show transaction_isolation', values: [] }
+    return runner.runIn(tx, query, ({ rows: [row] }) => String(Object.values(row ?? {})[0]))
   }
 
   /** A connection of our own that holds the advisory lock `id`, and thereby shows that this process lives. */
@@ -699,27 +745,46 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       return results as AttemptResult[]
     },
 
-    acquireIn,
-
-    async acquireBehind(tx, attempt, waitMs) {
-      const timeout = `${Math.max(1, Math.floor(waitMs))}ms`
-      const wait = async (savepoint: Connection) => {
-        await savepoint.query({ text: "select set_config('lock_timeout', $1::text, true)", values: [timeout] })
-        try {
-          const { rows } = await savepoint.query(statements.waitForRow(attempt))
-          if (rows.length === 0) await savepoint.query(statements.waitForCreation(attempt))
-        } catch (error) {
-          // Everything else, a deadlock above all, has to end the transaction.
-          if (sqlState(error) !== LOCK_NOT_AVAILABLE) throw error
+    async acquireIn(tx, { name, owner, ttlMs, holder }, waitMs) {
+      const query = statements.within({ name, owner, ttlMs, holder, waitMs })
+      return runner.runIn(tx, query, ({ rows: [row] }): AttemptInResult => {
+        if (row?.outcome === 'granted') {
+          backends.set(tx as object, Number(row.backend))
+          return { granted: true, owner: row.owner as string, token: BigInt(row.token as string) }
         }
-      }
-      try {
-        // Undone at once: the row lock would keep a holder from renewing, and lock_timeout is the caller's.
-        await undoneIn(tx, wait)
-      } catch (error) {
-        throw error instanceof LockError ? error : explain(error, true, table)
-      }
-      return acquireIn(tx, attempt)
+        return {
+          granted: false,
+          holder: (row?.holder as string | null | undefined) ?? null,
+          queued: row?.outcome === 'queued',
+          idleLimitMs: Number(row?.idle_limit_ms ?? 0),
+        }
+      })
+    },
+
+    async readsSnapshot(tx) {
+      if (!['repeatable read', 'serializable'].includes(await isolationOf(tx))) return false
+      // Whoever has taken a lock already has its snapshot; and by waiting elsewhere it could hide a deadlock from the engine.
+      const backend = backends.get(tx as object)
+      if (backend === undefined) return true
+      const { rows } = await runner.run(statements.hasWritten({ backend }))
+      return rows[0]?.written !== true
+    },
+
+    async lookAtTransactions(names) {
+      const { rows } = await runner.run(statements.lookAtTransactions({ names: array(names) }))
+      return rows.map(({ i, taken, blocked }) => ({
+        name: names[Number(i) - 1]!,
+        taken: taken === true,
+        blocked: blocked === true,
+      }))
+    },
+
+    async closeGates(names) {
+      await runner.run(statements.closeGates({ names: array(names) }))
+    },
+
+    async openGates(names) {
+      await runner.run(statements.openGates({ names: array(names) }))
     },
 
     async enqueue(arrivals, maxWaiters) {
@@ -1093,6 +1158,7 @@ function toSight(name: string, row: Record<string, unknown>): Sight {
     holder,
     bySession: row.by_session === true,
     ready: row.free === true && entries.length > 0,
+    leasesWait: row.leases_wait === true,
     entries,
   }
 }
@@ -1121,8 +1187,6 @@ function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResul
   }
   return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
 }
-
-const LOCK_NOT_AVAILABLE = '55P03'
 
 function sqlState(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null | undefined)?.code

@@ -334,7 +334,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
         toGranted(rows[0]),
       )
       if (adapter.synchronous) assertOpen(tx)
-      if (taken !== undefined) return taken
+      if (taken?.granted === true) return { granted: true, owner: attempt.owner, token: taken.token }
       return runner.runIn(tx, statements.standing({ names: namesOf([attempt]) }), ({ rows: [row] }) => toRefusal(row))
     },
 
@@ -494,7 +494,7 @@ function toGranted(row: Row | undefined): AttemptResult | undefined {
 }
 
 /** A row of `standing`, or none if the lock has never been held. */
-function toRefusal(row: Row | undefined): AttemptResult {
+function toRefusal(row: Row | undefined): Extract<AttemptResult, { granted: false }> {
   if (row == null || row.owner === null) {
     return { granted: false, holder: null, queued: Number(row?.awaited) === 1 }
   }
@@ -529,6 +529,7 @@ function toSight(row: Row): Sight {
         },
     bySession: false,
     ready: isFree && entries.length > 0,
+    leasesWait: entries.length > 0,
     entries,
   }
 }

@@ -32,6 +32,20 @@ export type AttemptResult =
       readonly ours?: boolean
     }
 
+/** An attempt in the caller's transaction. */
+export type AttemptInResult =
+  /** Under the owner that was asked for, or under that of a hold which this transaction has already. */
+  | { readonly granted: true; readonly owner: string; readonly token: bigint }
+  | {
+      readonly granted: false
+      /** Who holds it by a lease; null if nobody does. */
+      readonly holder: string | null
+      /** Leases wait for it that come first. If nobody holds it either, another transaction has it. */
+      readonly queued: boolean
+      /** The server ends a transaction on whose connection nothing is sent for so long; absent or 0: it does not. */
+      readonly idleLimitMs?: number
+    }
+
 /**
  * Callers of one process that begin to wait for a lock. In the queue they make an entry: a run of callers with the same
  * terms, with nobody else's in between. A hand-off takes one caller off the first entry; which one, the process decides.
@@ -52,6 +66,8 @@ export interface Arrival {
   readonly listening: boolean
   /** The process has a session by which the database can tell whether it lives (see `Listening`). */
   readonly provenAlive: boolean
+  /** They wait for the end of leases, and among transactions for the engine: those need not queue behind them. */
+  readonly transaction: boolean
   /** How long they wait at most. After that the entry is dead, should nobody have removed it. */
   readonly waitMs: number
 }
@@ -87,8 +103,16 @@ export interface Sight {
   readonly bySession: boolean
   /** Nobody holds it, and somebody waits: time to `settle`. */
   readonly ready: boolean
+  /** Leases wait for it, so that transactions have to. */
+  readonly leasesWait: boolean
   /** Ids of the entries in its queue. */
   readonly entries: readonly string[]
+}
+
+export interface TransactionSight {
+  readonly name: string
+  readonly taken: boolean
+  readonly blocked: boolean
 }
 
 export interface Release extends Hold {
@@ -170,7 +194,8 @@ export interface Listening {
 
 /**
  * The whole truth of one engine. One attempt per call: no sleeping, no clock but the database's, no events.
- * No call waits for a row lock but `guard`, which runs in the caller's transaction and is bounded by the caller's settings.
+ * No call waits for a row lock but those in the caller's transaction: `acquireIn`, for as long as it is told, and `guard` and
+ * `releaseIn`, bounded by the caller's settings.
  *
  * Calls that take a list answer in the same order. Each name is in it once, and one that is locked, or not as expected,
  * does not keep the others from going ahead.
@@ -188,15 +213,26 @@ export interface Store<Tx> {
    */
   acquire(attempts: readonly Attempt[]): Promise<AttemptResult[]>
   /**
-   * The same in the caller's transaction: what it takes is nobody else's until `tx` ends, and not taken at all if `tx` rolls
-   * back. With `ttlMs` null it is free after the commit, else a lease from then on. A lock that is held is not touched.
+   * In the caller's transaction: what it takes is nobody else's until `tx` ends, and not taken at all if `tx` rolls back. With
+   * `ttlMs` null it is free after the commit, else a lease from then on. A lock that is held by a lease is not touched.
+   *
+   * Waits in the database for other transactions that have the lock, `waitMs` at most, so that the engine sees who waits for
+   * whom, and breaks a deadlock. Each message to the server leaves the connection as it was, whatever the caller sends next.
    */
-  acquireIn(tx: Tx, attempt: Attempt): Promise<AttemptResult>
+  acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult>
   /**
-   * Waits in the database, at most `waitMs`, for another transaction that has the row locked, then attempts. So the engine
-   * sees who waits for whom, and breaks a deadlock. Undefined: there is nothing to wait in.
+   * Whether `tx` sees nothing but a snapshot, which its first statement takes, so that it has to wait before. Takes none
+   * itself. Undefined: on this engine whoever waits for a lock sees what was committed meanwhile.
    */
-  acquireBehind?(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptResult>
+  readsSnapshot?(tx: Tx): Promise<boolean>
+  /**
+   * Of each name, whether a transaction has the lock; and whether that waits for another lock itself, so that whoever waits
+   * for it outside of the database may be hiding a deadlock. Reads only.
+   */
+  lookAtTransactions?(names: readonly string[]): Promise<readonly TransactionSight[]>
+  /** For a moment, no further transaction takes these locks: leases cannot queue while transactions take turns. */
+  closeGates?(names: readonly string[]): Promise<void>
+  openGates?(names: readonly string[]): Promise<void>
   /** Appends to the queues, each of which may have `maxWaiters` callers. */
   enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]>
   /** Takes callers who do not wait any more out of their entry. */

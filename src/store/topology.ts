@@ -10,6 +10,7 @@ export type Writers = 'one server' | 'galera' | 'group'
 /** What the server that answers says about itself, and about the session it was asked in. */
 export interface Topology {
   readonly writers: Writers
+  readonly dialect: 'mysql' | 'mariadb' | 'postgres' | 'sqlite'
   readonly settings: Settings
 }
 
@@ -27,7 +28,7 @@ const MYSQL_SETTINGS: Statement = {
   text: `
     show variables where variable_name in (
       'wsrep_on', 'wsrep_dirty_reads', 'group_replication_single_primary_mode',
-      'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog')`,
+      'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog', 'version', 'innodb_rollback_on_timeout')`,
   values: [],
 }
 
@@ -57,15 +58,21 @@ export async function readTopology(
     case 'mysql': {
       const { rows } = await run(MYSQL_SETTINGS)
       const settings = toSettings(rows.map((row) => [row.Variable_name, row.Value]))
-      return { writers: mysqlWriters(settings), settings }
+      const dialect = settings.version?.includes('mariadb') ? 'mariadb' : 'mysql'
+      return { writers: mysqlWriters(settings), dialect, settings }
     }
     case 'postgres':
       return {
         writers: 'one server',
+        dialect: 'postgres',
         settings: toSettings(Object.entries((await run(POSTGRES_SETTINGS)).rows[0] ?? {})),
       }
     case 'sqlite':
-      return { writers: 'one server', settings: toSettings(Object.entries((await run(SQLITE_SETTINGS)).rows[0] ?? {})) }
+      return {
+        writers: 'one server',
+        dialect: 'sqlite',
+        settings: toSettings(Object.entries((await run(SQLITE_SETTINGS)).rows[0] ?? {})),
+      }
   }
 }
 
@@ -73,7 +80,7 @@ export async function readTopology(
  * Pure, so that it can be asked about any server. Settings of other engines are absent, and absent settings are fine.
  * `embedded`: the database is in this process, and dies with all holders of its locks.
  */
-export function assess({ writers, settings }: Topology, embedded = false): Assessment {
+export function assess({ writers, settings }: Omit<Topology, 'dialect'>, embedded = false): Assessment {
   const warnings: string[] = []
   if (embedded && settings.fsync !== undefined) return { refusal: refusal(settings), warnings }
   if (settings.fsync === 'off') {
@@ -105,7 +112,7 @@ export function assess({ writers, settings }: Topology, embedded = false): Asses
 }
 
 /** Null if a session of this server tells all others whether its holder lives. */
-export function sessionRefusal({ writers }: Topology): LockError | null {
+export function sessionRefusal({ writers }: Pick<Topology, 'writers'>): LockError | null {
   if (writers === 'one server') return null
   const what = writers === 'galera' ? 'Galera (wsrep_on)' : 'multi-primary group replication'
   return new LockError(
@@ -118,7 +125,7 @@ export function sessionRefusal({ writers }: Topology): LockError | null {
  * The same statement, but in Galera it first waits until its node has applied what others have committed. Without that, a node
  * that is a moment behind tells a holder that it has lost, or never had, the lock that it got through another node.
  */
-export function afterAllCommits({ writers }: Topology, statement: Statement): Statement {
+export function afterAllCommits({ writers }: Pick<Topology, 'writers'>, statement: Statement): Statement {
   if (writers !== 'galera') return statement
   return { ...statement, text: `set statement wsrep_sync_wait = 7 for ${statement.text}` }
 }

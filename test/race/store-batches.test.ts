@@ -136,6 +136,7 @@ class Client {
       process: this.#process,
       listening: false,
       provenAlive: false,
+      transaction: false,
       waitMs: TTL_MS,
     }))
     const results = await this.#send(() => this.store.enqueue(arrivals, 1_000_000))

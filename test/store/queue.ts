@@ -148,10 +148,12 @@ export function queueSuite(engine: Subject): void {
       await one.untilFree(awaited!)
       await inTransaction(async (tx) => {
         for (const ttlMs of [null, LONG_MS]) {
-          const refused = await one.store.acquireIn(tx, attempt({ name: awaited!, ttlMs }))
+          const refused = await one.store.acquireIn(tx, attempt({ name: awaited!, ttlMs }), 0)
           expect(refused).toEqual({ granted: false, holder: null, queued: true })
         }
-        expect(await one.store.acquireIn(tx, attempt({ name: fresh!, ttlMs: null }))).toMatchObject({ granted: true })
+        expect(await one.store.acquireIn(tx, attempt({ name: fresh!, ttlMs: null }), 0)).toMatchObject({
+          granted: true,
+        })
       })
       expect((await one.look(awaited!)).ready).toBe(true)
     })
@@ -160,7 +162,7 @@ export function queueSuite(engine: Subject): void {
       const name = freshName()
       const hold = await two.acquire(name, { holder: 'the holder' })
       await inTransaction(async (tx) => {
-        const refused = await one.store.acquireIn(tx, attempt({ name }))
+        const refused = await one.store.acquireIn(tx, attempt({ name }), 0)
         expect(refused).toEqual({ granted: false, holder: 'the holder', queued: false })
       })
       expect(await two.release(hold)).toMatchObject({ outcome: 'released' })
@@ -173,7 +175,7 @@ export function queueSuite(engine: Subject): void {
       await two.release(holder)
       const handed = await handedTo(one, name, entry)
       await inTransaction(async (tx) => {
-        const taken = await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }))
+        const taken = await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }), 0)
         expect(taken).toEqual({ granted: true, token: handed.token, takeover: false })
       })
       expect(await one.look(name)).toMatchObject({ holder: null, ready: true, entries: [entry] })
@@ -190,7 +192,7 @@ export function queueSuite(engine: Subject): void {
       await one.claim(handed)
       const undo = new Error('undo')
       const transaction = inTransaction(async (tx) => {
-        await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }))
+        await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }), 0)
         throw undo
       })
       await expect(transaction).rejects.toBe(undo)
@@ -857,7 +859,7 @@ export function queueSuite(engine: Subject): void {
       await one.release(await one.acquire(taken))
       const waiting = await one.arrive(awaited)
       await inTransaction(async (tx) => {
-        const locked = await one.store.acquireIn(tx, attempt({ name: taken, ttlMs: null }))
+        const locked = await one.store.acquireIn(tx, attempt({ name: taken, ttlMs: null }), 0)
         expect(locked).toMatchObject({ granted: true })
 
         expect(await two.store.acquire([taken, fresh].map((name) => attempt({ name })))).toMatchObject([
@@ -1195,6 +1197,7 @@ function arrival(terms: Partial<Arrival> & { name: string }): Arrival {
     process: '1',
     listening: false,
     provenAlive: false,
+    transaction: false,
     waitMs: LONG_MS,
     ...terms,
   }
