@@ -135,6 +135,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
   #closed: Promise<void> | undefined
+  #over = false
 
   constructor(store: Store<Tx>, settings: InstanceSettings) {
     this.#store = store
@@ -163,6 +164,8 @@ class Instance<Tx> implements Locks<Tx> {
       leases: this.#leases,
       events: this.#events,
       lockedRowMs: settings.statementTimeoutMs,
+      isOver: () => this.#over,
+      background: (during, work) => this.#inBackground(during, work),
       guard: (tx, hold) => this.#guards.add(tx, hold, store.synchronous),
       release: (hold) => this.#queue.release(hold),
       onReleasedIn: (name) => this.#queue.settleLater(name),
@@ -400,6 +403,7 @@ class Instance<Tx> implements Locks<Tx> {
     } catch (cause) {
       this.#events.emit({ type: 'error', during: 'waiting for what is under way on close', cause })
     }
+    this.#over = true
     try {
       await this.#sessions.close()
     } catch (cause) {

@@ -182,7 +182,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
       return sight === undefined || (sight.holder === null && !sight.ready)
     } catch (error) {
       // No connection but the transaction's own: then that one has to look.
-      if (error instanceof DatabaseError && error.failure === 'connection') return true
+      if (error instanceof DatabaseError && error.failure !== 'other') return true
       throw error
     }
   }

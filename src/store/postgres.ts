@@ -1,13 +1,25 @@
 import { randomBytes } from 'node:crypto'
 import { type RawBuilder, sql } from 'kysely'
-import type { Connection, DedicatedConnection, Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
-import { DatabaseError, LockError, LockLostError } from '../errors.ts'
-import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import {
+  type Connection,
+  type DedicatedConnection,
+  type Result,
+  type SqlAdapter,
+  type Statement,
+  transactionLeftOpen,
+} from '../adapters/adapter.ts'
+import { DatabaseError, LockError, LockLostError } from '../errors.ts'
+import { applyPending, historyStatement, type Naming, quoted, tableName } from '../migrate.ts'
+import {
+  cutShort,
   databaseError,
   isConnectionFailure,
+  isPoolTimeout,
+  missingRight,
+  noRoom,
   notMigrated,
   Runner,
+  readOnly,
   statement,
   statementName,
   transactionAborted,
@@ -34,8 +46,10 @@ import {
 } from './store.ts'
 import { assess, readTopology } from './topology.ts'
 
-/** All processes that migrate one database take this transaction-level advisory lock: CREATE TABLE IF NOT EXISTS races. */
-const MIGRATION_LOCK = '8245928655720965490'
+/** Spreads the transaction-level advisory locks of those who migrate the same tables: CREATE TABLE IF NOT EXISTS races. */
+const MIGRATION_SEED = 8245928
+/** Taken by whoever finds its schema missing, which several prefixes may share. */
+const SCHEMA_LOCK = '8245928655720965490'
 
 /** Microseconds since 1970 by the server's clock: what a token is at least. */
 const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint`
@@ -68,8 +82,18 @@ const few = sql`limit (select 1000000)`
  */
 const lookedUp = sql`case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end`
 
-/** Spreads the names of new locks over the advisory locks that guard their creation. */
+/** Keeps the advisory locks below apart from others'. */
 const NEW_NAME_SEED = 7239615
+
+/**
+ * The advisory lock that guards the creation of `name` in the table of locks (`table`, quoted). Advisory locks belong to the
+ * whole database, so the table is part of the key: by its oid, which is the same for all who use that table, however they
+ * came to name it, and another one where search_path leads to another schema. A constant for the server, looked up once.
+ */
+export function newNameKey(table: string, name: RawBuilder<unknown>): RawBuilder<unknown> {
+  const oid = sql`${sql.lit(table)}::regclass::oid`
+  return sql`hashtextextended(${oid} || ' ' || ${name}, ${sql.lit(NEW_NAME_SEED)})`
+}
 
 interface Asked {
   readonly names: string
@@ -105,7 +129,8 @@ interface Held {
  * What is asked comes as arrays, so that one statement serves many callers; what one caller asks most has statements of its own.
  */
 export function postgresStatements(naming: Naming) {
-  const locks = sql.raw(tableName('postgres', 'locks', naming))
+  const table = tableName('postgres', 'locks', naming)
+  const locks = sql.raw(table)
   const engine = 'postgres'
 
   /** Nobody holds `l`. Released is free even if the clock was set back since. */
@@ -256,7 +281,7 @@ export function postgresStatements(naming: Naming) {
                  clock_timestamp() + coalesce(m.ttl, 0) * interval '1 ms', m.holder, m.session
           from missed as m
           where case when (select true from ${locks} as l where l.name = m.name) then false
-                     else pg_try_advisory_xact_lock(hashtextextended(m.name, ${sql.lit(NEW_NAME_SEED)})) end
+                     else pg_try_advisory_xact_lock(${newNameKey(table, sql`m.name`)}) end
           on conflict (name) do nothing
           returning name, token
         )
@@ -496,7 +521,7 @@ export function postgresStatements(naming: Naming) {
     ),
     waitForCreation: statement<{ name: string }>(
       engine,
-      (p) => sql`select 1 from pg_advisory_xact_lock(hashtextextended(${p.name}::text, ${sql.lit(NEW_NAME_SEED)}))`,
+      (p) => sql`select 1 from pg_advisory_xact_lock(${newNameKey(table, sql`${p.name}::text`)})`,
     ),
 
     // Needs no expiry to be safe: as long as this row lock lasts, no statement that grants the lock gets past it.
@@ -907,7 +932,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       }
     },
 
-    assess: async () => assess(await readTopology('postgres', (query) => runner.run(query)), adapter.single === true),
+    assess: async () =>
+      assess(await readTopology('postgres', (query) => runner.run(query), table), adapter.single === true),
 
     async migrate() {
       try {
@@ -915,12 +941,18 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
           const run = (text: string, values: unknown[] = []) => connection.query({ text, values })
           await run('begin')
           try {
-            await run('select 1 from pg_advisory_xact_lock($1::bigint)', [MIGRATION_LOCK])
+            await run(
+              "select 1 from pg_advisory_xact_lock(hashtextextended(coalesce($1::text, current_schema()) || ' ' || $2::text, $3::bigint))",
+              [naming.schema ?? null, table, MIGRATION_SEED],
+            )
             if (naming.schema !== undefined) {
-              const { rows } = await run('select 1 as found from pg_namespace where nspname = $1::text', [
-                naming.schema,
-              ])
-              if (rows.length === 0) await run(`create schema "${naming.schema}"`)
+              const isMissing = async () =>
+                (await run('select 1 as found from pg_namespace where nspname = $1::text', [naming.schema])).rows
+                  .length === 0
+              if (await isMissing()) {
+                await run('select 1 from pg_advisory_xact_lock($1::bigint)', [SCHEMA_LOCK])
+                if (await isMissing()) await run(`create schema ${quoted('postgres', naming.schema)}`)
+              }
             }
             const history = tableName('postgres', 'migrations', naming)
             const { rows } = await run('select to_regclass($1::text) is not null as found', [history])
@@ -1123,6 +1155,15 @@ function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResul
 }
 
 const LOCK_NOT_AVAILABLE = '55P03'
+/** Of a standby, of a server while it fails over, of a session or a transaction that was made so. */
+const READ_ONLY = '25006'
+/** Met outside of the caller's transactions: on a connection that came back into the pool with one that had failed. */
+const IN_FAILED_TRANSACTION = '25P02'
+const INSUFFICIENT_PRIVILEGE = '42501'
+/** The class of too_many_connections, disk_full, out_of_memory and configuration_limit_exceeded. */
+const INSUFFICIENT_RESOURCES = '53'
+const CANNOT_CONNECT_NOW = '57P03'
+const QUERY_CANCELED = '57014'
 
 function sqlState(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null | undefined)?.code
@@ -1131,11 +1172,17 @@ function sqlState(error: unknown): string | undefined {
 
 function explain(error: unknown, inTransaction: boolean, table: string): LockError {
   const code = sqlState(error)
+  if (isPoolTimeout(error)) return noRoom(error)
   if (code === undefined) return databaseError(isConnectionFailure(error) ? 'connection' : 'other', error)
   if (code === '42P01' || code === '3F000' || code === '42703') return notMigrated(table, error)
   if (inTransaction && ['25P02', '40001', '40P01', '55P03'].includes(code)) return transactionAborted(error)
   if (['40001', '40P01', '55P03'].includes(code)) return databaseError('conflict', error)
-  // 25006: a standby, as while a failover is under way.
-  if (code.startsWith('08') || code.startsWith('57P') || code === '25006') return databaseError('connection', error)
+  if (code === IN_FAILED_TRANSACTION) return transactionLeftOpen(error)
+  if (code === READ_ONLY) return readOnly(error)
+  if (code === INSUFFICIENT_PRIVILEGE) return missingRight(table, error)
+  if (code.startsWith(INSUFFICIENT_RESOURCES) || code === CANNOT_CONNECT_NOW) return noRoom(error)
+  // In a transaction of the caller's it has ended that, too.
+  if (code === QUERY_CANCELED && !inTransaction) return cutShort(error)
+  if (code.startsWith('08') || code.startsWith('57P')) return databaseError('connection', error)
   return databaseError('other', error)
 }
