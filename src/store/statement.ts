@@ -147,7 +147,7 @@ export function isConnectionFailure(error: unknown): boolean {
 
 /** Drivers and ORMs whose pool had no connection to give in time: nothing was sent. pg and mysql2 tell by the message alone. */
 const POOL_TIMEOUTS = {
-  names: ['KnexTimeoutError', 'SequelizeConnectionAcquireTimeoutError', 'ConnectionAcquireTimeoutError'],
+  names: ['KnexTimeoutError', 'SequelizeConnectionAcquireTimeoutError'],
   codes: ['P2024', 'P2037', 'CONNECT_TIMEOUT', 'ER_GET_CONNECTION_TIMEOUT'],
   message: /^(timeout exceeded when trying to connect|Queue limit reached\.|No connections available\.)$/,
 }
