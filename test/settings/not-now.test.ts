@@ -192,6 +192,18 @@ for (const server of inject('servers')) {
       expect(await ownerOf(url, lease.name)).toBeNull()
     })
 
+    it('close() waits for a release that is repeated', async () => {
+      const { adapter, url, begin } = await raise(server)
+      const { locks, failures } = counted(adapter)
+      const lease = await locks.acquire(freshName())
+      const end = await begin()
+      const closing = locks.close()
+      await eventually(() => expect(failures()).toBeGreaterThan(3))
+      await end()
+      await closing
+      expect(await ownerOf(url, lease.name)).toBeNull()
+    })
+
     it('a release that nobody waits for any more goes on until the lock is free', async () => {
       const { adapter, url, begin } = await raise(server)
       const { locks, failures } = counted(adapter, { statementTimeout: '300ms' })
