@@ -3,7 +3,7 @@ import { DatabaseError, LockTimeoutError } from './errors.ts'
 import type { Place, Queue } from './queue.ts'
 import { randomHex } from './random.ts'
 import type { LockRequest } from './request.ts'
-import { noAnswer, untilUnlocked } from './retry.ts'
+import { backoff, noAnswer, untilUnlocked } from './retry.ts'
 import type { Attempt, AttemptResult, Hold } from './store/store.ts'
 
 export interface AcquireContext {
@@ -46,8 +46,6 @@ export interface Granted extends Hold {
 const TRIES_AGAINST_FAILURES = 3
 /** A row of ours that another statement has locked is free again a moment later. */
 const LOCKED_ROW_PAUSE_MS = 5
-const FIRST_BACKOFF_MS = 50
-const LONGEST_BACKOFF_MS = 1000
 
 /**
  * The one waiting loop: attempt, and if somebody holds the lock, line up and wait for it to be handed over, the deadline or
@@ -166,8 +164,4 @@ async function giveBack(
     const { name, owner } = attempt
     return (await queue.release({ name, owner: owner!, token: result.token })) !== 'locked'
   }, statementTimeoutMs)
-}
-
-function backoff(failures: number): number {
-  return Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
 }

@@ -75,12 +75,14 @@ export class LockLostError extends LockError {
  * The database, or the way to it, failed. `failure` says what may be done about it:
  *
  * - `conflict`: the statement had no effect and may simply be repeated (serialization failure, deadlock, busy file).
+ * - `unavailable`: nothing took effect, and the same may succeed a while later: a server that takes no writes while it fails
+ *   over, one that is full for the moment, a pool with no free connection.
  * - `connection`: nobody knows whether the statement took effect. Only idempotent statements may be repeated.
  * - `other`: repeating it will not help.
  */
 export class DatabaseError extends LockError {
   override readonly name = 'DatabaseError'
-  readonly failure: 'conflict' | 'connection' | 'other'
+  readonly failure: 'conflict' | 'unavailable' | 'connection' | 'other'
 
   constructor(failure: DatabaseError['failure'], message: string, options: { cause?: unknown }) {
     super('DATABASE', message, options)

@@ -1,10 +1,10 @@
 import type { Duration } from './duration.ts'
-import { LockError, LockLostError } from './errors.ts'
+import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Beat, Heartbeat, Renewable } from './heartbeat.ts'
 import type { Members } from './members.ts'
 import { toTtl } from './request.ts'
-import { untilUnlocked } from './retry.ts'
+import { backoff, untilUnlocked } from './retry.ts'
 import { type GuardedQuery, toCallerQuery } from './store/statement.ts'
 import type { GuardResult, Hold, ReleaseResult, Renewal, Store } from './store/store.ts'
 import { currentTransaction } from './transaction.ts'
@@ -42,7 +42,8 @@ export interface Lease<Tx> {
   guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]>
   /**
    * Gives the lock back: true, or false if it had already been lost. Repeated calls answer the same. Rejects if the
-   * database cannot be asked, or if a transaction keeps the row locked; the lock then frees itself at its expiry at the latest.
+   * database cannot be asked within `statementTimeout`, or if a transaction keeps the row locked; the lock then frees itself
+   * at its expiry at the latest. While the database cannot be asked, the release is repeated in the background until then.
    *
    * With `tx`, gives it back with the commit of that transaction, whose commit thereby depends on the lease as with `guard`:
    * LockLostError if it is lost. The lease is not renewed any more; if `tx` rolls back, call `release()` or let it run out.
@@ -66,8 +67,12 @@ export interface LeaseContext<Tx> {
   /** Those that are not over yet, releases under way included. */
   readonly leases: Members<LeaseHandle<Tx>>
   readonly events: Events
-  /** How long to wait for a row that some transaction keeps locked, in milliseconds. */
+  /** How long a release or an extension may take while a row is locked, or the database not available, in milliseconds. */
   readonly lockedRowMs: number
+  /** Whether the instance has been closed and has waited for what was under way. */
+  isOver(): boolean
+  /** Work that goes on after the caller has its answer. */
+  background(during: string, work: Promise<unknown>): void
   /** Several guards of one transaction in one statement. */
   guard(tx: Tx, hold: Hold & { readonly ttlMs: number }): GuardResult | Promise<GuardResult>
   /** Releases, and hands the lock over to who waits for it. */
@@ -117,7 +122,9 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   #abortReason: LockLostError | undefined
   #claimed: boolean
   #releasing: Promise<boolean> | undefined
-  #releaseFailed = false
+  #givingBack: Promise<boolean> | undefined
+  #releaseFailure: unknown
+  #onReleaseFailure: (() => void) | undefined
   #releasedWithCommit = false
   #onEnd: (() => void)[] | undefined
 
@@ -347,31 +354,82 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       return this.#releasedWithCommit
     }
     this.#stop('released')
-    let answer: ReleaseResult['outcome']
+    this.#givingBack ??= this.#giveBack().catch((error: unknown) => {
+      this.#givingBack = undefined
+      throw error
+    })
     try {
-      answer = await this.#context.release(this.#hold())
-      if (answer === 'locked') {
-        await this.#untilUnlocked(async () => {
-          answer = await this.#context.release(this.#hold())
-          return answer !== 'locked'
-        }, 'release')
-      }
+      return await this.#inTime(this.#givingBack)
     } catch (error) {
       this.#releasing = undefined
-      this.#releaseFailed = true
       throw error
+    }
+  }
+
+  /** Rejects with the failure of a release that is repeated, when its caller has waited for long enough. The repetition goes on. */
+  #inTime(givingBack: Promise<boolean>): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      let late = false
+      const end = () => {
+        clearTimeout(timer)
+        this.#onReleaseFailure = undefined
+      }
+      this.#onReleaseFailure = () => {
+        if (!late || this.#releaseFailure === undefined) return
+        end()
+        this.#context.background(`releasing ${JSON.stringify(this.name)}`, givingBack)
+        reject(this.#releaseFailure)
+      }
+      const timer = setTimeout(() => {
+        late = true
+        this.#onReleaseFailure?.()
+      }, this.#context.lockedRowMs)
+      givingBack.then(resolve, reject).finally(end)
+    })
+  }
+
+  async #giveBack(): Promise<boolean> {
+    let answer: ReleaseResult['outcome']
+    try {
+      answer = await this.#repeatedRelease()
     } finally {
       // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
       this.#ended()
     }
     // Not ours after a release that failed: that one may have worked nevertheless.
-    if (answer === 'released' || (answer === 'lost' && this.#releaseFailed)) {
+    if (answer === 'released' || (answer === 'lost' && this.#releaseFailure !== undefined)) {
       this.#context.events.emit({ type: 'released', ...this.#hold() })
       return true
     }
     // Force-released or taken over a moment ago, and not yet noticed.
     this.#context.events.emit({ type: 'lost', ...this.#hold(), reason: 'found lost on release' })
     return false
+  }
+
+  /** While the database cannot be asked, until the lease has run out: others need not wait for that if it can be helped. */
+  async #repeatedRelease(): Promise<ReleaseResult['outcome']> {
+    for (let failures = 1; ; failures++) {
+      try {
+        let answer = await this.#context.release(this.#hold())
+        if (answer === 'locked') {
+          await this.#untilUnlocked(async () => {
+            answer = await this.#context.release(this.#hold())
+            return answer !== 'locked'
+          }, 'release')
+        }
+        return answer
+      } catch (error) {
+        this.#releaseFailure = error
+        const mayPass = error instanceof DatabaseError && error.failure !== 'other'
+        if (!mayPass || performance.now() >= this.#deadline || this.#context.isOver()) throw error
+        this.#onReleaseFailure?.()
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, backoff(failures))
+        // Nobody waits for it any more, so it need not keep the process alive.
+        if (this.#onReleaseFailure === undefined) timer.unref()
+      })
+    }
   }
 
   /** A lease that is not trusted any more may still stand in the database: others need not wait for its expiry. */

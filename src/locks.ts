@@ -139,6 +139,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #leaseContext: LeaseContext<Tx>
   readonly #transactionContext: TransactionContext<Tx>
   #closed: Promise<void> | undefined
+  #over = false
 
   constructor(store: Store<Tx>, settings: InstanceSettings) {
     this.#store = store
@@ -167,6 +168,8 @@ class Instance<Tx> implements Locks<Tx> {
       leases: this.#leases,
       events: this.#events,
       lockedRowMs: settings.statementTimeoutMs,
+      isOver: () => this.#over,
+      background: (during, work) => this.#inBackground(during, work),
       guard: (tx, hold) => this.#guards.add(tx, hold, store.synchronous),
       release: (hold) => this.#queue.release(hold),
       onReleasedIn: (name) => this.#queue.settleLater(name),
@@ -408,6 +411,7 @@ class Instance<Tx> implements Locks<Tx> {
     } catch (cause) {
       this.#events.emit({ type: 'error', during: 'waiting for what is under way on close', cause })
     }
+    this.#over = true
     try {
       await this.#sessions.close()
     } catch (cause) {

@@ -30,9 +30,13 @@ export function tableName(engine: SqlEngine, table: string, naming: Naming): str
       throw new LockError('INVALID_ARGUMENT', 'schema is an option for PostgreSQL; use tablePrefix on this engine')
     }
   }
+  const name = quoted(engine, `${tablePrefix}${table}`)
+  return schema === undefined ? name : `${quoted(engine, schema)}.${name}`
+}
+
+export function quoted(engine: SqlEngine, identifier: string): string {
   const quote = engine === 'mysql' ? '`' : '"'
-  const name = `${quote}${tablePrefix}${table}${quote}`
-  return schema === undefined ? name : `${quote}${schema}${quote}.${name}`
+  return `${quote}${identifier.replaceAll(quote, quote + quote)}${quote}`
 }
 
 /** All migrations of an engine, oldest first, each with the statement that records it. */
@@ -44,19 +48,20 @@ export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
     .sort()
     .map((file, index) => {
       const name = file.slice(0, -'.sql'.length)
-      const source = readFileSync(new URL(file, folder), 'utf8').replace(/\browlock_(\w+)/g, (_, table: string) =>
-        tableName(engine, table, naming),
-      )
-      const statements = splitStatements(source)
+      const text = readFileSync(new URL(file, folder), 'utf8')
+      const named = (part: string) =>
+        part.replace(/\browlock_(\w+)/g, (_, table: string) => tableName(engine, table, naming))
+      // Names may hold whatever would part statements, so they come last.
+      const parts = splitStatements(text)
       const forget = index === 0 ? `drop table ${history}` : `delete from ${history} where name = '${name}'`
       return {
         name,
-        source,
+        source: named(text),
         statements: [
-          ...statements,
+          ...parts.map(named),
           `${engine === 'mysql' ? 'insert ignore' : 'insert'} into ${history} (name) values ('${name}')`,
         ],
-        undo: [...statements.map(undoStatement).reverse(), forget],
+        undo: [...parts.map(undoStatement).reverse().map(named), forget],
       }
     })
 }
@@ -82,7 +87,9 @@ export function historyStatement(engine: SqlEngine, naming: Naming): string {
 /** What a tool that is not rowlock has to run before the first migration. */
 export function preparationStatements(engine: SqlEngine, naming: Naming): string[] {
   const history = historyStatement(engine, naming)
-  return naming.schema === undefined ? [history] : [`create schema if not exists "${naming.schema}"`, history]
+  return naming.schema === undefined
+    ? [history]
+    : [`create schema if not exists ${quoted(engine, naming.schema)}`, history]
 }
 
 function undoStatement(statement: string): string {
@@ -105,12 +112,18 @@ function splitStatements(text: string): string[] {
   return statements.map((part) => part.replace(/\s+$/gm, '').trim()).filter((part) => part !== '')
 }
 
-/** Quoted identifiers could hold anything; a short list of characters keeps them readable everywhere. */
+/**
+ * Quoted identifiers could hold anything; these characters pass through every driver, ORM and migration tool, in which others
+ * (a question mark, a colon, a dollar sign) may stand for values. 40 bytes leave room for the names of tables and indexes.
+ */
 function checkIdentifier(what: string, identifier: string): void {
-  if (typeof identifier !== 'string' || !/^[A-Za-z_][A-Za-z0-9_]{0,39}$/.test(identifier)) {
-    throw new LockError(
-      'INVALID_ARGUMENT',
-      `${what} must be 1 to 40 letters, digits and underscores, not starting with a digit, not ${JSON.stringify(identifier)}`,
-    )
-  }
+  const isFine =
+    typeof identifier === 'string' &&
+    /^[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_ ."`-]*[\p{L}\p{M}\p{N}_."`-])?$/u.test(identifier) &&
+    Buffer.byteLength(identifier) <= 40
+  if (isFine) return
+  throw new LockError(
+    'INVALID_ARGUMENT',
+    `${what} must be 1 to 40 bytes of letters, digits, spaces and the characters _ - . " \`, beginning with a letter, a digit or an underscore, and not ending with a space, not ${JSON.stringify(identifier)}`,
+  )
 }

@@ -12,7 +12,7 @@ const PAUSE_MS = 4
 
 /**
  * The same store with patience: a statement that had no effect (serialization failure, deadlock, busy file) is repeated
- * until `timeoutMs`; one whose fate is unknown a few times, if repeating it is harmless; and no call lasts much longer than
+ * until `timeoutMs`; one that had no answer, or met a server that was not ready, a few times, if repeating it is harmless; and no call lasts much longer than
  * `timeoutMs`, even if the pool never gives a connection. Only rowlock's own statements are ever repeated, never a
  * transaction of the caller's.
  */
@@ -87,6 +87,14 @@ export function patient<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
   }
 }
 
+const FIRST_BACKOFF_MS = 50
+const LONGEST_BACKOFF_MS = 1000
+
+/** How long to pause after so many failures in a row, in milliseconds. */
+export function backoff(failures: number): number {
+  return Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
+}
+
 /** A row is locked for a moment by other statements, or for long by a transaction: asked again soon at first. */
 const SHORTEST_LOCKED_MS = 1
 const LONGEST_LOCKED_MS = 20
@@ -124,7 +132,7 @@ async function repeat<T>(call: () => Promise<T>, timeoutMs: number, connectionRe
   const mayRepeat = (error: unknown) => {
     if (!(error instanceof DatabaseError)) return false
     if (error.failure === 'conflict') return true
-    return error.failure === 'connection' && ++broken <= connectionRetries
+    return error.failure !== 'other' && ++broken <= connectionRetries
   }
   try {
     // Almost all calls work at once, and need no machinery.

@@ -68,9 +68,9 @@ class Group {
 
   #serve(handed: Handed | undefined): void {
     this.#end()
-    if (handed === undefined) return this.#serveAll()
     const [first] = this.#members
-    if (first === undefined) this.#queue.leave(this.#place)
+    if (handed === undefined) this.#serveAll()
+    else if (first === undefined) this.#queue.leave(this.#place)
     else first.serve(handed)
   }
 

@@ -205,7 +205,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
       if (sight === undefined || (sight.holder === null && !sight.leasesWait)) return undefined
       return sight.holder?.label ?? 'others, who wait for it'
     } catch (error) {
-      if (error instanceof DatabaseError && error.failure === 'connection') return undefined
+      if (error instanceof DatabaseError && error.failure !== 'other') return undefined
       throw error
     }
   }

@@ -32,7 +32,8 @@ create function rowlock_within_1(
   out outcome text, out token text, out owner text, out holder text, out idle_limit_ms float8
 ) language plpgsql as $function$
 declare
-  table_id constant bigint := 'rowlock_locks'::regclass::oid;
+  -- Advisory locks belong to the whole database, so the table is part of the key.
+  advisory_key constant bigint := hashtextextended('rowlock_locks'::regclass::oid || ' ' || lock_name, 7239615);
   -- No other transaction has both this id and this start: a row that says so was written by this one.
   this_transaction constant text := 'transaction ' || pg_current_xact_id() || ' ' || extract(epoch from now());
   lock_timeout_before constant text := current_setting('lock_timeout');
@@ -45,9 +46,9 @@ begin
   begin
     if wait_ms > 0 then
       ignored := set_config('lock_timeout', ceil(limit_ms)::text, true);
-      ignored := pg_advisory_xact_lock(hashtextextended(lock_name, table_id));
+      ignored := pg_advisory_xact_lock(advisory_key);
       limit_ms := limit_ms - extract(epoch from clock_timestamp() - asked_at) * 1000;
-    elsif not pg_try_advisory_xact_lock(hashtextextended(lock_name, table_id)) then
+    elsif not pg_try_advisory_xact_lock(advisory_key) then
       outcome := 'locked';
       return;
     end if;

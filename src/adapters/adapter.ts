@@ -1,3 +1,4 @@
+import { DatabaseError } from '../errors.ts'
 import type { MemoryDatabase } from '../store/memory.ts'
 
 /** Text and values in ... */
@@ -37,6 +38,15 @@ export interface DedicatedConnection extends Connection {
   /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
   onLost(listener: (cause: unknown) => void): void
   close(): Promise<void>
+}
+
+/** What ran in it has been rolled back, together with it. */
+export function transactionLeftOpen(cause?: unknown): DatabaseError {
+  return new DatabaseError(
+    'unavailable',
+    'a connection of the pool had an open transaction, or autocommit is off on it, so that nothing done on it by itself would be committed. That transaction was rolled back, and the connection closed. Find who gives connections back without COMMIT or ROLLBACK, or with SET autocommit = 0',
+    { cause },
+  )
 }
 
 /** Tells one listener, once, that a connection is gone, even if that happened before it listened. */

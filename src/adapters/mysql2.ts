@@ -1,5 +1,12 @@
 import { LockError } from '../errors.ts'
-import { type DedicatedConnection, Loss, type Result, type SqlAdapter, type Statement } from './adapter.ts'
+import {
+  type DedicatedConnection,
+  Loss,
+  type Result,
+  type SqlAdapter,
+  type Statement,
+  transactionLeftOpen,
+} from './adapter.ts'
 import { toResult } from './mysql-result.ts'
 
 /** A connection of mysql2/promise on which the caller has begun a transaction. */
@@ -39,7 +46,7 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
   }
   return {
     engine: 'mysql',
-    query: async (statement) => toResult(await pool.query(statement.text, [...statement.values])),
+    query: (statement) => sendAlone(pool, statement),
     async queryIn(tx, statement) {
       if (typeof tx?.query !== 'function' || typeof tx.beginTransaction !== 'function') {
         throw new LockError(
@@ -66,6 +73,22 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
 
 async function send(connection: Mysql2Transaction, { text, values }: Statement): Promise<Result> {
   return toResult(await connection.query(text, [...values]))
+}
+
+/** As `pool.query`, but not in a transaction that somebody has left open on a connection, nor where autocommit is off. */
+async function sendAlone(pool: Mysql2Pool, statement: Statement): Promise<Result> {
+  const connection = await pool.getConnection()
+  let good = true
+  try {
+    const result = await send(connection, statement)
+    if (result.inTransaction !== true) return result
+    good = false
+    await connection.query('rollback', [])
+    throw transactionLeftOpen()
+  } finally {
+    if (good) connection.release()
+    else connection.destroy()
+  }
 }
 
 async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {

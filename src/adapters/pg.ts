@@ -1,5 +1,12 @@
 import { LockError } from '../errors.ts'
-import { type DedicatedConnection, Loss, type Result, type SqlAdapter, type Statement } from './adapter.ts'
+import {
+  type DedicatedConnection,
+  Loss,
+  type Result,
+  type SqlAdapter,
+  type Statement,
+  transactionLeftOpen,
+} from './adapter.ts'
 
 /** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
 export interface PgTransaction {
@@ -53,14 +60,13 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   return {
     engine: 'postgres',
     async query(statement) {
-      if (!prepare || statement.name === undefined) return send(pool, statement)
+      if (!prepare || statement.name === undefined) return sendAlone(pool, withoutName(statement))
       try {
-        const { rows } = await pool.query({ name: statement.name, text: statement.text, values: [...statement.values] })
-        return { rows }
+        return await sendAlone(pool, statement)
       } catch (error) {
         if (!STATEMENT_LOST.includes((error as { code?: string }).code ?? '')) throw error
         prepare = false
-        return send(pool, statement)
+        return sendAlone(pool, withoutName(statement))
       }
     },
     async queryIn(tx, statement) {
@@ -94,6 +100,32 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
 async function send(client: PgTransaction, { text, values }: Statement): Promise<Result> {
   const { rows } = await client.query({ text, values: [...values] })
   return { rows }
+}
+
+function withoutName({ text, values }: Statement): Statement {
+  return { text, values }
+}
+
+/** As `pool.query`, but not in a transaction that somebody has left open on a connection. Before 8.21, pg does not tell. */
+async function sendAlone(pool: PgPool, { name, text, values }: Statement): Promise<Result> {
+  const client = await pool.connect()
+  // Without a listener it would end the process. The query that is under way rejects with it.
+  const onError = () => undefined
+  client.on('error', onError)
+  let good = false
+  try {
+    const { rows } = await client.query({ ...(name !== undefined && { name }), text, values: [...values] })
+    const status = client.getTransactionStatus?.() ?? 'I'
+    if (status !== 'I') {
+      await client.query({ text: 'rollback', values: [] })
+      throw transactionLeftOpen()
+    }
+    good = true
+    return { rows }
+  } finally {
+    client.off('error', onError)
+    client.release(!good)
+  }
 }
 
 /** Asked once for each connection. pg keeps the process id from the server's BackendKeyData; a pooler invents one. */

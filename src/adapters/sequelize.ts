@@ -92,7 +92,9 @@ async function send(
     if (engine === 'mysql') return toResult(type === 'RAW' ? answer : [answer, undefined])
     return { rows: Array.isArray(answer[0]) ? answer[0] : [] }
   } catch (error) {
-    throw (error as { original?: unknown }).original ?? error
+    const { name, original } = error as { name?: unknown; original?: unknown }
+    // What lies beneath does not tell that it was the pool that had no connection.
+    throw name === 'SequelizeConnectionAcquireTimeoutError' ? error : (original ?? error)
   }
 }
 

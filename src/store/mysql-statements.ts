@@ -11,6 +11,8 @@ export const BATCH = 1000
 const GATE_MS = 1000
 /** Longer than any wait: where the statement's own limit ends it, this one must not come before. */
 const LONGEST_ROW_WAIT_SECONDS = 3600
+/** A limit of the statement's own: without one, the session's `sql_select_limit` would count. */
+const ALL = 2_000_000_000
 
 /** Microseconds since 1970 by the server's clock, in UTC whatever the session's time zone, fixed when a statement starts. */
 const now = sql`timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
@@ -74,7 +76,8 @@ export function mysqlStatements(naming: Naming) {
           for update skip locked
         ) as freed
         straight_join ${locks} as l force index (primary) on l.name = freed.name
-        set l.owner = concat(json_value(freed.heir, '$.id'), lpad(lower(hex(freed.next_token)), 16, '0')),
+        set l.owner = case when freed.heir is not null
+                           then concat(json_value(freed.heir, '$.id'), lpad(lower(hex(freed.next_token)), 16, '0')) end,
             l.token = case when freed.heir is null then freed.token else freed.next_token end,
             l.expires_at = ${now}
               + 1000 * coalesce(least(cast(json_value(freed.heir, '$.ttl') as signed), ${sql.lit(CLAIM_MS)}), 0)
@@ -210,8 +213,8 @@ export function mysqlStatements(naming: Naming) {
 
     leave: batched<{ name: Buffer; entry: Buffer; count: number; departure: Buffer }>(sql`
         update (
-          select asked.name, asked.count, asked.departure, cast(replace(json_unquote(
-                   json_search(l.queue, 'one', convert(asked.entry using utf8mb4), null, '$[*].id')), '.id', '') as char(30)) as entry
+          select asked.name, asked.count, asked.departure, cast(substring_index(json_unquote(
+                   json_search(l.queue, 'one', convert(asked.entry using utf8mb4), null, '$[*].id')), '.', 1) as char(30)) as entry
           from ${askedLocks}
           limit ${sql.lit(BATCH)}
           for update skip locked
@@ -225,13 +228,14 @@ export function mysqlStatements(naming: Naming) {
           when json_length(l.queue) > 1 then json_remove(l.queue, place.entry) end
         where place.entry is not null`),
 
-    look: named(sql`select ${sight} from ${locks} as l where l.name in ${NAMES}`),
+    look: named(sql`select ${sight} from ${locks} as l where l.name in ${NAMES} limit ${sql.lit(BATCH)}`),
 
     // What of a queue a look does not show: the last change of each entry, and how many wait.
     changes: named(sql`
         select ${sight}, cast(json_extract(l.queue, '$[*].change') as char) as changes, ${waiters} as waiters
         from ${locks} as l
-        where l.name in ${NAMES}`),
+        where l.name in ${NAMES}
+        limit ${sql.lit(BATCH)}`),
 
     // Where nobody waits. It leaves the queue alone, since MariaDB has joined updates of long texts go through the disk.
     release: batched<AskedHold>(sql`
@@ -312,7 +316,8 @@ export function mysqlStatements(naming: Naming) {
         select ${sight}, ${waiters} as waiters
         from ${locks} as l
         where left(l.name, length(${p.prefix})) = ${p.prefix} and ${isHeld}
-        order by l.name`,
+        order by l.name
+        limit ${sql.lit(ALL)}`,
     ),
 
     inspect: statement<{ name: Buffer }>(
@@ -345,7 +350,8 @@ export function mysqlStatements(naming: Naming) {
         select l.name
         from ${locks} as l
         where l.expires_at <= ${now} - ${p.idleMs} * 1000 and l.token < ${now} and ${nobodyLives}
-        order by l.name`,
+        order by l.name
+        limit ${sql.lit(ALL)}`,
     ),
 
     purge: batched<{ name: Buffer; idleMs: number }>(sql`
@@ -404,15 +410,22 @@ interface AskedArrival {
 const ASKED = sql.raw('/* asked */')
 const NAMES = sql.raw('/* names */')
 
+/**
+ * `sql_safe_updates` refuses to change rows that a join with another table has found, rather than a constant. What lifts it for
+ * one statement is a comment on the other of the two servers.
+ */
+const UNGUARDED = '/*M! set statement sql_safe_updates = 0 for */ $1 /*+ set_var(sql_safe_updates = off) */'
+
 /** A statement with a table of what is asked of it. It is compiled once; the rows are put in later, whatever their number. */
 function batched<Row extends object>(query: RawBuilder<unknown>): (rows: readonly Row[]) => Statement {
   const [before, after] = compile('mysql', query).text.split('/* asked */')
+  const beforeMany = before!.replace(/^\s*(update|delete)\b/, UNGUARDED)
   return (rows) => {
     const columns = Object.keys(rows[0]!)
     const first = columns.map((column) => `? as ${column}`).join(', ')
     const other = ` union all select ${columns.map(() => '?').join(', ')}`
     return {
-      text: `${before}(select ${first}${other.repeat(rows.length - 1)} limit ${rows.length})${after}`,
+      text: `${rows.length > 1 ? beforeMany : before}(select ${first}${other.repeat(rows.length - 1)} limit ${rows.length})${after}`,
       values: rows.flatMap((row) => columns.map((column) => row[column as keyof Row])),
     }
   }

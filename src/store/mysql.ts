@@ -5,11 +5,16 @@ import { applyPending, historyStatement, type Naming, tableName } from '../migra
 import { bounded } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import {
+  cutShort,
   databaseError,
   isConnectionFailure,
+  isPoolTimeout,
+  missingRight,
+  noRoom,
   noTransaction,
   notMigrated,
   Runner,
+  readOnly,
   transactionAborted,
 } from './statement.ts'
 import type {
@@ -33,8 +38,9 @@ import type {
 } from './store.ts'
 import { afterAllCommits, assess, readTopology, sessionRefusal, type Topology } from './topology.ts'
 
-/** GET_LOCK name under which the processes that migrate one server take turns, and how long they wait for it. */
-const MIGRATION_LOCK = 'rowlock:migrate'
+/** GET_LOCK names belong to the whole server: processes that migrate the same tables take turns. At most 64 characters. */
+const MIGRATION_LOCK = "concat('rowlock:migrate:', left(sha2(concat(database(), ' ', ?), 256), 40))"
+/** How long they wait for it. */
 const MIGRATION_WAIT_SECONDS = 60
 
 /** An entry is dead after that time, even if somebody waits for longer; that caller queues again. */
@@ -516,7 +522,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       try {
         return await adapter.reserve(async (connection) => {
           const run = (query: string, values: unknown[] = []) => connection.query({ text: query, values })
-          const { rows } = await run('select get_lock(?, ?) as locked', [MIGRATION_LOCK, MIGRATION_WAIT_SECONDS])
+          const { rows } = await run(`select get_lock(${MIGRATION_LOCK}, ?) as locked`, [table, MIGRATION_WAIT_SECONDS])
           if (Number(rows[0]?.locked) !== 1) {
             throw new LockError(
               'DATABASE',
@@ -526,7 +532,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
           try {
             return await applyPending('mysql', naming, await applied(run, naming), run)
           } finally {
-            await run('select release_lock(?)', [MIGRATION_LOCK])
+            await run(`select release_lock(${MIGRATION_LOCK})`, [table])
           }
         })
       } catch (error) {
@@ -745,12 +751,23 @@ const CONFLICTS = [ROLLED_BACK_BY_CERTIFICATION, DEADLOCK, LOCK_WAIT_TIMEOUT, NO
 const NO_SUCH_TABLE = 1146
 const NO_SUCH_COLUMN = 1054
 /**
- * Shutting down, killed, node not ready (Galera), server gone or lost, read-only or offline while failing over, or an error
- * during COMMIT, which may have taken effect.
+ * Shutting down, killed, node not ready (Galera), server gone or lost, offline while failing over, or an error during COMMIT,
+ * which may have taken effect.
  */
-const NO_SERVER = [1053, 1317, 1927, 1047, 2006, 2013, 1290, 1836, 4031, 1180, 3032, 3100]
+const NO_SERVER = [1053, 1317, 1927, 1047, 2006, 2013, 4031, 1180, 3032, 3100]
 /** The driver `mariadb` numbers its own errors, too: connection or pool closed, cut off, or not there in time. */
-const NO_CONNECTION = [45001, 45004, 45009, 45012, 45013, 45019, 45026, 45028, 45042, 45061]
+const NO_CONNECTION = [45001, 45004, 45009, 45012, 45013, 45019, 45026, 45042, 45061]
+/** The server (1290, 1836), the session or the transaction (1792). */
+const READ_ONLY = [1290, 1836, 1792]
+/**
+ * Too many connections of all users (1040), of this one (1203), or this hour (1226), no thread for one (1135), no memory
+ * (1037, 1038, 1041), no place on the disk (1021, 1114) or for locks (1206), none left in the pool of the driver `mariadb`.
+ */
+const NO_ROOM = [1040, 1203, 1226, 1135, 1037, 1038, 1041, 1021, 1114, 1206, 45028]
+/** max_statement_time of MariaDB, max_execution_time of MySQL. */
+const STATEMENT_TIMEOUT = [1969, 3024]
+/** On the database, on the table, on a column. */
+const NO_RIGHT = [1044, 1142, 1143]
 
 function errnoOf(error: unknown): unknown {
   return (error as { errno?: unknown } | null | undefined)?.errno
@@ -763,11 +780,16 @@ function isLostRace(error: unknown): boolean {
 
 function explain(error: unknown, inTransaction: boolean, table: string): LockError {
   const errno = errnoOf(error)
+  if (isPoolTimeout(error)) return noRoom(error)
   if (typeof errno !== 'number' || errno < 0) {
     return databaseError(isConnectionFailure(error) ? 'connection' : 'other', error)
   }
   if (errno === NO_SUCH_TABLE || errno === NO_SUCH_COLUMN) return notMigrated(table, error)
   if (CONFLICTS.includes(errno) || isLostRace(error))
     return inTransaction ? transactionAborted(error) : databaseError('conflict', error)
+  if (READ_ONLY.includes(errno)) return readOnly(error)
+  if (NO_ROOM.includes(errno)) return noRoom(error)
+  if (NO_RIGHT.includes(errno)) return missingRight(table, error)
+  if (STATEMENT_TIMEOUT.includes(errno) && !inTransaction) return cutShort(error)
   return databaseError([...NO_SERVER, ...NO_CONNECTION].includes(errno) ? 'connection' : 'other', error)
 }

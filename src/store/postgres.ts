@@ -1,13 +1,25 @@
 import { randomBytes } from 'node:crypto'
 import { type RawBuilder, sql } from 'kysely'
-import type { Connection, DedicatedConnection, Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
-import { DatabaseError, LockError, LockLostError } from '../errors.ts'
-import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import {
+  type Connection,
+  type DedicatedConnection,
+  type Result,
+  type SqlAdapter,
+  type Statement,
+  transactionLeftOpen,
+} from '../adapters/adapter.ts'
+import { DatabaseError, LockError, LockLostError } from '../errors.ts'
+import { applyPending, historyStatement, type Naming, quoted, tableName } from '../migrate.ts'
+import {
+  cutShort,
   databaseError,
   isConnectionFailure,
+  isPoolTimeout,
+  missingRight,
+  noRoom,
   notMigrated,
   Runner,
+  readOnly,
   statement,
   statementName,
   transactionAborted,
@@ -35,8 +47,10 @@ import {
 } from './store.ts'
 import { assess, readTopology } from './topology.ts'
 
-/** All processes that migrate one database take this transaction-level advisory lock: CREATE TABLE IF NOT EXISTS races. */
-const MIGRATION_LOCK = '8245928655720965490'
+/** Spreads the transaction-level advisory locks of those who migrate the same tables: CREATE TABLE IF NOT EXISTS races. */
+const MIGRATION_SEED = 8245928
+/** Taken by whoever finds its schema missing, which several prefixes may share. */
+const SCHEMA_LOCK = '8245928655720965490'
 
 /** Microseconds since 1970 by the server's clock: what a token is at least. */
 const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint`
@@ -71,6 +85,19 @@ const lookedUp = sql`case when l.token < 0 then (select count(*) from generate_s
 
 /** A process that closes a gate opens it again; should it be gone, the gate opens after that time. */
 const GATE_MS = 1000
+/** Keeps the advisory locks below apart from others'. */
+const ADVISORY_SEED = 7239615
+
+/**
+ * The advisory lock at which transactions wait for each other, and which guards the creation of `name` in the table of locks
+ * (`table`, quoted); migrations/postgres says the same. Advisory locks belong to the
+ * whole database, so the table is part of the key: by its oid, which is the same for all who use that table, however they
+ * came to name it, and another one where search_path leads to another schema. A constant for the server, looked up once.
+ */
+export function advisoryKey(table: string, name: RawBuilder<unknown>): RawBuilder<unknown> {
+  const oid = sql`${sql.lit(table)}::regclass::oid`
+  return sql`hashtextextended(${oid} || ' ' || ${name}, ${sql.lit(ADVISORY_SEED)})`
+}
 
 interface Asked {
   readonly names: string
@@ -106,14 +133,11 @@ interface Held {
  * What is asked comes as arrays, so that one statement serves many callers; what one caller asks most has statements of its own.
  */
 export function postgresStatements(naming: Naming) {
-  const locks = sql.raw(tableName('postgres', 'locks', naming))
+  const table = tableName('postgres', 'locks', naming)
+  const locks = sql.raw(table)
   const gates = sql.raw(tableName('postgres', 'gates', naming))
   const within = sql.raw(tableName('postgres', 'within_1', naming))
   const engine = 'postgres'
-
-  /** The key of the advisory lock that transactions wait at, and that is taken to create a row. Each table has keys of its own. */
-  const advisoryKey = (name: RawBuilder<unknown>) =>
-    sql`hashtextextended(${name}, ${sql.lit(tableName('postgres', 'locks', naming))}::regclass::oid::bigint)`
 
   /** Nobody holds `l`. Released is free even if the clock was set back since. */
   const free = sql`(l.owner is null or l.expires_at <= clock_timestamp() or ${sessionGone})`
@@ -266,7 +290,7 @@ export function postgresStatements(naming: Naming) {
                  clock_timestamp() + coalesce(m.ttl, 0) * interval '1 ms', m.holder, m.session
           from missed as m
           where case when (select true from ${locks} as l where l.name = m.name) then false
-                     else pg_try_advisory_xact_lock(${advisoryKey(sql`m.name`)}) end
+                     else pg_try_advisory_xact_lock(${advisoryKey(table, sql`m.name`)}) end
           on conflict (name) do nothing
           returning name, token
         )
@@ -518,8 +542,8 @@ export function postgresStatements(naming: Naming) {
           select pid from pg_locks
           where locktype = 'advisory' and granted and objsubid = 1
             and database = (select oid from pg_database where datname = current_database())
-            and classid::bigint = (${advisoryKey(sql`a.name`)} >> 32) & 4294967295
-            and objid::bigint = ${advisoryKey(sql`a.name`)} & 4294967295
+            and classid::bigint = (${advisoryKey(table, sql`a.name`)} >> 32) & 4294967295
+            and objid::bigint = ${advisoryKey(table, sql`a.name`)} & 4294967295
           limit 1
         ) as t on true`,
     ),
@@ -972,7 +996,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       }
     },
 
-    assess: async () => assess(await readTopology('postgres', (query) => runner.run(query)), adapter.single === true),
+    assess: async () =>
+      assess(await readTopology('postgres', (query) => runner.run(query), table), adapter.single === true),
 
     async migrate() {
       try {
@@ -980,12 +1005,18 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
           const run = (text: string, values: unknown[] = []) => connection.query({ text, values })
           await run('begin')
           try {
-            await run('select 1 from pg_advisory_xact_lock($1::bigint)', [MIGRATION_LOCK])
+            await run(
+              "select 1 from pg_advisory_xact_lock(hashtextextended(coalesce($1::text, current_schema()) || ' ' || $2::text, $3::bigint))",
+              [naming.schema ?? null, table, MIGRATION_SEED],
+            )
             if (naming.schema !== undefined) {
-              const { rows } = await run('select 1 as found from pg_namespace where nspname = $1::text', [
-                naming.schema,
-              ])
-              if (rows.length === 0) await run(`create schema "${naming.schema}"`)
+              const isMissing = async () =>
+                (await run('select 1 as found from pg_namespace where nspname = $1::text', [naming.schema])).rows
+                  .length === 0
+              if (await isMissing()) {
+                await run('select 1 from pg_advisory_xact_lock($1::bigint)', [SCHEMA_LOCK])
+                if (await isMissing()) await run(`create schema ${quoted('postgres', naming.schema)}`)
+              }
             }
             const history = tableName('postgres', 'migrations', naming)
             const { rows } = await run('select to_regclass($1::text) is not null as found', [history])
@@ -1188,6 +1219,16 @@ function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResul
   return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
 }
 
+/** Of a standby, of a server while it fails over, of a session or a transaction that was made so. */
+const READ_ONLY = '25006'
+/** Met outside of the caller's transactions: on a connection that came back into the pool with one that had failed. */
+const IN_FAILED_TRANSACTION = '25P02'
+const INSUFFICIENT_PRIVILEGE = '42501'
+/** The class of too_many_connections, disk_full, out_of_memory and configuration_limit_exceeded. */
+const INSUFFICIENT_RESOURCES = '53'
+const CANNOT_CONNECT_NOW = '57P03'
+const QUERY_CANCELED = '57014'
+
 function sqlState(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null | undefined)?.code
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) && !/^E[A-Z]{4}$/.test(code) ? code : undefined
@@ -1195,11 +1236,17 @@ function sqlState(error: unknown): string | undefined {
 
 function explain(error: unknown, inTransaction: boolean, table: string): LockError {
   const code = sqlState(error)
+  if (isPoolTimeout(error)) return noRoom(error)
   if (code === undefined) return databaseError(isConnectionFailure(error) ? 'connection' : 'other', error)
   if (code === '42P01' || code === '3F000' || code === '42703') return notMigrated(table, error)
   if (inTransaction && ['25P02', '40001', '40P01', '55P03'].includes(code)) return transactionAborted(error)
   if (['40001', '40P01', '55P03'].includes(code)) return databaseError('conflict', error)
-  // 25006: a standby, as while a failover is under way.
-  if (code.startsWith('08') || code.startsWith('57P') || code === '25006') return databaseError('connection', error)
+  if (code === IN_FAILED_TRANSACTION) return transactionLeftOpen(error)
+  if (code === READ_ONLY) return readOnly(error)
+  if (code === INSUFFICIENT_PRIVILEGE) return missingRight(table, error)
+  if (code.startsWith(INSUFFICIENT_RESOURCES) || code === CANNOT_CONNECT_NOW) return noRoom(error)
+  // In a transaction of the caller's it has ended that, too.
+  if (code === QUERY_CANCELED && !inTransaction) return cutShort(error)
+  if (code.startsWith('08') || code.startsWith('57P')) return databaseError('connection', error)
   return databaseError('other', error)
 }

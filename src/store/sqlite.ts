@@ -3,7 +3,16 @@ import { type RawBuilder, sql } from 'kysely'
 import type { SqlAdapter } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
-import { databaseError, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
+import {
+  databaseError,
+  isPoolTimeout,
+  noRoom,
+  notMigrated,
+  Runner,
+  readOnly,
+  statement,
+  transactionAborted,
+} from './statement.ts'
 import {
   type AttemptResult,
   CLAIM_MS,
@@ -551,6 +560,8 @@ const YEAR_SECONDS = 365 * 24 * 60 * 60
 
 const SQLITE_BUSY = 5
 const SQLITE_LOCKED = 6
+const SQLITE_READONLY = 8
+const SQLITE_FULL = 13
 
 function explain(error: unknown, inTransaction: boolean, table: string): LockError {
   if (!(error instanceof Error)) return databaseError('other', error)
@@ -561,5 +572,7 @@ function explain(error: unknown, inTransaction: boolean, table: string): LockErr
   if (busy) return inTransaction ? transactionAborted(error) : databaseError('conflict', error)
   // SQLite has no result code of its own for a missing table; Knex puts the statement before the message.
   if (/\bno such (table|column): /.test(error.message)) return notMigrated(table, error)
+  if (isPoolTimeout(error) || base === SQLITE_FULL || code === 'SQLITE_FULL') return noRoom(error)
+  if (base === SQLITE_READONLY || /^SQLITE_READONLY/.test(String(code))) return readOnly(error)
   return databaseError('other', error)
 }

@@ -104,7 +104,9 @@ export class Runner<Tx> {
 
   async run(query: Statement): Promise<Result> {
     try {
-      return await this.#adapter.query(query)
+      const result = await this.#adapter.query(query)
+      if (result.inTransaction === true) throw mayNeverCommit()
+      return result
     } catch (error) {
       throw this.#wrap(error, false)
     }
@@ -143,13 +145,71 @@ export function isConnectionFailure(error: unknown): boolean {
   return code === undefined || (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECT(ION)?_\w+)$/.test(code))
 }
 
-export function databaseError(failure: DatabaseError['failure'], error: unknown): DatabaseError {
+/** Drivers and ORMs whose pool had no connection to give in time: nothing was sent. pg and mysql2 tell by the message alone. */
+const POOL_TIMEOUTS = {
+  names: ['KnexTimeoutError', 'SequelizeConnectionAcquireTimeoutError'],
+  codes: ['P2024', 'P2037', 'CONNECT_TIMEOUT', 'ER_GET_CONNECTION_TIMEOUT'],
+  message: /^(timeout exceeded when trying to connect|Queue limit reached\.|No connections available\.)$/,
+}
+
+/** Whether an error, or one of its causes, says that the pool had no connection to give. */
+export function isPoolTimeout(error: unknown): boolean {
+  for (let each = error; each instanceof Error; each = each.cause) {
+    if (POOL_TIMEOUTS.names.includes(each.name) || POOL_TIMEOUTS.message.test(each.message)) return true
+    if (POOL_TIMEOUTS.codes.includes(String((each as { code?: unknown }).code))) return true
+  }
+  return false
+}
+
+export function databaseError(
+  failure: Exclude<DatabaseError['failure'], 'unavailable'>,
+  error: unknown,
+): DatabaseError {
   const advice = {
     conflict: 'the statement had no effect and may be repeated',
     connection: 'no answer from the database; whether the statement took effect is not known',
     other: 'the database refused the statement',
   }[failure]
   return new DatabaseError(failure, `${advice}: ${messageOf(error)}`, { cause: error })
+}
+
+/** The server takes no writes: for as long as it fails over, or until somebody sets it otherwise. */
+export function readOnly(error: unknown): DatabaseError {
+  return unavailable(
+    'the database takes no writes here, and taking or releasing a lock is one. Either this server is read-only (a standby, or one that is failing over), or this session or transaction is: begin transactions READ WRITE, and set transaction_read_only (default_transaction_read_only) to off',
+    error,
+  )
+}
+
+/** Too many connections, a pool with none left, a disk or memory that is full. */
+export function noRoom(error: unknown): DatabaseError {
+  return unavailable('the database or the pool has no room at the moment, and nothing was changed', error)
+}
+
+/** The server was asked to end statements that take so long. */
+export function cutShort(error: unknown): DatabaseError {
+  return unavailable('the server ended the statement before it took effect, by a limit of its own or on request', error)
+}
+
+function unavailable(what: string, error: unknown): DatabaseError {
+  return new DatabaseError('unavailable', `${what}: ${messageOf(error)}`, { cause: error })
+}
+
+/** Of adapters that run statements by themselves on connections that they do not see. */
+function mayNeverCommit(): DatabaseError {
+  return new DatabaseError(
+    'connection',
+    'the statement ran in a transaction that somebody left open on a connection of the pool, or where autocommit is off, and may never be committed. Find who gives connections back without COMMIT or ROLLBACK, or with SET autocommit = 0',
+    { cause: undefined },
+  )
+}
+
+export function missingRight(table: string, error: unknown): DatabaseError {
+  return new DatabaseError(
+    'other',
+    `this user lacks a right: rowlock needs SELECT, INSERT and UPDATE on ${table} (purge also DELETE), and USAGE on its schema; migrate needs CREATE: ${messageOf(error)}`,
+    { cause: error },
+  )
 }
 
 /** An AggregateError, as of a host name with several addresses, has a code but no message. */

@@ -1,5 +1,5 @@
 import type { Result, SqlEngine, Statement } from '../adapters/adapter.ts'
-import { LockError } from '../errors.ts'
+import { DatabaseError, LockError } from '../errors.ts'
 
 /**
  * Who takes writes. With 'galera' and 'group' all nodes do, no node waits for the row locks of another, and a transaction
@@ -28,18 +28,35 @@ const MYSQL_SETTINGS: Statement = {
   text: `
     show variables where variable_name in (
       'wsrep_on', 'wsrep_dirty_reads', 'group_replication_single_primary_mode',
-      'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog', 'version', 'innodb_rollback_on_timeout')`,
+      'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog',
+      'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only')`,
   values: [],
 }
 
-const POSTGRES_SETTINGS: Statement = {
+/**
+ * `unpermitted`: what row level security lets nobody like us do with the table, because no policy is there for it. Rows that
+ * may be read but not changed would look like rows that somebody else has locked.
+ */
+const POSTGRES_SETTINGS = (table: string): Statement => ({
   text: `
-    select current_setting('fsync') as fsync,
+    select version() as version,
+           current_setting('fsync') as fsync,
            current_setting('full_page_writes') as full_page_writes,
            current_setting('default_transaction_read_only') as default_transaction_read_only,
-           pg_is_in_recovery()::text as in_recovery`,
-  values: [],
-}
+           pg_is_in_recovery()::text as in_recovery,
+           (select string_agg(name, ', ')
+            from (values ('SELECT', 'r'), ('INSERT', 'a'), ('UPDATE', 'w')) as command(name, letter)
+            where row_security_active(to_regclass($1::text)::oid)
+              and not exists (
+                select from pg_policy
+                where polrelid = to_regclass($1::text) and polpermissive and polcmd::text in ('*', letter)
+                  and (polroles = '{0}' or exists (select from unnest(polroles) as role where pg_has_role(role, 'usage'))))
+           ) as unpermitted`,
+  values: [table],
+})
+
+/** Engines that speak a dialect but know less than the settings above. */
+const POSTGRES_VERSION: Statement = { text: 'select version() as version', values: [] }
 
 const SQLITE_SETTINGS: Statement = {
   text: `
@@ -49,10 +66,11 @@ const SQLITE_SETTINGS: Statement = {
   values: [],
 }
 
-/** One round trip, for `run` to make in a session like those that take locks. */
+/** One round trip, for `run` to make in a session like those that take locks; `table` is that of the locks. */
 export async function readTopology(
   engine: SqlEngine,
   run: (statement: Statement) => Promise<Pick<Result, 'rows'>>,
+  table = '',
 ): Promise<Topology> {
   switch (engine) {
     case 'mysql': {
@@ -65,7 +83,7 @@ export async function readTopology(
       return {
         writers: 'one server',
         dialect: 'postgres',
-        settings: toSettings(Object.entries((await run(POSTGRES_SETTINGS)).rows[0] ?? {})),
+        settings: toSettings(Object.entries((await postgresSettings(run, table)).rows[0] ?? {})),
       }
     case 'sqlite':
       return {
@@ -131,6 +149,10 @@ export function afterAllCommits({ writers }: Pick<Topology, 'writers'>, statemen
 }
 
 function refusal(settings: Settings): LockError | null {
+  const broken = brokenPromise(`${settings.version} ${settings.version_comment}`)
+  if (broken !== undefined) {
+    return new LockError('UNSUPPORTED', `${broken}. Keep the locks in PostgreSQL, MySQL, MariaDB or SQLite`)
+  }
   if (settings.wsrep_dirty_reads === 'on') {
     return new LockError(
       'UNSUPPORTED',
@@ -144,7 +166,61 @@ function refusal(settings: Settings): LockError | null {
       'default_transaction_read_only is on, and taking a lock writes. Set it to off for the connections that rowlock uses',
     )
   }
+  // A server that takes no writes says so itself, and may become the primary.
+  const sessionReadOnly = settings.transaction_read_only ?? settings.tx_read_only
+  if (sessionReadOnly === 'on' && settings.read_only === 'off') {
+    return new LockError(
+      'UNSUPPORTED',
+      'transaction_read_only is on, and taking a lock writes. Set it to off for the connections that rowlock uses',
+    )
+  }
+  if (settings.autocommit === 'off') {
+    return new LockError(
+      'UNSUPPORTED',
+      'autocommit is off: what rowlock writes would not be committed, and a lock that nobody else sees is none. Set it to 1 for the connections that rowlock uses (look at init_connect, and at the settings of the pool)',
+    )
+  }
+  if (settings.unpermitted !== undefined && settings.unpermitted !== 'null') {
+    return new LockError(
+      'UNSUPPORTED',
+      `row level security is on for the table of locks, and no policy lets this role ${settings.unpermitted.toUpperCase()}: create a policy for it, or "alter table ... disable row level security"`,
+    )
+  }
   return null
+}
+
+async function postgresSettings(
+  run: (statement: Statement) => Promise<Pick<Result, 'rows'>>,
+  table: string,
+): Promise<Pick<Result, 'rows'>> {
+  try {
+    return await run(POSTGRES_SETTINGS(table))
+  } catch (error) {
+    if (!(error instanceof DatabaseError) || error.failure !== 'other') throw error
+    const answer = await run(POSTGRES_VERSION)
+    if (brokenPromise(`${answer.rows[0]?.version}`) === undefined) throw error
+    return answer
+  }
+}
+
+/** Engines that speak the dialect of one of ours, by what they say of their version, and what they break. */
+const BROKEN_PROMISES: readonly { readonly version: RegExp; readonly what: string }[] = [
+  {
+    version: /tidb/i,
+    what: 'TiDB accepts SKIP LOCKED and ignores it for rows that the same statement locks, so calls would wait for each other, and its transactions check what they have locked at their commit only',
+  },
+  {
+    version: /cockroachdb/i,
+    what: 'CockroachDB accepts advisory locks and takes none, so nothing would keep apart those who create a lock, and a dead session could not be told from a living one',
+  },
+  {
+    version: /\bdsql\b/i,
+    what: 'Aurora DSQL has neither row locks nor advisory locks, so a guard would protect nothing until the commit',
+  },
+]
+
+function brokenPromise(version: string): string | undefined {
+  return BROKEN_PROMISES.find((engine) => engine.version.test(version))?.what
 }
 
 function mysqlWriters(settings: Settings): Writers {

@@ -67,7 +67,7 @@ describe('rowlock migrate', () => {
 
       it('refuses hostile names, and does nothing', async () => {
         const before = await database.tables()
-        for (const tablePrefix of ['x"; drop table t; --', 'a`b', "a'b", 'a b', '', '1a', 'é', 'x'.repeat(41)]) {
+        for (const tablePrefix of ['x"; drop table t; --', 'a?b', "a'b", 'a b ', '', '-a', 'x'.repeat(41)]) {
           await expect(migrate({ databaseUrl: database.url, tablePrefix })).rejects.toMatchObject({
             code: 'INVALID_ARGUMENT',
             message: expect.stringContaining(JSON.stringify(tablePrefix)),
@@ -81,7 +81,7 @@ describe('rowlock migrate', () => {
 
 describe('what rowlock says on the command line', () => {
   it('is one line when rowlock refuses', async () => {
-    expect(await rowlock(['migrate', '--database-url', 'not-made.sqlite', '--table-prefix', 'a`b'])).toEqual({
+    expect(await rowlock(['migrate', '--database-url', 'not-made.sqlite', '--table-prefix', 'a?b'])).toEqual({
       code: 1,
       stdout: '',
       stderr: expect.stringMatching(/^rowlock: tablePrefix must be [^\n]*\n$/),

@@ -126,6 +126,17 @@ for (const kind of databaseKinds) {
       await database.drop()
     })
 
+    it.each(formatNames)('quote names that need it, as %s', async (format) => {
+      const database = await kind.create()
+      const naming = { tablePrefix: 'my-own `"x"', ...(kind.engine === 'postgres' && { schema: 'My schema.1' }) }
+      await using locks = createLocks(database.connected.adapter, naming)
+      await writeMigrations({ engine: kind.engine, format, out, ...naming })
+      await tools[format](database, out, kind)
+      expect(await locks.migrate()).toEqual([])
+      await (await locks.acquire('a lock')).release()
+      await database.drop()
+    })
+
     it('name the tables as wanted', async () => {
       const database = await kind.create()
       const naming = { tablePrefix: 'my_', ...(kind.engine === 'postgres' && { schema: 'app' }) }
@@ -221,7 +232,7 @@ describe('rowlock migrations', () => {
   })
 
   it('refuses hostile names, and writes nothing', async () => {
-    for (const naming of [{ tablePrefix: '`; drop' }, { tablePrefix: 'a\\b' }, { schema: 'a"b' }]) {
+    for (const naming of [{ tablePrefix: '`; drop' }, { tablePrefix: 'a\\b' }, { schema: 'a"$1' }]) {
       await expect(writeMigrations({ engine: 'postgres', format: 'kysely', out, ...naming })).rejects.toMatchObject({
         code: 'INVALID_ARGUMENT',
       })

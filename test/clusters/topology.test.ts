@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { SqlEngine, Statement } from '../../src/adapters/adapter.ts'
+import { DatabaseError } from '../../src/errors.ts'
 import { afterAllCommits, assess, readTopology, sessionRefusal, type Topology } from '../../src/store/topology.ts'
 import { connectors } from '../adapters.ts'
 
@@ -69,6 +70,14 @@ describe('of PostgreSQL', () => {
 
   it('sessions that cannot write are refused', async () => {
     const topology = await topologyOf('postgres', { ...safe, default_transaction_read_only: 'on' })
+    expect(assess(topology).refusal).toMatchObject({ code: 'UNSUPPORTED' })
+  })
+
+  it('an engine that does not know the settings is refused by its version', async () => {
+    const topology = await readTopology('postgres', async ({ text }) => {
+      if (text === 'select version() as version') return { rows: [{ version: 'CockroachDB CCL v25.2.1' }] }
+      throw new DatabaseError('other', 'unrecognized configuration parameter "fsync"', { cause: undefined })
+    })
     expect(assess(topology).refusal).toMatchObject({ code: 'UNSUPPORTED' })
   })
 

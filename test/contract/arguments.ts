@@ -122,7 +122,8 @@ export function argumentsSuite(subject: Subject): void {
       { takeover: 'sometimes' },
     ]
     if (subject.engine.engine !== 'memory') {
-      const noIdentifiers = ['', 'a-b', '1a', 'a b', 'a"b', 'a`b', 'a.b', "a'b", 'é', 'x'.repeat(41), 42, null, {}]
+      const noNames = ['', 'a?b', 'a:b', 'a$1', 'a;b', 'a\\b', 'a\nb', "a'b", ' a', 'a ', '-a', 'a*/b', 'a\0b']
+      const noIdentifiers = [...noNames, 'x'.repeat(41), 'é'.repeat(21), 42, null, {}]
       settings.push(...noIdentifiers.map((tablePrefix) => ({ tablePrefix })))
       settings.push(...noIdentifiers.map((schema) => ({ schema })))
       if (subject.engine.engine !== 'postgres') settings.push({ schema: 'locks' })

@@ -75,8 +75,8 @@ export function migrateSuite(subject: Subject): void {
       await own.close()
     })
 
-    it('takes any prefix that is an identifier', async () => {
-      for (const tablePrefix of ['select_', '_', 'x'.repeat(40), 'ORDER']) {
+    it('quotes prefixes', async () => {
+      for (const tablePrefix of ['select_', '_', 'x'.repeat(40), 'ORDER', 'my-app', 'My "own" `app`.1 -- é']) {
         const locks = createLocks(subject.connected.adapter, { ...DEFAULTS, tablePrefix })
         await locks.migrate()
         await (await locks.acquire(freshName())).release()
@@ -86,6 +86,10 @@ export function migrateSuite(subject: Subject): void {
   })
 
   describe.runIf(engine.engine === 'postgres')('with a schema of the user’s', () => {
+    it.each(['my-schema', 'MySchema', 'my "own" `schema`.1 -- é', '1st schema'])('quotes %s', async (schema) => {
+      await useEverything(subject, { schema, tablePrefix: 'my-' })
+    })
+
     it('makes the schema, and works in it', async () => {
       const { locks, connected } = subject
       const schema = 'Locks_of_app'

@@ -70,7 +70,7 @@ export async function startMysql(env?: NodeJS.ProcessEnv): Promise<RunningServer
   return await startPrivateServer(recipe, env)
 }
 
-export async function startMariadb(env?: NodeJS.ProcessEnv): Promise<RunningServer> {
+export async function startMariadb(env?: NodeJS.ProcessEnv, options: readonly string[] = []): Promise<RunningServer> {
   const { server, installer } = await prepareMariadb()
   const recipe: Recipe = {
     kind: serverKinds.mariadb,
@@ -96,6 +96,7 @@ export async function startMariadb(env?: NodeJS.ProcessEnv): Promise<RunningServ
         `--socket=${join(home, 'socket')}`,
         `--pid-file=${join(home, 'pid')}`,
         '--max-connections=300',
+        ...options,
       ],
     }),
     url: mysqlUrl,
