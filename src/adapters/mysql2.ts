@@ -1,10 +1,10 @@
 import { LockError } from '../errors.ts'
 import { type DedicatedConnection, Loss, type Result, type SqlAdapter, type Statement } from './adapter.ts'
-import { toResult } from './mysql-result.ts'
+import { DEFAULT_SHAPE, toResult } from './mysql-result.ts'
 
 /** A connection of mysql2/promise on which the caller has begun a transaction. */
 export interface Mysql2Transaction {
-  query(sql: string, values: unknown[]): Promise<[unknown, unknown]>
+  query(options: { sql: string; values: unknown[] }): Promise<[unknown, unknown]>
   beginTransaction(): Promise<void>
 }
 
@@ -17,7 +17,7 @@ interface Mysql2Connection extends Mysql2Transaction {
 
 /** A pool of mysql2/promise. */
 export interface Mysql2Pool {
-  query(sql: string, values: unknown[]): Promise<[unknown, unknown]>
+  query(options: { sql: string; values: unknown[] }): Promise<[unknown, unknown]>
   getConnection(): Promise<Mysql2Connection>
 }
 
@@ -39,7 +39,7 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
   }
   return {
     engine: 'mysql',
-    query: async (statement) => toResult(await pool.query(statement.text, [...statement.values])),
+    query: (statement) => send(pool, statement),
     async queryIn(tx, statement) {
       if (typeof tx?.query !== 'function' || typeof tx.beginTransaction !== 'function') {
         throw new LockError(
@@ -64,8 +64,11 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
   }
 }
 
-async function send(connection: Mysql2Transaction, { text, values }: Statement): Promise<Result> {
-  return toResult(await connection.query(text, [...values]))
+async function send(
+  connection: Pick<Mysql2Transaction, 'query'>,
+  { text, values, callers }: Statement,
+): Promise<Result> {
+  return toResult(await connection.query({ sql: text, values: [...values], ...(!callers && DEFAULT_SHAPE) }))
 }
 
 async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {

@@ -1,9 +1,17 @@
 import { LockError } from '../errors.ts'
 import { type DedicatedConnection, Loss, type Result, type SqlAdapter, type Statement } from './adapter.ts'
+import { assertTransactionOpen } from './postgres-transaction.ts'
+
+interface PgQuery {
+  readonly text: string
+  readonly values: unknown[]
+  readonly name?: string
+  readonly types?: { getTypeParser(): (value: string) => unknown }
+}
 
 /** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
 export interface PgTransaction {
-  query(query: { text: string; values: unknown[]; name?: string }): Promise<{ rows: Record<string, unknown>[] }>
+  query(query: PgQuery): Promise<{ rows: Record<string, unknown>[] }>
   /** What the server said last: idle, in a transaction, or in a failed one. Since pg 8.21. */
   getTransactionStatus?(): 'I' | 'T' | 'E' | null
 }
@@ -34,10 +42,13 @@ export interface PgOptions {
   readonly sessions?: PgPool
 }
 
+/** Values as the server sends them, whatever parsers the pool, or all of pg, has been given. */
+const TEXT = { getTypeParser: () => (value: string) => value }
+
 /**
- * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them: it says
- * so before it executes anything, and from then on they are sent unprepared. In a caller's transaction, which that error
- * would abort, they are prepared only on connections that are known to be direct.
+ * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them, nor does
+ * a session after DISCARD ALL: the server says so before it executes anything, and from then on they are sent unprepared. In a
+ * caller's transaction, which that error would abort, they always are.
  */
 const STATEMENT_LOST = ['26000', '42P05']
 
@@ -49,14 +60,12 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   // A pg.Client looks much like a pool, but what rowlock ran on it would be part of the caller's transactions.
   if ('escapeIdentifier' in pool) throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool, not a client')
   let prepare = true
-  const direct = new WeakMap<PgTransaction, Promise<boolean>>()
   return {
     engine: 'postgres',
     async query(statement) {
       if (!prepare || statement.name === undefined) return send(pool, statement)
       try {
-        const { rows } = await pool.query({ name: statement.name, text: statement.text, values: [...statement.values] })
-        return { rows }
+        return await send(pool, statement, statement.name)
       } catch (error) {
         if (!STATEMENT_LOST.includes((error as { code?: string }).code ?? '')) throw error
         prepare = false
@@ -68,9 +77,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
         throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
       }
       await assertInTransaction(tx)
-      if (!prepare || statement.name === undefined || !(await isDirect(tx, direct))) return send(tx, statement)
-      const { rows } = await tx.query({ name: statement.name, text: statement.text, values: [...statement.values] })
-      return { rows }
+      return send(tx, statement)
     },
     async reserve(use) {
       const client = await pool.connect()
@@ -91,25 +98,17 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   }
 }
 
-async function send(client: PgTransaction, { text, values }: Statement): Promise<Result> {
-  const { rows } = await client.query({ text, values: [...values] })
+async function send(client: PgTransaction, { text, values, callers }: Statement, name?: string): Promise<Result> {
+  // A client that was told to receive values in binary has parsers for those.
+  const { binary, options } = client as { readonly binary?: unknown; readonly options?: { readonly binary?: unknown } }
+  const isBinary = (binary ?? options?.binary) === true
+  const { rows } = await client.query({
+    text,
+    values: [...values],
+    ...(name !== undefined && { name }),
+    ...(!callers && !isBinary && { types: TEXT }),
+  })
   return { rows }
-}
-
-/** Asked once for each connection. pg keeps the process id from the server's BackendKeyData; a pooler invents one. */
-function isDirect(tx: PgTransaction, known: WeakMap<PgTransaction, Promise<boolean>>): Promise<boolean> {
-  const { processID } = tx as { processID?: number | null }
-  let direct = known.get(tx)
-  if (direct === undefined) {
-    direct =
-      processID == null
-        ? Promise.resolve(false)
-        : send(tx, { text: 'select pg_backend_pid() as backend', values: [] }).then(
-            ({ rows }) => Number(rows[0]?.backend) === processID,
-          )
-    known.set(tx, direct)
-  }
-  return direct
 }
 
 async function assertInTransaction(tx: PgTransaction): Promise<void> {
@@ -125,16 +124,8 @@ async function assertInTransaction(tx: PgTransaction): Promise<void> {
     return
   }
   // Before 8.21, pg does not tell, but the server does.
-  try {
-    await tx.query({ text: 'savepoint rowlock_check', values: [] })
-  } catch (error) {
-    if ((error as { code?: string }).code === NO_ACTIVE_TRANSACTION) refuse(error)
-    throw error
-  }
-  await tx.query({ text: 'release savepoint rowlock_check', values: [] })
+  await assertTransactionOpen((statement) => send(tx, statement), refuse)
 }
-
-const NO_ACTIVE_TRANSACTION = '25P01'
 
 /** A connection beside the pool, made with the pool's own settings, so that a pool of one is not used up by it. */
 async function dedicate(pool: PgPool): Promise<DedicatedConnection> {

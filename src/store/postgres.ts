@@ -3,15 +3,8 @@ import { type RawBuilder, sql } from 'kysely'
 import type { Connection, DedicatedConnection, Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
-import {
-  databaseError,
-  isConnectionFailure,
-  notMigrated,
-  Runner,
-  statement,
-  statementName,
-  transactionAborted,
-} from './statement.ts'
+import { checkRow, otherShape, toBoolean, toNumber } from './shape.ts'
+import { databaseError, isConnectionFailure, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
 import {
   type Arrival,
   type ArrivalResult,
@@ -634,7 +627,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
           `${purpose} needs a direct connection: a pooler (PgBouncer or the like) stands between, and its sessions are not ours. Give fromPg a direct pool as its sessions option, or do without`,
         )
       }
-      if (rows[0]?.locked !== true)
+      if (!toBoolean(rows[0]?.locked))
         throw new DatabaseError('conflict', 'the session lock is taken', { cause: undefined })
       return connection
     } catch (error) {
@@ -643,37 +636,22 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     }
   }
 
-  const names = new Map<string, string>()
-  /**
-   * The same text gets the same name, so that it need not be planned again. But callers may send any number of texts; and a
-   * prepared query whose columns have changed since fails.
-   */
-  function named(query: CallerQuery & { readonly returnsRows: boolean }): Statement {
-    if (query.returnsRows) return query
-    let name = names.get(query.text)
-    if (name === undefined) {
-      if (names.size === MOST_NAMES) return query
-      name = statementName(query.text)
-      names.set(query.text, name)
-    }
-    return { ...query, name }
-  }
-
   /** Of calls that failed after that, and that are repeated. */
   const givenBack = new WeakSet<Hold>()
 
   async function releaseAny(holds: readonly Hold[], process: string): Promise<ReleaseResult[]> {
     const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
     const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
-      if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
+      if (row === undefined) return { ...NOT_RELEASED, outcome: 'lost' }
+      if (!toBoolean(row.released)) return { ...NOT_RELEASED, outcome: toBoolean(row.ours) ? 'locked' : 'lost' }
       return toReleased(holds[index]!.name, row)
     })
     const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
     if (locked.length === 0) return results
     const guarded = await runner.run(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
     for (const row of guarded.rows) {
-      const unsettled = row.awaited === true
-      results[locked[Number(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
+      const unsettled = toBoolean(row.awaited)
+      results[locked[toNumber(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
     }
     return results
   }
@@ -733,13 +711,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     async leave(departures) {
       const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
       return inOrder(rows, departures.length).map((row, index) => {
-        return { left: row?.locked !== true, grant: toGrant(departures[index]!.name, row) }
+        return { left: row === undefined || !toBoolean(row.locked), grant: toGrant(departures[index]!.name, row) }
       })
     },
 
     async look(names) {
       const { rows } = await runner.run(statements.look({ names: array(names) }))
-      return rows.map((row) => toSight(names[Number(row.i) - 1]!, row))
+      return rows.map((row) => toSight(names[toNumber(row.i) - 1]!, row))
     },
 
     async settle(names, process) {
@@ -751,7 +729,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async releaseIn(tx, hold) {
       return runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) =>
-        row === undefined ? 'lost' : { awaited: row.awaited === true },
+        row === undefined ? 'lost' : { awaited: toBoolean(row.awaited) },
       )
     },
 
@@ -802,22 +780,23 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       if (holds.length === 1 && hold !== undefined) {
         return runner.runIn(tx, statements.guardOne(hold), ({ rows: [row] }): GuardResult[] => {
           if (row === undefined) return ['lost']
-          return [row.stands === true ? 'stands' : 'expired']
+          return [toBoolean(row.stands) ? 'stands' : 'expired']
         })
       }
       return runner.runIn(tx, statements.guard(ofHolds(holds)), ({ rows }) => {
         return inOrder(rows, holds.length).map((row): GuardResult => {
           if (row === undefined) return 'lost'
-          return row.stands === true ? 'stands' : 'expired'
+          return toBoolean(row.stands) ? 'stands' : 'expired'
         })
       })
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded = named(foldGuard(statements.guardOne(hold), query))
+      const folded: Statement = { ...foldGuard(statements.guardOne(hold), query), callers: true }
       try {
         return await runner.runIn(tx, folded, ({ rows }) => rows)
       } catch (error) {
+        if (error instanceof LockError && error.code === 'INVALID_ARGUMENT') throw error
         const cause = error instanceof LockError ? error.cause : undefined
         const code = sqlState(cause)
         if (isFailedCast(cause, GUARD_FAILED)) {
@@ -831,7 +810,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async query(tx, query) {
-      return (await adapter.queryIn(tx, query)).rows
+      return (await adapter.queryIn(tx, { ...query, callers: true })).rows
     },
 
     async inspect(name) {
@@ -845,13 +824,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async forceRelease(name) {
       const [row] = (await runner.run(statements.forceRelease({ name }))).rows
-      if (row?.forced === true) return 'released'
-      return row?.held === true ? 'locked' : 'free'
+      if (toBoolean(row?.forced)) return 'released'
+      return toBoolean(row?.held) ? 'locked' : 'free'
     },
 
     async purge(idleMs) {
       const [row] = (await runner.run(statements.purge({ idleMs }))).rows
-      return Number(row?.purged)
+      return toNumber(row?.purged)
     },
 
     async openSession(onLost): Promise<HolderSession> {
@@ -907,7 +886,10 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       }
     },
 
-    assess: async () => assess(await readTopology('postgres', (query) => runner.run(query)), adapter.single === true),
+    async assess() {
+      await checkShape((query) => runner.run(query))
+      return assess(await readTopology('postgres', (query) => runner.run(query)), adapter.single === true)
+    },
 
     async migrate() {
       try {
@@ -924,7 +906,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
             }
             const history = tableName('postgres', 'migrations', naming)
             const { rows } = await run('select to_regclass($1::text) is not null as found', [history])
-            if (rows[0]?.found !== true) await run(historyStatement('postgres', naming))
+            if (!toBoolean(rows[0]?.found)) await run(historyStatement('postgres', naming))
             const done = new Set((await run(`select name from ${history}`)).rows.map((row) => row.name))
             const applied = await applyPending('postgres', naming, done, run)
             await run('commit')
@@ -941,6 +923,16 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
   }
 }
 
+/** Before a lock depends on it: whether booleans, numbers and texts come back as such. */
+async function checkShape(run: (query: Statement) => Promise<Result>): Promise<void> {
+  const text = "select true as yes, false as no, 7 as i, 0.5::float8 as remaining, '7'::text as token"
+  const [row = {}] = (await run({ text, values: [] })).rows
+  const { yes, no, i, remaining, token } = checkRow(row, 'token')
+  if (token !== '7') throw otherShape('text', token)
+  if (!toBoolean(yes) || toBoolean(no)) throw otherShape('true and false', [yes, no])
+  if (toNumber(i) !== 7 || toNumber(remaining) !== 0.5) throw otherShape('7 and 0.5', [i, remaining])
+}
+
 const GUARD_FAILED = 'rowlock: the lease is lost'
 
 /** Whether the server quotes this text. Knex puts the statement before the message, where the text is a literal. */
@@ -954,10 +946,7 @@ function isFailedCast(error: unknown, text: string): boolean {
  * The caller's statement as a CTE beside the guard. If the guard finds no row, a cast fails and takes the whole statement
  * with it; count(*) keeps the planner from evaluating the cast beforehand.
  */
-function foldGuard(
-  guard: { text: string; values: readonly unknown[] },
-  query: CallerQuery,
-): CallerQuery & { readonly returnsRows: boolean } {
+function foldGuard(guard: { text: string; values: readonly unknown[] }, query: CallerQuery): CallerQuery {
   const text = query.text.trim().replace(/;$/, '')
   const bare = text.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"|--.*$|\/\*[\s\S]*?\*\//gm, ' ').trim()
   if (/^with\b/i.test(bare)) {
@@ -972,7 +961,6 @@ function foldGuard(
         from rowlock_row)
       select ${returnsRows ? 'rowlock_query.* from rowlock_query where 1' : '1 where 0'} = (select stands from rowlock_guard)`,
     values: [...query.values, ...guard.values],
-    returnsRows,
   }
 }
 
@@ -991,8 +979,6 @@ const CLOCK_DRIFT = 0.01
 
 /** Rows named in one statement. */
 const BATCH = 1000
-/** Texts of callers that are prepared; each takes room in every session of the server. */
-const MOST_NAMES = 100
 
 /** Where one waited for the lock, others probably do. */
 function wasHandedOver({ owner, token }: Hold): boolean {
@@ -1059,7 +1045,7 @@ function unanswered(results: readonly unknown[]): number[] {
 /** Rows come in any order, with the index of what they answer, from 1. */
 function inOrder(rows: readonly Record<string, unknown>[], count: number): (Record<string, unknown> | undefined)[] {
   const ordered = new Array<Record<string, unknown> | undefined>(count).fill(undefined)
-  for (const row of rows) ordered[Number(row.i) - 1] = row
+  for (const row of rows) ordered[toNumber(row.i) - 1] = row
   return ordered
 }
 
@@ -1069,8 +1055,8 @@ function toState(row: Record<string, unknown>): LockState {
     owner: row.owner as string,
     token: BigInt(row.token as string),
     holder: row.holder as string,
-    expiresInMs: Math.max(0, Number(row.remaining)),
-    waiters: Number(row.waiters),
+    expiresInMs: Math.max(0, toNumber(row.remaining)),
+    waiters: toNumber(row.waiters),
   }
 }
 
@@ -1078,21 +1064,21 @@ function toSight(name: string, row: Record<string, unknown>): Sight {
   const { owner, token, label, takeover, remaining } = row
   const entries = JSON.parse((row.entries as string | null) ?? '[]') as string[]
   const holder =
-    owner === null || row.free === true
+    owner === null || toBoolean(row.free)
       ? null
       : {
           name,
           owner: owner as string,
           token: BigInt(token as string),
           label: label as string,
-          takeover: takeover === true,
-          remainingMs: Number(remaining),
+          takeover: toBoolean(takeover),
+          remainingMs: toNumber(remaining),
         }
   return {
     name,
     holder,
-    bySession: row.by_session === true,
-    ready: row.free === true && entries.length > 0,
+    bySession: toBoolean(row.by_session),
+    ready: toBoolean(row.free) && entries.length > 0,
     entries,
   }
 }
@@ -1104,8 +1090,8 @@ function toGrant(name: string, row: Record<string, unknown> | undefined): Grant 
     owner: row.owner as string,
     token: BigInt(row.token as string),
     process: row.process as string,
-    takeover: row.takeover === true,
-    remainingMs: Number(row.remaining),
+    takeover: toBoolean(row.takeover),
+    remainingMs: toNumber(row.remaining),
   }
 }
 
@@ -1116,10 +1102,11 @@ function toReleased(name: string, row: Record<string, unknown>): ReleaseResult {
 
 function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResult {
   if (row?.token == null) {
-    const holder = (row?.holder as string | null | undefined) ?? null
-    return { granted: false, holder, queued: row?.queued === true, ...(row?.ours === true && { ours: true }) }
+    if (row === undefined) return { granted: false, holder: null, queued: false }
+    const holder = row.holder as string | null
+    return { granted: false, holder, queued: toBoolean(row.queued), ...(toBoolean(row.ours) && { ours: true }) }
   }
-  return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
+  return { granted: true, token: BigInt(row.token as string), takeover: toBoolean(row.takeover) }
 }
 
 const LOCK_NOT_AVAILABLE = '55P03'
