@@ -48,9 +48,13 @@ const TEXT = { getTypeParser: () => (value: string) => value }
 /**
  * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them, nor does
  * a session after DISCARD ALL: the server says so before it executes anything, and from then on they are sent unprepared. In a
- * caller's transaction, which that error would abort, they always are.
+ * caller's transaction, which that error aborts, they are prepared only on connections that are known to be direct.
  */
 const STATEMENT_LOST = ['26000', '42P05']
+
+function isStatementLost(error: unknown): boolean {
+  return STATEMENT_LOST.includes((error as { code?: string } | null)?.code ?? '')
+}
 
 /** PostgreSQL through `pg`. Guards take the client on which the caller has begun a transaction. */
 export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTransaction> {
@@ -60,6 +64,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   // A pg.Client looks much like a pool, but what rowlock ran on it would be part of the caller's transactions.
   if ('escapeIdentifier' in pool) throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool, not a client')
   let prepare = true
+  const direct = new WeakMap<PgTransaction, boolean>()
   return {
     engine: 'postgres',
     async query(statement) {
@@ -67,7 +72,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
       try {
         return await send(pool, statement, statement.name)
       } catch (error) {
-        if (!STATEMENT_LOST.includes((error as { code?: string }).code ?? '')) throw error
+        if (!isStatementLost(error)) throw error
         prepare = false
         return send(pool, statement)
       }
@@ -77,7 +82,16 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
         throw new LockError('INVALID_ARGUMENT', 'pass the pg client on which the transaction was begun, not the pool')
       }
       await assertInTransaction(tx)
-      return send(tx, statement)
+      if (!prepare || statement.name === undefined || !(await isDirect(tx, direct))) return send(tx, statement)
+      try {
+        return await send(tx, statement, statement.name)
+      } catch (cause) {
+        if (!isStatementLost(cause)) throw cause
+        prepare = false
+        const message =
+          'this session has forgotten its prepared statements (DISCARD ALL, DEALLOCATE, or a pooler), which ended the transaction: roll back, and retry all of it. From now on nothing is prepared'
+        throw new LockError('TRANSACTION_ABORTED', message, { cause })
+      }
     },
     async reserve(use) {
       const client = await pool.connect()
@@ -109,6 +123,21 @@ async function send(client: PgTransaction, { text, values, callers }: Statement,
     ...(!callers && !isBinary && { types: TEXT }),
   })
   return { rows }
+}
+
+/**
+ * Asked once for each connection that answers: one in a failed transaction does not. pg keeps the process id from the server's
+ * BackendKeyData; a pooler invents one.
+ */
+async function isDirect(tx: PgTransaction, known: WeakMap<PgTransaction, boolean>): Promise<boolean> {
+  let direct = known.get(tx)
+  if (direct === undefined) {
+    const { processID } = tx as { processID?: number | null }
+    const { rows } = await send(tx, { text: 'select pg_backend_pid() as backend', values: [] })
+    direct = Number(rows[0]?.backend) === processID
+    known.set(tx, direct)
+  }
+  return direct
 }
 
 async function assertInTransaction(tx: PgTransaction): Promise<void> {

@@ -77,8 +77,9 @@ export function transactionEnded(cause: unknown): never {
 }
 
 /** Named statements save a round trip; `postgres({ prepare: false })`, for poolers, has the last word. */
-async function run(sql: Sql, read: RowReader, { text, values, callers }: Statement): Promise<Result> {
-  const rows = await sql.unsafe(text, [...values], { prepare: values.length > 0 && !callers })
+async function run(sql: Sql, read: RowReader, { text, values, name, callers }: Statement): Promise<Result> {
+  const prepare = values.length > 0 && (!callers || name !== undefined)
+  const rows = await sql.unsafe(text, [...values], { prepare })
   return { rows: callers ? (rows as Result['rows']) : read(rows) }
 }
 

@@ -4,7 +4,15 @@ import type { Connection, DedicatedConnection, Result, SqlAdapter, Statement } f
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import { checkRow, otherShape, toBoolean, toNumber } from './shape.ts'
-import { databaseError, isConnectionFailure, notMigrated, Runner, statement, transactionAborted } from './statement.ts'
+import {
+  databaseError,
+  isConnectionFailure,
+  notMigrated,
+  Runner,
+  statement,
+  statementName,
+  transactionAborted,
+} from './statement.ts'
 import {
   type Arrival,
   type ArrivalResult,
@@ -636,6 +644,25 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     }
   }
 
+  const names = new Map<string, string>()
+  /**
+   * The same text gets the same name, so that it need not be planned again. But callers may send any number of texts; and what
+   * is prepared keeps the types of its values and of its rows, with which it fails after those of a table have changed.
+   */
+  function prepared(
+    { returnsRows, ...query }: CallerQuery & { readonly returnsRows: boolean },
+    { values }: CallerQuery,
+  ): Statement {
+    if (returnsRows || values.length > 0) return { ...query, callers: true }
+    let name = names.get(query.text)
+    if (name === undefined) {
+      if (names.size === MOST_NAMES) return { ...query, callers: true }
+      name = statementName(query.text)
+      names.set(query.text, name)
+    }
+    return { ...query, name, callers: true }
+  }
+
   /** Of calls that failed after that, and that are repeated. */
   const givenBack = new WeakSet<Hold>()
 
@@ -792,11 +819,10 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded: Statement = { ...foldGuard(statements.guardOne(hold), query), callers: true }
+      const folded = prepared(foldGuard(statements.guardOne(hold), query), query)
       try {
         return await runner.runIn(tx, folded, ({ rows }) => rows)
       } catch (error) {
-        if (error instanceof LockError && error.code === 'INVALID_ARGUMENT') throw error
         const cause = error instanceof LockError ? error.cause : undefined
         const code = sqlState(cause)
         if (isFailedCast(cause, GUARD_FAILED)) {
@@ -804,8 +830,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
             cause,
           })
         }
-        // What is wrong with the caller's own statement is for the caller: through unchanged. 40001 may be the guard's.
-        throw code === undefined || code === '25P02' || code === '40001' ? error : cause
+        // What is wrong with the caller's own statement is for the caller: through unchanged. These are about the transaction.
+        throw code === undefined || ['25P01', '25P02', '40001', '26000', '42P05'].includes(code) ? error : cause
       }
     },
 
@@ -943,10 +969,13 @@ function isFailedCast(error: unknown, text: string): boolean {
 }
 
 /**
- * The caller's statement as a CTE beside the guard. If the guard finds no row, a cast fails and takes the whole statement
- * with it; count(*) keeps the planner from evaluating the cast beforehand.
+ * The caller's statement as a CTE beside the guard, which comes first. If the guard finds no row, a cast fails and takes the whole
+ * statement with it; a clock in it keeps the planner from working it out beforehand.
  */
-function foldGuard(guard: { text: string; values: readonly unknown[] }, query: CallerQuery): CallerQuery {
+function foldGuard(
+  guard: { text: string; values: readonly unknown[] },
+  query: CallerQuery,
+): CallerQuery & { readonly returnsRows: boolean } {
   const text = query.text.trim().replace(/;$/, '')
   const bare = text.replace(/'(?:[^']|'')*'|"(?:[^"]|"")*"|--.*$|\/\*[\s\S]*?\*\//gm, ' ').trim()
   if (/^with\b/i.test(bare)) {
@@ -956,11 +985,12 @@ function foldGuard(guard: { text: string; values: readonly unknown[] }, query: C
   const returnsRows = /^(\(|(select|values|table)\b)/i.test(bare) || /\breturning\b/i.test(bare)
   return {
     text: `with rowlock_query as (${text}
-      ), rowlock_row as materialized (${shifted}), rowlock_guard as materialized (
-        select case when count(*) = 1 then 1 else ('${GUARD_FAILED}' || left(count(*)::text, 0))::int end as stands
-        from rowlock_row)
-      select ${returnsRows ? 'rowlock_query.* from rowlock_query where 1' : '1 where 0'} = (select stands from rowlock_guard)`,
+      )
+      select ${returnsRows ? 'rowlock_query.* from rowlock_query where true' : '1 where false'} = coalesce(
+        (select true from (${shifted}) as rowlock_row),
+        ('${GUARD_FAILED}' || left(clock_timestamp()::text, 0))::boolean)`,
     values: [...query.values, ...guard.values],
+    returnsRows,
   }
 }
 
@@ -979,6 +1009,8 @@ const CLOCK_DRIFT = 0.01
 
 /** Rows named in one statement. */
 const BATCH = 1000
+/** Texts of callers that are prepared; each takes room in every session of the server. */
+const MOST_NAMES = 100
 
 /** Where one waited for the lock, others probably do. */
 function wasHandedOver({ owner, token }: Hold): boolean {

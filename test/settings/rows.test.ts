@@ -423,6 +423,13 @@ describe('rows in other shapes of SQLite', () => {
     await locks.close()
   })
 
+  it('Knex may answer bigints, and have hooks', async () => {
+    const connection = { filename: join(folder, 'locks.sqlite'), options: { safeIntegers: true } }
+    await useEverything(
+      onKnex({ client: 'better-sqlite3', connection: connection as never, useNullAsDefault: true, ...KNEX_HOOKS }),
+    )
+  })
+
   it('a database under Kysely may answer bigints', async () => {
     await useEverything(onKysely(new Kysely({ dialect: new SqliteDialect({ database: openDatabase() }) })))
   })
