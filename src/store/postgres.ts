@@ -821,17 +821,18 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     async guardedQuery(tx, hold, query) {
       const folded = prepared(foldGuard(statements.guardOne(hold), query), query)
       try {
-        return await runner.runIn(tx, folded, ({ rows }) => rows)
+        return (await adapter.queryIn(tx, folded)).rows
       } catch (error) {
-        const cause = error instanceof LockError ? error.cause : undefined
-        const code = sqlState(cause)
-        if (isFailedCast(cause, GUARD_FAILED)) {
+        // What an adapter says itself is about the transaction.
+        if (error instanceof LockError) throw error
+        if (isFailedCast(error, GUARD_FAILED)) {
           throw new LockLostError(hold.name, 'the statement was undone, and its transaction can only roll back', {
-            cause,
+            cause: error,
           })
         }
-        // What is wrong with the caller's own statement is for the caller: through unchanged. These are about the transaction.
-        throw code === undefined || ['25P01', '25P02', '40001', '26000', '42P05'].includes(code) ? error : cause
+        // What is wrong with the caller's own statement is for the caller: through unchanged. 40001 may be the guard's.
+        const code = sqlState(error)
+        throw code === undefined || code === '25P02' || code === '40001' ? explain(error, true, table) : error
       }
     },
 
