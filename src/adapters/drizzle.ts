@@ -10,7 +10,8 @@ import {
 } from './adapter.ts'
 import { type BetterSqlite3Database, fromBetterSqlite3 } from './better-sqlite3.ts'
 import { toResult } from './mysql-result.ts'
-import { type PostgresJs, type RowReader, rowReader } from './postgres-js.ts'
+import type { PostgresJs } from './postgres-js.ts'
+import { type RowReader, rowReader } from './postgres-js-rows.ts'
 import { assertTransactionOpen } from './postgres-transaction.ts'
 
 /** A Drizzle database of node-postgres, postgres.js, mysql2 or better-sqlite3. */

@@ -361,6 +361,7 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
 
     it.each([
       ['a row transform that keeps nothing', { transform: { row: () => ({}) } }],
+      ['a row transform that fails', { transform: { row: (row: { own: object }) => Object.keys(row.own) } }],
       ['a row transform that changes values', { transform: { row: (row: object) => ({ ...row, token: 1 }) } }],
       ['a value transform that empties texts', { transform: { value: (value: unknown) => value || null } }],
       ['names of columns that cannot be asked back', { transform: { column: (name: string) => `_${name}` } }],
