@@ -76,7 +76,10 @@ export const connectors = {
         await use(pool, 'the pool')
         const client = await pool.connect()
         await use(client, 'a client that has not begun a transaction')
+        await client.query('begin; commit')
+        await use(client, 'a client whose transaction has ended')
         client.release()
+        await use(client, 'a client that was given back')
       },
       close: () => pool.end(),
     })
@@ -106,7 +109,11 @@ export const connectors = {
         await use(pool, 'the pool')
         const connection = await pool.getConnection()
         await use(connection, 'a connection that has not begun a transaction')
+        await connection.query('start transaction')
+        await connection.query('commit')
+        await use(connection, 'a connection whose transaction has ended')
         connection.release()
+        await use(connection, 'a connection that was given back')
       },
       close: () => pool.end(),
     })
@@ -163,7 +170,12 @@ export const connectors = {
           return body(tx)
         }),
       sql: async (text, tx) => (await ((tx as typeof pglite | undefined) ?? pglite).query(text)).rows as Rows,
-      withoutTransaction: (use) => use(pglite, 'the PGlite'),
+      async withoutTransaction(use) {
+        await use(pglite, 'the PGlite')
+        const ended: unknown[] = []
+        await pglite.transaction(async (tx) => void ended.push(tx))
+        await use(ended[0], 'a transaction that has ended')
+      },
       close: () => pglite.close(),
     })
   },
@@ -243,6 +255,11 @@ function overKysely(db: Kysely<unknown>): Connected {
     async withoutTransaction(use) {
       await use(db, 'the Kysely instance')
       await db.connection().execute((connection) => use(connection, 'a connection of it'))
+      const ended = await db.transaction().execute(async (tx) => () => tx)
+      await use(ended, 'a transaction that has ended')
+      const controlled = await db.startTransaction().execute()
+      await controlled.rollback().execute()
+      await use(controlled, 'a transaction that was rolled back by hand')
     },
     close: () => db.destroy(),
   })

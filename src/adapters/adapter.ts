@@ -9,6 +9,8 @@ export interface Statement {
   readonly name?: string
   /** false: a power failure may undo it, so that no adapter needs to wait for the disk. */
   readonly durable?: boolean
+  /** True: the text is the caller's, and rows come back in whatever shape the caller has set up. Else in the driver's own. */
+  readonly callers?: boolean
 }
 
 /** ... rows out. */

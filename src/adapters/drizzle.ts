@@ -10,6 +10,9 @@ import {
 } from './adapter.ts'
 import { type BetterSqlite3Database, fromBetterSqlite3 } from './better-sqlite3.ts'
 import { toResult } from './mysql-result.ts'
+import type { PostgresJs } from './postgres-js.ts'
+import { type RowReader, rowReader } from './postgres-js-rows.ts'
+import { assertTransactionOpen } from './postgres-transaction.ts'
 
 /** A Drizzle database of node-postgres, postgres.js, mysql2 or better-sqlite3. */
 export interface DrizzleDatabase<Tx> {
@@ -45,10 +48,11 @@ export function fromDrizzle<Db, Tx>(
   db: Db & DrizzleDatabase<Tx>,
   options: SessionOptions = {},
 ): SqlAdapter<DrizzleTransaction<Db, Tx>> {
-  const { $primary = db, $client } = (db ?? {}) as { $primary?: unknown; $client?: unknown }
-  const engine = kindsOf($primary)
-    .map((kind) => engines.get(kind))
-    .find(Boolean)
+  // Of a database with replicas, which is none of Drizzle's classes itself.
+  const { $primary: primary = db } = (db ?? {}) as { $primary?: unknown }
+  const { $client } = (primary ?? {}) as { $client?: unknown }
+  const kinds = kindsOf(primary)
+  const engine = kinds.map((kind) => engines.get(kind)).find(Boolean)
   if (engine === undefined) {
     throw new LockError(
       'INVALID_ARGUMENT',
@@ -61,28 +65,34 @@ export function fromDrizzle<Db, Tx>(
     return {
       ...(driver as SqlAdapter<never>),
       queryIn(tx, statement) {
-        if (tx !== db) checkTransaction(tx)
+        if (tx !== db && (tx as unknown) !== primary) checkTransaction(tx)
         return driver.queryIn(client, statement)
       },
     }
   }
 
-  const executor = db as unknown as Executor
+  const executor = primary as Executor
+  const read = kinds.includes('PostgresJsDatabase') ? rowReader($client as PostgresJs) : undefined
+  const send = (target: Executor, statement: Statement) => run(engine, target, read, statement)
   const dedicate = options.sessions?.dedicate
   return {
     engine,
-    query: (statement) => send(engine, executor, statement),
+    query: (statement) => send(executor, statement),
     async queryIn(tx, statement) {
-      checkTransaction(tx)
-      return send(engine, tx as Executor, statement)
+      const told = checkTransaction(tx)
+      if (engine === 'postgres' && !told) {
+        await assertTransactionOpen((check) => send(tx as Executor, check), transactionEnded)
+      }
+      return send(tx as Executor, statement)
     },
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
-      executor.transaction((tx) => use(connectionIn((statement) => send(engine, tx, statement)))),
+      executor.transaction((tx) => use(connectionIn((statement) => send(tx, statement)))),
     ...(dedicate && { dedicate }),
   }
 }
 
-function checkTransaction(tx: unknown): void {
+/** Answers whether the driver has told that the transaction is open. */
+function checkTransaction(tx: unknown): boolean {
   if (!kindsOf(tx).some((kind) => /^(Pg|MySql|SQLite)Transaction$/.test(kind))) {
     throw new LockError(
       'INVALID_ARGUMENT',
@@ -90,12 +100,21 @@ function checkTransaction(tx: unknown): void {
     )
   }
   const { session } = tx as { session?: { client?: { getTransactionStatus?(): string | null } } }
-  if (session?.client?.getTransactionStatus?.() === 'I') {
-    throw new LockError('INVALID_ARGUMENT', 'this transaction of Drizzle has ended already')
-  }
+  const status = session?.client?.getTransactionStatus?.()
+  if (status === 'I') transactionEnded()
+  return typeof status === 'string'
 }
 
-async function send(engine: SqlEngine, executor: Executor, { text, values }: Statement): Promise<Result> {
+function transactionEnded(cause?: unknown): never {
+  throw new LockError('INVALID_ARGUMENT', 'this transaction of Drizzle has ended already', { cause })
+}
+
+async function run(
+  engine: SqlEngine,
+  executor: Executor,
+  read: RowReader | undefined,
+  { text, values, callers }: Statement,
+): Promise<Result> {
   const query: Sql = { getSQL: () => query, toQuery: () => ({ sql: text, params: values }) }
   let answer: unknown
   try {
@@ -106,7 +125,8 @@ async function send(engine: SqlEngine, executor: Executor, { text, values }: Sta
   }
   if (engine === 'mysql') return toResult(answer as [unknown, unknown])
   // Of node-postgres a result, of postgres.js the rows themselves.
-  return { rows: (Array.isArray(answer) ? answer : (answer as Result).rows) as Result['rows'] }
+  const rows = (Array.isArray(answer) ? answer : (answer as Result).rows) as Result['rows']
+  return { rows: read === undefined || callers ? rows : read(rows) }
 }
 
 /** The names by which Drizzle tells its classes apart, also across copies of itself. */

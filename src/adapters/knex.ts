@@ -8,13 +8,20 @@ import {
   type SqlEngine,
   type Statement,
 } from './adapter.ts'
-import { toResult } from './mysql-result.ts'
+import { DEFAULT_SHAPE, toResult } from './mysql-result.ts'
 
 interface Raw {
-  raw(sql: string, bindings: readonly never[]): RawQuery
+  readonly client: KnexClient
+}
+
+interface KnexClient {
+  readonly dialect?: unknown
+  readonly config?: object
+  raw(sql: string, bindings: readonly unknown[]): RawQuery
 }
 
 interface RawQuery extends PromiseLike<unknown> {
+  options(options: object): unknown
   toQuery(): string
   toSQL(): { toNative(): { sql: string } }
 }
@@ -26,7 +33,7 @@ export interface KnexTransaction extends Raw {
 
 /** A Knex for PostgreSQL, MySQL, MariaDB or SQLite. */
 export interface KnexDatabase extends Raw {
-  readonly client: { readonly dialect?: unknown }
+  raw(sql: string): unknown
   transaction(use: (tx: KnexTransaction) => Promise<void>): Promise<unknown>
 }
 
@@ -79,7 +86,8 @@ function isTransaction(knex: unknown): knex is KnexTransaction {
 
 async function send(engine: SqlEngine, knex: Raw, statement: Statement): Promise<Result> {
   const { text, values } = engine === 'postgres' ? withQuestionMarks(statement) : statement
-  const query = knex.raw(text, values as readonly never[])
+  const query = withoutHooks(knex.client).raw(text, values)
+  if (engine === 'mysql' && !statement.callers) query.options(DEFAULT_SHAPE)
   let answer: unknown
   try {
     answer = await query
@@ -89,6 +97,12 @@ async function send(engine: SqlEngine, knex: Raw, statement: Statement): Promise
   if (engine === 'mysql') return toResult(answer as [unknown, unknown])
   const rows = engine === 'postgres' ? (answer as { rows: unknown }).rows : answer
   return { rows: Array.isArray(rows) ? rows : [] }
+}
+
+/** The same client, on the same connections, but what comes back is not for the application's `postProcessResponse`. */
+function withoutHooks(client: KnexClient): KnexClient {
+  const config = { ...client.config, postProcessResponse: undefined }
+  return Object.create(client, { config: { value: config } }) as KnexClient
 }
 
 /** Knex puts the whole statement, and on some engines its values, before the driver's message. */

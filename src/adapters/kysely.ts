@@ -59,7 +59,7 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
           'pass the transaction that Kysely gave to your callback, not the Kysely instance',
         )
       }
-      return send(tx as unknown as Executor, statement)
+      return send(tx as unknown as Executor, statement).catch(explainEnd)
     },
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
       db.connection().execute((connection) => use({ query: (statement) => send(connection, statement) })),
@@ -77,6 +77,14 @@ async function send(db: Executor, { text, values }: Statement): Promise<Result> 
   // Plugins may rename columns.
   const { rows, insertId, numAffectedRows } = await (db.withoutPlugins() as Executor).executeQuery(query as never)
   return { rows: rows as Record<string, unknown>[], insertId, affectedRows: numAffectedRows }
+}
+
+/** It tells by the text of a plain error, which is all that a broken connection has, too. */
+function explainEnd(error: unknown): never {
+  if (error instanceof Error && /^Transaction is already (committed|rolled back)$/.test(error.message)) {
+    throw new LockError('INVALID_ARGUMENT', 'this transaction of Kysely has ended already', { cause: error })
+  }
+  throw error
 }
 
 function engineOf<Tx>(db: KyselyDatabase<Tx>): SqlEngine {

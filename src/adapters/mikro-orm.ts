@@ -24,7 +24,7 @@ interface MikroOrmConnection {
 /** A MikroORM for PostgreSQL, MySQL, MariaDB or SQLite. */
 export interface MikroOrm {
   readonly em: {
-    getConnection(): object
+    getConnection(type: 'write'): object
     getPlatform(): { formatQuery(text: string, values: readonly unknown[]): string }
   }
 }
@@ -62,7 +62,7 @@ export function fromMikroOrm(orm: MikroOrm, options: MikroOrmOptions = {}): SqlA
       return send(statement, transaction)
     },
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
-      (orm.em.getConnection() as MikroOrmConnection).transactional((transaction) =>
+      (orm.em.getConnection('write') as MikroOrmConnection).transactional((transaction) =>
         use(connectionIn((statement) => send(statement, transaction))),
       ),
     ...(dedicate && { dedicate }),
@@ -78,7 +78,7 @@ async function execute(
   const { text, values } = inPlaces(engine, statement)
   let answer: unknown
   try {
-    answer = await (em.getConnection() as MikroOrmConnection).execute(text, values, 'all', transaction)
+    answer = await (em.getConnection('write') as MikroOrmConnection).execute(text, values, 'all', transaction)
   } catch (error) {
     // Knex puts the statement before the driver's message.
     const prefix = `${em.getPlatform().formatQuery(text, values)} - `

@@ -3,6 +3,16 @@ import type { Result } from './adapter.ts'
 /** Set in the status that the server sends along with each answer while a transaction is open. */
 const SERVER_STATUS_IN_TRANS = 1
 
+/**
+ * What mysql2 makes of rows by default, asked for with each statement of rowlock's: a pool may be set up to answer arrays, or
+ * rows nested by table, or values of other types. `true` would not do for typeCast, since mysql2 prefers the pool's function.
+ */
+export const DEFAULT_SHAPE = {
+  rowsAsArray: false,
+  nestTables: false,
+  typeCast: (_field: unknown, next: () => unknown) => next(),
+}
+
 interface ResultHeader {
   readonly insertId: Result['insertId']
   readonly affectedRows: number

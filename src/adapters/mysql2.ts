@@ -7,11 +7,11 @@ import {
   type Statement,
   transactionLeftOpen,
 } from './adapter.ts'
-import { toResult } from './mysql-result.ts'
+import { DEFAULT_SHAPE, toResult } from './mysql-result.ts'
 
 /** A connection of mysql2/promise on which the caller has begun a transaction. */
 export interface Mysql2Transaction {
-  query(sql: string, values: unknown[]): Promise<[unknown, unknown]>
+  query(options: { sql: string; values: unknown[] }): Promise<[unknown, unknown]>
   beginTransaction(): Promise<void>
 }
 
@@ -24,7 +24,7 @@ interface Mysql2Connection extends Mysql2Transaction {
 
 /** A pool of mysql2/promise. */
 export interface Mysql2Pool {
-  query(sql: string, values: unknown[]): Promise<[unknown, unknown]>
+  query(options: { sql: string; values: unknown[] }): Promise<[unknown, unknown]>
   getConnection(): Promise<Mysql2Connection>
 }
 
@@ -71,8 +71,11 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
   }
 }
 
-async function send(connection: Mysql2Transaction, { text, values }: Statement): Promise<Result> {
-  return toResult(await connection.query(text, [...values]))
+async function send(
+  connection: Pick<Mysql2Transaction, 'query'>,
+  { text, values, callers }: Statement,
+): Promise<Result> {
+  return toResult(await connection.query({ sql: text, values: [...values], ...(!callers && DEFAULT_SHAPE) }))
 }
 
 /** As `pool.query`, but not in a transaction that somebody has left open on a connection, nor where autocommit is off. */
@@ -83,7 +86,7 @@ async function sendAlone(pool: Mysql2Pool, statement: Statement): Promise<Result
     const result = await send(connection, statement)
     if (result.inTransaction !== true) return result
     good = false
-    await connection.query('rollback', [])
+    await send(connection, { text: 'rollback', values: [] })
     throw transactionLeftOpen()
   } finally {
     if (good) connection.release()

@@ -7,10 +7,18 @@ import {
   type Statement,
   transactionLeftOpen,
 } from './adapter.ts'
+import { assertTransactionOpen } from './postgres-transaction.ts'
+
+interface PgQuery {
+  readonly text: string
+  readonly values: unknown[]
+  readonly name?: string
+  readonly types?: { getTypeParser(): (value: string) => unknown }
+}
 
 /** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
 export interface PgTransaction {
-  query(query: { text: string; values: unknown[]; name?: string }): Promise<{ rows: Record<string, unknown>[] }>
+  query(query: PgQuery): Promise<{ rows: Record<string, unknown>[] }>
   /** What the server said last: idle, in a transaction, or in a failed one. Since pg 8.21. */
   getTransactionStatus?(): 'I' | 'T' | 'E' | null
 }
@@ -41,12 +49,19 @@ export interface PgOptions {
   readonly sessions?: PgPool
 }
 
+/** Values as the server sends them, whatever parsers the pool, or all of pg, has been given. */
+const TEXT = { getTypeParser: () => (value: string) => value }
+
 /**
- * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them: it says
- * so before it executes anything, and from then on they are sent unprepared. In a caller's transaction, which that error
- * would abort, they are prepared only on connections that are known to be direct.
+ * Prepared statements save the planner's time, half of an acquire. A pooler that shares sessions does not know them, nor does
+ * a session after DISCARD ALL: the server says so before it executes anything, and from then on they are sent unprepared. In a
+ * caller's transaction, which that error aborts, they are prepared only on connections that are known to be direct.
  */
 const STATEMENT_LOST = ['26000', '42P05']
+
+function isStatementLost(error: unknown): boolean {
+  return STATEMENT_LOST.includes((error as { code?: string } | null)?.code ?? '')
+}
 
 /** PostgreSQL through `pg`. Guards take the client on which the caller has begun a transaction. */
 export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTransaction> {
@@ -56,7 +71,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   // A pg.Client looks much like a pool, but what rowlock ran on it would be part of the caller's transactions.
   if ('escapeIdentifier' in pool) throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool, not a client')
   let prepare = true
-  const direct = new WeakMap<PgTransaction, Promise<boolean>>()
+  const direct = new WeakMap<PgTransaction, boolean>()
   return {
     engine: 'postgres',
     async query(statement) {
@@ -64,7 +79,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
       try {
         return await sendAlone(pool, statement)
       } catch (error) {
-        if (!STATEMENT_LOST.includes((error as { code?: string }).code ?? '')) throw error
+        if (!isStatementLost(error)) throw error
         prepare = false
         return sendAlone(pool, withoutName(statement))
       }
@@ -75,8 +90,15 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
       }
       await assertInTransaction(tx)
       if (!prepare || statement.name === undefined || !(await isDirect(tx, direct))) return send(tx, statement)
-      const { rows } = await tx.query({ name: statement.name, text: statement.text, values: [...statement.values] })
-      return { rows }
+      try {
+        return await send(tx, statement, statement.name)
+      } catch (cause) {
+        if (!isStatementLost(cause)) throw cause
+        prepare = false
+        const message =
+          'this session has forgotten its prepared statements (DISCARD ALL, DEALLOCATE, or a pooler), which ended the transaction: roll back, and retry all of it. From now on nothing is prepared'
+        throw new LockError('TRANSACTION_ABORTED', message, { cause })
+      }
     },
     async reserve(use) {
       const client = await pool.connect()
@@ -97,8 +119,16 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   }
 }
 
-async function send(client: PgTransaction, { text, values }: Statement): Promise<Result> {
-  const { rows } = await client.query({ text, values: [...values] })
+async function send(client: PgTransaction, { text, values, callers }: Statement, name?: string): Promise<Result> {
+  // A client that was told to receive values in binary has parsers for those.
+  const { binary, options } = client as { readonly binary?: unknown; readonly options?: { readonly binary?: unknown } }
+  const isBinary = (binary ?? options?.binary) === true
+  const { rows } = await client.query({
+    text,
+    values: [...values],
+    ...(name !== undefined && { name }),
+    ...(!callers && !isBinary && { types: TEXT }),
+  })
   return { rows }
 }
 
@@ -107,38 +137,37 @@ function withoutName({ text, values }: Statement): Statement {
 }
 
 /** As `pool.query`, but not in a transaction that somebody has left open on a connection. Before 8.21, pg does not tell. */
-async function sendAlone(pool: PgPool, { name, text, values }: Statement): Promise<Result> {
+async function sendAlone(pool: PgPool, statement: Statement): Promise<Result> {
   const client = await pool.connect()
   // Without a listener it would end the process. The query that is under way rejects with it.
   const onError = () => undefined
   client.on('error', onError)
   let good = false
   try {
-    const { rows } = await client.query({ ...(name !== undefined && { name }), text, values: [...values] })
+    const result = await send(client, statement, statement.name)
     const status = client.getTransactionStatus?.() ?? 'I'
     if (status !== 'I') {
       await client.query({ text: 'rollback', values: [] })
       throw transactionLeftOpen()
     }
     good = true
-    return { rows }
+    return result
   } finally {
     client.off('error', onError)
     client.release(!good)
   }
 }
 
-/** Asked once for each connection. pg keeps the process id from the server's BackendKeyData; a pooler invents one. */
-function isDirect(tx: PgTransaction, known: WeakMap<PgTransaction, Promise<boolean>>): Promise<boolean> {
-  const { processID } = tx as { processID?: number | null }
+/**
+ * Asked once for each connection that answers: one in a failed transaction does not. pg keeps the process id from the server's
+ * BackendKeyData; a pooler invents one.
+ */
+async function isDirect(tx: PgTransaction, known: WeakMap<PgTransaction, boolean>): Promise<boolean> {
   let direct = known.get(tx)
   if (direct === undefined) {
-    direct =
-      processID == null
-        ? Promise.resolve(false)
-        : send(tx, { text: 'select pg_backend_pid() as backend', values: [] }).then(
-            ({ rows }) => Number(rows[0]?.backend) === processID,
-          )
+    const { processID } = tx as { processID?: number | null }
+    const { rows } = await send(tx, { text: 'select pg_backend_pid() as backend', values: [] })
+    direct = Number(rows[0]?.backend) === processID
     known.set(tx, direct)
   }
   return direct
@@ -157,16 +186,8 @@ async function assertInTransaction(tx: PgTransaction): Promise<void> {
     return
   }
   // Before 8.21, pg does not tell, but the server does.
-  try {
-    await tx.query({ text: 'savepoint rowlock_check', values: [] })
-  } catch (error) {
-    if ((error as { code?: string }).code === NO_ACTIVE_TRANSACTION) refuse(error)
-    throw error
-  }
-  await tx.query({ text: 'release savepoint rowlock_check', values: [] })
+  await assertTransactionOpen((statement) => send(tx, statement), refuse)
 }
-
-const NO_ACTIVE_TRANSACTION = '25P01'
 
 /** A connection beside the pool, made with the pool's own settings, so that a pool of one is not used up by it. */
 async function dedicate(pool: PgPool): Promise<DedicatedConnection> {

@@ -1,5 +1,7 @@
 import { LockError } from '../errors.ts'
 import { connectionIn, type Result, type SessionOptions, type SqlAdapter, type Statement } from './adapter.ts'
+import { type PostgresJsOptions, type RowReader, rowReader } from './postgres-js-rows.ts'
+import { assertTransactionOpen } from './postgres-transaction.ts'
 
 interface Sql {
   unsafe(query: string, parameters?: unknown[], options?: { prepare?: boolean }): PromiseLike<readonly object[]>
@@ -14,24 +16,16 @@ export interface PostgresJsTransaction extends Sql {
 export interface PostgresJs extends Sql {
   begin<T>(use: (tx: PostgresJsTransaction) => Promise<T>): Promise<unknown>
   listen(channel: string, listener: (payload: string) => void): Promise<{ unlisten(): Promise<void> }>
-  readonly options: { readonly transform?: { readonly column?: { readonly from?: unknown } } }
+  readonly options: PostgresJsOptions
 }
 
-/**
- * PostgreSQL through `postgres` (postgres.js). Guards take what `sql.begin` gives to its callback, while that runs: later,
- * postgres.js still runs statements on the connection of the transaction, and nobody can tell.
- */
+/** PostgreSQL through `postgres` (postgres.js). Guards take what `sql.begin` gives to its callback, while that runs. */
 export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): SqlAdapter<PostgresJsTransaction> {
   if (typeof sql?.unsafe !== 'function' || typeof sql.begin !== 'function') {
     throw new LockError('INVALID_ARGUMENT', 'fromPostgresJs takes what postgres() answers')
   }
-  const rename = sql.options?.transform?.column?.from
-  if (typeof rename === 'function' && rename('token') !== 'token') {
-    throw new LockError(
-      'INVALID_ARGUMENT',
-      'fromPostgresJs needs an instance that does not rename columns such as token',
-    )
-  }
+  const read = rowReader(sql)
+  const send = (target: Sql, statement: Statement) => run(target, read, statement)
   const dedicate = options.sessions?.dedicate
   return {
     engine: 'postgres',
@@ -40,6 +34,7 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
       if (typeof tx?.unsafe !== 'function' || typeof tx.savepoint !== 'function') {
         throw new LockError('INVALID_ARGUMENT', 'pass the sql that sql.begin gave to your callback, not the outer one')
       }
+      await assertTransactionOpen((check) => send(tx, check), transactionEnded)
       return send(tx, statement)
     },
     reserve: async <T>(use: (connection: ReturnType<typeof connectionIn>) => Promise<T>) =>
@@ -52,8 +47,13 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
   }
 }
 
+function transactionEnded(cause: unknown): never {
+  throw new LockError('INVALID_ARGUMENT', 'this transaction of postgres.js has ended already', { cause })
+}
+
 /** Named statements save a round trip; `postgres({ prepare: false })`, for poolers, has the last word. */
-async function send(sql: Sql, { text, values }: Statement): Promise<Result> {
-  const rows = await sql.unsafe(text, [...values], { prepare: values.length > 0 })
-  return { rows: rows as readonly Record<string, unknown>[] }
+async function run(sql: Sql, read: RowReader, { text, values, name, callers }: Statement): Promise<Result> {
+  const prepare = values.length > 0 && (!callers || name !== undefined)
+  const rows = await sql.unsafe(text, [...values], { prepare })
+  return { rows: callers ? (rows as Result['rows']) : read(rows) }
 }

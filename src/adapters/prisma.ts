@@ -39,11 +39,12 @@ const PATIENCE = { maxWait: 10_000, timeout: 120_000 }
  * give the driver adapter a `timeout` of a few milliseconds: rowlock waits for the file itself, the driver would block the
  * event loop for seconds.
  */
-export function fromPrisma(client: PrismaClient, options: PrismaOptions = {}): SqlAdapter<PrismaTransaction> {
-  if (typeof client?.$transaction !== 'function' || typeof client.$connect !== 'function') {
+export function fromPrisma(given: PrismaClient, options: PrismaOptions = {}): SqlAdapter<PrismaTransaction> {
+  if (typeof given?.$transaction !== 'function' || typeof given.$connect !== 'function') {
     throw new LockError('INVALID_ARGUMENT', 'fromPrisma takes a PrismaClient that is not a transaction')
   }
-  const engine = options.engine ?? engineOf(client)
+  const client = primaryOf(given)
+  const engine = options.engine ?? engineOf(given)
   const dedicate = options.sessions?.dedicate
   const transaction = <T>(use: (tx: PrismaTransaction) => Promise<T>) =>
     explained(engine, client.$transaction(use, PATIENCE))
@@ -88,6 +89,12 @@ async function onItsOwn(
   })
   if ('error' in outcome) throw outcome.error
   return outcome.result
+}
+
+/** Of a client that reads from replicas, by the extension for that: the one it writes with. */
+function primaryOf(client: PrismaClient): PrismaClient {
+  const { $primary } = client as { $primary?: unknown }
+  return typeof $primary === 'function' ? ($primary.call(client) as PrismaClient) : client
 }
 
 /** MySQL and MariaDB: Prisma tells how many rows a statement reached, and nothing else. */

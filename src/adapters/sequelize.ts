@@ -85,8 +85,14 @@ async function send(
     const answer = await sequelize.query(sql, {
       type,
       transaction,
-      // Rowlock has a patience of its own.
+      // Rowlock has a patience of its own, reads what was written a moment ago, and takes rows as they are, whatever the
+      // instance has as its `query` options.
       retry: { max: 1 },
+      useMaster: true,
+      raw: true,
+      plain: false,
+      nest: false,
+      mapToModel: false,
       ...(values.length > 0 && { [placed]: [...values] }),
     } as never)
     if (engine === 'mysql') return toResult(type === 'RAW' ? answer : [answer, undefined])

@@ -6,6 +6,11 @@ interface SqliteStatement {
   run(...values: never[]): unknown
   /** better-sqlite3 refuses `all` where this is false. */
   readonly reader?: boolean
+  /** Of better-sqlite3, whose handle may be set up for bigints. */
+  safeIntegers?(enabled: boolean): unknown
+  /** Of node:sqlite, whose handle may be set up for bigints, and for rows that are arrays. */
+  setReadBigInts?(enabled: boolean): unknown
+  setReturnArrays?(enabled: boolean): unknown
 }
 
 /** What better-sqlite3 and node:sqlite have in common; the handle is also what guards take, once a transaction is open on it. */
@@ -25,6 +30,15 @@ const BUSY_TIMEOUT_MS = 0
 /** `synchronous`: commits to a write-ahead log do not wait for the disk. Without such a log a power failure could destroy the file. */
 const NORMAL = 1
 
+/** Rows as objects, with numbers in them, whatever the handle is set up for. */
+function inOwnShape(statement: SqliteStatement): SqliteStatement {
+  // better-sqlite3 refuses it for what answers no rows.
+  if (statement.reader !== false) statement.safeIntegers?.(false)
+  statement.setReadBigInts?.(false)
+  statement.setReturnArrays?.(false)
+  return statement
+}
+
 /** The adapter of a synchronous driver, which has one connection: the handle. */
 export function synchronousSqlite<Handle extends SqliteHandle>(
   database: Handle,
@@ -32,11 +46,12 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
 ): SqlAdapter<Handle> {
   // Preparing takes several times as long as executing. The texts that have names are few.
   const prepared = new Map<string, SqliteStatement>()
-  const prepare = ({ name, text }: Statement): SqliteStatement => {
-    if (name === undefined) return database.prepare(text)
+  const prepare = ({ name, text, callers }: Statement): SqliteStatement => {
+    if (callers) return database.prepare(text)
+    if (name === undefined) return inOwnShape(database.prepare(text))
     let statement = prepared.get(name)
     if (statement === undefined) {
-      statement = database.prepare(text)
+      statement = inOwnShape(database.prepare(text))
       prepared.set(name, statement)
     }
     return statement

@@ -22,7 +22,7 @@ export type TypeormTransaction = TypeormQueryRunner | { readonly queryRunner?: T
 export interface TypeormDataSource {
   readonly options: { readonly type: string }
   readonly driver: object
-  createQueryRunner(): TypeormQueryRunner
+  createQueryRunner(mode: 'master'): TypeormQueryRunner
 }
 
 /** TypeORM's driver for better-sqlite3 has one connection: this one, once the DataSource is initialized. */
@@ -55,7 +55,7 @@ export function fromTypeorm(
   if (engine === 'sqlite') return onBetterSqlite3(dataSource)
   const dedicate = options.sessions?.dedicate
   const reserve = async <T>(use: (runner: TypeormQueryRunner) => Promise<T>) => {
-    const runner = dataSource.createQueryRunner()
+    const runner = dataSource.createQueryRunner('master')
     try {
       return await use(runner)
     } finally {

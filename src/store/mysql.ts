@@ -4,6 +4,7 @@ import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import { bounded } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
+import { checkRow, otherShape, toNumber } from './shape.ts'
 import {
   cutShort,
   databaseError,
@@ -63,7 +64,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
 
   let topology: Promise<Topology> | undefined
   function knownTopology(): Promise<Topology> {
-    topology ??= readTopology('mysql', (query) => runner.run(query)).catch((error: unknown) => {
+    topology ??= readTopology('mysql', async (query) => {
+      const { rows } = await runner.run(query)
+      for (const row of rows) checkRow(row, 'Variable_name')
+      return { rows }
+    }).catch((error: unknown) => {
       topology = undefined
       throw error
     })
@@ -73,7 +78,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   async function look(items: readonly { readonly name: string }[]): Promise<Map<string, Row>> {
     const query = statements.look(items.map(({ name }) => bytes(name)))
     const { rows } = await runner.run(afterAllCommits(await knownTopology(), query))
-    return byName(rows.map(toRow))
+    const found = byName(rows.map(toRow))
+    const asked = new Set(items.map(({ name }) => name))
+    for (const name of found.keys())
+      if (!asked.has(name)) throw otherShape('the name of a lock that was asked for', name)
+    return found
   }
 
   async function acquire(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
@@ -202,7 +211,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     const row = record && toRow(record)
     const settlement = toSettlement(row, false)
     if (row === undefined || settlement.outcome !== 'locked') return settlement
-    const seen = record!.queue as Buffer
+    const seen = bytes(text(record!.queue))
     const entries: Entry[] = JSON.parse(text(seen))
     // A hand-off that ran out unclaimed: its process is gone or stands still, so none of its callers is next.
     const gone = row.owner === null || row.handedTo === null ? undefined : bytes(row.handedTo).toString('hex')
@@ -442,15 +451,18 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     },
 
     async releaseIn(tx, hold) {
+      // Asked beforehand: a release that has committed cannot be taken back.
+      await runner.runIn(tx, { text: 'do 0', values: [] }, ({ inTransaction }) => {
+        if (inTransaction === false) throw noTransaction('release(tx)')
+      })
       return runner.runIn(tx, statements.releaseIn(toAskedHold(hold)), (result) => {
-        if (result.inTransaction === false) throw noTransaction('release(tx)')
         const token = tokenOf(result)
         return token === 0n ? 'lost' : { awaited: token < 0n }
       })
     },
 
     async query(tx, query) {
-      return (await adapter.queryIn(tx, query)).rows
+      return (await adapter.queryIn(tx, { ...query, callers: true })).rows
     },
 
     async inspect(name) {
@@ -468,7 +480,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     },
 
     async purge(idleMs) {
-      const names = (await runner.run(statements.purgeable({ idleMs }))).rows.map((row) => row.name as Buffer)
+      const names = (await runner.run(statements.purgeable({ idleMs }))).rows.map((row) => bytes(text(row.name)))
       for (let from = 0; from < names.length; from += BATCH) {
         await runner.run(statements.purge(names.slice(from, from + BATCH).map((name) => ({ name, idleMs }))))
       }
@@ -522,18 +534,28 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       try {
         return await adapter.reserve(async (connection) => {
           const run = (query: string, values: unknown[] = []) => connection.query({ text: query, values })
-          const { rows } = await run(`select get_lock(${MIGRATION_LOCK}, ?) as locked`, [table, MIGRATION_WAIT_SECONDS])
-          if (Number(rows[0]?.locked) !== 1) {
-            throw new LockError(
-              'DATABASE',
-              `another process has been migrating for ${MIGRATION_WAIT_SECONDS} s; look for it, or try again`,
-            )
-          }
+          // The connection may go back to a pool, so the lock must go whatever happens, also if its own answer is unreadable.
+          const unlock = () => run(`do release_lock(${MIGRATION_LOCK})`, [table])
+          let pending: string[]
           try {
-            return await applyPending('mysql', naming, await applied(run, naming), run)
-          } finally {
-            await run(`select release_lock(${MIGRATION_LOCK})`, [table])
+            const { rows } = await run(`select get_lock(${MIGRATION_LOCK}, ?) as locked`, [
+              table,
+              MIGRATION_WAIT_SECONDS,
+            ])
+            if (toNumber(checkRow(rows[0] ?? {}, 'locked').locked ?? 0) !== 1) {
+              throw new LockError(
+                'DATABASE',
+                `another process has been migrating for ${MIGRATION_WAIT_SECONDS} s; look for it, or try again`,
+              )
+            }
+            pending = await applyPending('mysql', naming, await applied(run, naming), run)
+          } catch (error) {
+            // What failed says more than that this failed, too: the connection may be gone, and the lock with it.
+            await unlock().catch(() => undefined)
+            throw error
           }
+          await unlock()
+          return pending
         })
       } catch (error) {
         throw error instanceof LockError ? error : explain(error, false, table)
@@ -594,22 +616,23 @@ interface Entry {
 }
 
 function toRow(row: Record<string, unknown>): Row {
-  const owner = row.owner === null ? null : text(row.owner)
-  const sessionGone = Number(row.session_gone) === 1
-  const remainingMs = Number(row.remaining)
+  checkRow(row, 'name')
+  const owner = textOrNull(row.owner)
+  const sessionGone = toNumber(row.session_gone) === 1
+  const remainingMs = toNumber(row.remaining)
   return {
     name: text(row.name),
     owner,
     token: BigInt(row.token as string | number),
-    label: row.holder === null ? '' : text(row.holder),
-    session: row.session as Buffer | null,
+    label: textOrNull(row.holder) ?? '',
+    session: bytesOrNull(textOrNull(row.session)),
     sessionGone,
-    handedTo: row.handed_to === null ? null : text(row.handed_to),
-    takeover: Number(row.takeover) === 1,
+    handedTo: textOrNull(row.handed_to),
+    takeover: toNumber(row.takeover) === 1,
     remainingMs,
     held: owner !== null && remainingMs > 0 && !sessionGone,
-    awaited: Number(row.awaited) === 1,
-    leasesWait: Number(row.leases_wait) === 1,
+    awaited: toNumber(row.awaited) === 1,
+    leasesWait: toNumber(row.leases_wait) === 1,
     entries: toList(row.entries),
   }
 }
@@ -700,7 +723,13 @@ function bytesOrNull(value: string | null): Buffer | null {
 }
 
 function text(value: unknown): string {
-  return Buffer.isBuffer(value) ? value.toString('utf8') : String(value)
+  if (typeof value === 'string') return value
+  if (!Buffer.isBuffer(value)) throw otherShape('bytes', value)
+  return value.toString('utf8')
+}
+
+function textOrNull(value: unknown): string | null {
+  return value === null ? null : text(value)
 }
 
 function tokenOf({ insertId }: Result): bigint {

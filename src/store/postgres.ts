@@ -10,6 +10,7 @@ import {
 } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, quoted, tableName } from '../migrate.ts'
+import { checkRow, otherShape, toBoolean, toNumber } from './shape.ts'
 import {
   cutShort,
   databaseError,
@@ -704,7 +705,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
           `${purpose} needs a direct connection: a pooler (PgBouncer or the like) stands between, and its sessions are not ours. Give fromPg a direct pool as its sessions option, or do without`,
         )
       }
-      if (rows[0]?.locked !== true)
+      if (!toBoolean(rows[0]?.locked))
         throw new DatabaseError('conflict', 'the session lock is taken', { cause: undefined })
       return connection
     } catch (error) {
@@ -715,18 +716,21 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
   const names = new Map<string, string>()
   /**
-   * The same text gets the same name, so that it need not be planned again. But callers may send any number of texts; and a
-   * prepared query whose columns have changed since fails.
+   * The same text gets the same name, so that it need not be planned again. But callers may send any number of texts; and what
+   * is prepared keeps the types of its values and of its rows, with which it fails after those of a table have changed.
    */
-  function named(query: CallerQuery & { readonly returnsRows: boolean }): Statement {
-    if (query.returnsRows) return query
+  function prepared(
+    { returnsRows, ...query }: CallerQuery & { readonly returnsRows: boolean },
+    { values }: CallerQuery,
+  ): Statement {
+    if (returnsRows || values.length > 0) return { ...query, callers: true }
     let name = names.get(query.text)
     if (name === undefined) {
-      if (names.size === MOST_NAMES) return query
+      if (names.size === MOST_NAMES) return { ...query, callers: true }
       name = statementName(query.text)
       names.set(query.text, name)
     }
-    return { ...query, name }
+    return { ...query, name, callers: true }
   }
 
   /** Of calls that failed after that, and that are repeated. */
@@ -735,15 +739,16 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
   async function releaseAny(holds: readonly Hold[], process: string): Promise<ReleaseResult[]> {
     const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
     const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
-      if (row?.released !== true) return { ...NOT_RELEASED, outcome: row?.ours === true ? 'locked' : 'lost' }
+      if (row === undefined) return { ...NOT_RELEASED, outcome: 'lost' }
+      if (!toBoolean(row.released)) return { ...NOT_RELEASED, outcome: toBoolean(row.ours) ? 'locked' : 'lost' }
       return toReleased(holds[index]!.name, row)
     })
     const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
     if (locked.length === 0) return results
     const guarded = await runner.run(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
     for (const row of guarded.rows) {
-      const unsettled = row.awaited === true
-      results[locked[Number(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
+      const unsettled = toBoolean(row.awaited)
+      results[locked[toNumber(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
     }
     return results
   }
@@ -791,15 +796,15 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       const backend = backends.get(tx as object)
       if (backend === undefined) return true
       const { rows } = await runner.run(statements.hasWritten({ backend }))
-      return rows[0]?.written !== true
+      return !toBoolean(rows[0]?.written)
     },
 
     async lookAtTransactions(names) {
       const { rows } = await runner.run(statements.lookAtTransactions({ names: array(names) }))
       return rows.map(({ i, taken, blocked }) => ({
         name: names[Number(i) - 1]!,
-        taken: taken === true,
-        blocked: blocked === true,
+        taken: toBoolean(taken),
+        blocked: toBoolean(blocked),
       }))
     },
 
@@ -822,13 +827,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     async leave(departures) {
       const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
       return inOrder(rows, departures.length).map((row, index) => {
-        return { left: row?.locked !== true, grant: toGrant(departures[index]!.name, row) }
+        return { left: row === undefined || !toBoolean(row.locked), grant: toGrant(departures[index]!.name, row) }
       })
     },
 
     async look(names) {
       const { rows } = await runner.run(statements.look({ names: array(names) }))
-      return rows.map((row) => toSight(names[Number(row.i) - 1]!, row))
+      return rows.map((row) => toSight(names[toNumber(row.i) - 1]!, row))
     },
 
     async settle(names, process) {
@@ -840,7 +845,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async releaseIn(tx, hold) {
       return runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) =>
-        row === undefined ? 'lost' : { awaited: row.awaited === true },
+        row === undefined ? 'lost' : { awaited: toBoolean(row.awaited) },
       )
     },
 
@@ -891,36 +896,37 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       if (holds.length === 1 && hold !== undefined) {
         return runner.runIn(tx, statements.guardOne(hold), ({ rows: [row] }): GuardResult[] => {
           if (row === undefined) return ['lost']
-          return [row.stands === true ? 'stands' : 'expired']
+          return [toBoolean(row.stands) ? 'stands' : 'expired']
         })
       }
       return runner.runIn(tx, statements.guard(ofHolds(holds)), ({ rows }) => {
         return inOrder(rows, holds.length).map((row): GuardResult => {
           if (row === undefined) return 'lost'
-          return row.stands === true ? 'stands' : 'expired'
+          return toBoolean(row.stands) ? 'stands' : 'expired'
         })
       })
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded = named(foldGuard(statements.guardOne(hold), query))
+      const folded = prepared(foldGuard(statements.guardOne(hold), query), query)
       try {
-        return await runner.runIn(tx, folded, ({ rows }) => rows)
+        return (await adapter.queryIn(tx, folded)).rows
       } catch (error) {
-        const cause = error instanceof LockError ? error.cause : undefined
-        const code = sqlState(cause)
-        if (isFailedCast(cause, GUARD_FAILED)) {
+        // What an adapter says itself is about the transaction.
+        if (error instanceof LockError) throw error
+        if (isFailedCast(error, GUARD_FAILED)) {
           throw new LockLostError(hold.name, 'the statement was undone, and its transaction can only roll back', {
-            cause,
+            cause: error,
           })
         }
         // What is wrong with the caller's own statement is for the caller: through unchanged. 40001 may be the guard's.
-        throw code === undefined || code === '25P02' || code === '40001' ? error : cause
+        const code = sqlState(error)
+        throw code === undefined || code === '25P02' || code === '40001' ? explain(error, true, table) : error
       }
     },
 
     async query(tx, query) {
-      return (await adapter.queryIn(tx, query)).rows
+      return (await adapter.queryIn(tx, { ...query, callers: true })).rows
     },
 
     async inspect(name) {
@@ -934,13 +940,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
     async forceRelease(name) {
       const [row] = (await runner.run(statements.forceRelease({ name }))).rows
-      if (row?.forced === true) return 'released'
-      return row?.held === true ? 'locked' : 'free'
+      if (toBoolean(row?.forced)) return 'released'
+      return toBoolean(row?.held) ? 'locked' : 'free'
     },
 
     async purge(idleMs) {
       const [row] = (await runner.run(statements.purge({ idleMs }))).rows
-      return Number(row?.purged)
+      return toNumber(row?.purged)
     },
 
     async openSession(onLost): Promise<HolderSession> {
@@ -996,8 +1002,10 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       }
     },
 
-    assess: async () =>
-      assess(await readTopology('postgres', (query) => runner.run(query), table), adapter.single === true),
+    async assess() {
+      await checkShape((query) => runner.run(query))
+      return assess(await readTopology('postgres', (query) => runner.run(query), table), adapter.single === true)
+    },
 
     async migrate() {
       try {
@@ -1020,7 +1028,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
             }
             const history = tableName('postgres', 'migrations', naming)
             const { rows } = await run('select to_regclass($1::text) is not null as found', [history])
-            if (rows[0]?.found !== true) await run(historyStatement('postgres', naming))
+            if (!toBoolean(rows[0]?.found)) await run(historyStatement('postgres', naming))
             const done = new Set((await run(`select name from ${history}`)).rows.map((row) => row.name))
             const applied = await applyPending('postgres', naming, done, run)
             await run('commit')
@@ -1037,6 +1045,16 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
   }
 }
 
+/** Before a lock depends on it: whether booleans, numbers and texts come back as such. */
+async function checkShape(run: (query: Statement) => Promise<Result>): Promise<void> {
+  const text = "select true as yes, false as no, 7 as i, 0.5::float8 as remaining, '7'::text as token"
+  const [row = {}] = (await run({ text, values: [] })).rows
+  const { yes, no, i, remaining, token } = checkRow(row, 'token')
+  if (token !== '7') throw otherShape('text', token)
+  if (!toBoolean(yes) || toBoolean(no)) throw otherShape('true and false', [yes, no])
+  if (toNumber(i) !== 7 || toNumber(remaining) !== 0.5) throw otherShape('7 and 0.5', [i, remaining])
+}
+
 const GUARD_FAILED = 'rowlock: the lease is lost'
 
 /** Whether the server quotes this text. Knex puts the statement before the message, where the text is a literal. */
@@ -1047,8 +1065,8 @@ function isFailedCast(error: unknown, text: string): boolean {
 }
 
 /**
- * The caller's statement as a CTE beside the guard. If the guard finds no row, a cast fails and takes the whole statement
- * with it; count(*) keeps the planner from evaluating the cast beforehand.
+ * The caller's statement as a CTE beside the guard, which comes first. If the guard finds no row, a cast fails and takes the whole
+ * statement with it; a clock in it keeps the planner from working it out beforehand.
  */
 function foldGuard(
   guard: { text: string; values: readonly unknown[] },
@@ -1063,10 +1081,10 @@ function foldGuard(
   const returnsRows = /^(\(|(select|values|table)\b)/i.test(bare) || /\breturning\b/i.test(bare)
   return {
     text: `with rowlock_query as (${text}
-      ), rowlock_row as materialized (${shifted}), rowlock_guard as materialized (
-        select case when count(*) = 1 then 1 else ('${GUARD_FAILED}' || left(count(*)::text, 0))::int end as stands
-        from rowlock_row)
-      select ${returnsRows ? 'rowlock_query.* from rowlock_query where 1' : '1 where 0'} = (select stands from rowlock_guard)`,
+      )
+      select ${returnsRows ? 'rowlock_query.* from rowlock_query where true' : '1 where false'} = coalesce(
+        (select true from (${shifted}) as rowlock_row),
+        ('${GUARD_FAILED}' || left(clock_timestamp()::text, 0))::boolean)`,
     values: [...query.values, ...guard.values],
     returnsRows,
   }
@@ -1155,7 +1173,7 @@ function unanswered(results: readonly unknown[]): number[] {
 /** Rows come in any order, with the index of what they answer, from 1. */
 function inOrder(rows: readonly Record<string, unknown>[], count: number): (Record<string, unknown> | undefined)[] {
   const ordered = new Array<Record<string, unknown> | undefined>(count).fill(undefined)
-  for (const row of rows) ordered[Number(row.i) - 1] = row
+  for (const row of rows) ordered[toNumber(row.i) - 1] = row
   return ordered
 }
 
@@ -1165,8 +1183,8 @@ function toState(row: Record<string, unknown>): LockState {
     owner: row.owner as string,
     token: BigInt(row.token as string),
     holder: row.holder as string,
-    expiresInMs: Math.max(0, Number(row.remaining)),
-    waiters: Number(row.waiters),
+    expiresInMs: Math.max(0, toNumber(row.remaining)),
+    waiters: toNumber(row.waiters),
   }
 }
 
@@ -1174,22 +1192,22 @@ function toSight(name: string, row: Record<string, unknown>): Sight {
   const { owner, token, label, takeover, remaining } = row
   const entries = JSON.parse((row.entries as string | null) ?? '[]') as string[]
   const holder =
-    owner === null || row.free === true
+    owner === null || toBoolean(row.free)
       ? null
       : {
           name,
           owner: owner as string,
           token: BigInt(token as string),
           label: label as string,
-          takeover: takeover === true,
-          remainingMs: Number(remaining),
+          takeover: toBoolean(takeover),
+          remainingMs: toNumber(remaining),
         }
   return {
     name,
     holder,
-    bySession: row.by_session === true,
-    ready: row.free === true && entries.length > 0,
-    leasesWait: row.leases_wait === true,
+    bySession: toBoolean(row.by_session),
+    ready: toBoolean(row.free) && entries.length > 0,
+    leasesWait: toBoolean(row.leases_wait),
     entries,
   }
 }
@@ -1201,8 +1219,8 @@ function toGrant(name: string, row: Record<string, unknown> | undefined): Grant 
     owner: row.owner as string,
     token: BigInt(row.token as string),
     process: row.process as string,
-    takeover: row.takeover === true,
-    remainingMs: Number(row.remaining),
+    takeover: toBoolean(row.takeover),
+    remainingMs: toNumber(row.remaining),
   }
 }
 
@@ -1213,10 +1231,11 @@ function toReleased(name: string, row: Record<string, unknown>): ReleaseResult {
 
 function toAttemptResult(row: Record<string, unknown> | undefined): AttemptResult {
   if (row?.token == null) {
-    const holder = (row?.holder as string | null | undefined) ?? null
-    return { granted: false, holder, queued: row?.queued === true, ...(row?.ours === true && { ours: true }) }
+    if (row === undefined) return { granted: false, holder: null, queued: false }
+    const holder = row.holder as string | null
+    return { granted: false, holder, queued: toBoolean(row.queued), ...(toBoolean(row.ours) && { ours: true }) }
   }
-  return { granted: true, token: BigInt(row.token as string), takeover: row.takeover === true }
+  return { granted: true, token: BigInt(row.token as string), takeover: toBoolean(row.takeover) }
 }
 
 /** Of a standby, of a server while it fails over, of a session or a transaction that was made so. */

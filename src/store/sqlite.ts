@@ -426,7 +426,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     ...(adapter.synchronous && { assertOpen }),
 
     async query(tx, query) {
-      return (await adapter.queryIn(tx, query)).rows
+      return (await adapter.queryIn(tx, { ...query, callers: true })).rows
     },
 
     async inspect(name) {

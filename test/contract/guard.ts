@@ -202,7 +202,15 @@ export function guardSuite(subject: Subject): void {
     const lease = await locks.acquire(freshName())
     const refused = async (handle: unknown, what: string) => {
       const query = insert(lease.name)
-      for (const call of [async () => lease.guard(handle), async () => lease.guarded(handle, query)]) {
+      const calls = [
+        async () => lease.guard(handle),
+        async () => lease.guarded(handle, query),
+        // Without a handle it is a release by itself.
+        ...(handle === undefined ? [] : [async () => lease.release(handle)]),
+        async () => locks.within(handle).tryAcquire(freshName()),
+        async () => locks.within(handle).lease(freshName()),
+      ]
+      for (const call of calls) {
         expect(await settled<unknown>(call()), what).toMatchObject({
           status: 'rejected',
           reason: { code: 'INVALID_ARGUMENT' },

@@ -132,14 +132,14 @@ function overKnex(config: Knex.Config, { poolSize = 5 }: ConnectOptions = {}): O
 /** What these adapters are proven on. */
 export function ormEngines(): OrmEngine[] {
   return [
-    ...onServer('postgres.js', ormConnectors['postgres.js'], 'postgres18', { forgetsEnds: true }),
-    ...onServer('postgres.js', ormConnectors['postgres.js'], 'postgres15', { forgetsEnds: true }),
+    ...onServer('postgres.js', ormConnectors['postgres.js'], 'postgres18'),
+    ...onServer('postgres.js', ormConnectors['postgres.js'], 'postgres15'),
     ...onServer('Knex', ormConnectors['knex-pg'], 'postgres18'),
     ...onServer('Knex', ormConnectors['knex-mysql2'], 'mysql'),
     ...onServer('Knex', ormConnectors['knex-mysql2'], 'mariadb'),
     onSqlite('Knex', ormConnectors['knex-better-sqlite3']),
     ...onServer('Drizzle (node-postgres)', ormConnectors['drizzle-node-postgres'], 'postgres18'),
-    ...onServer('Drizzle (postgres.js)', ormConnectors['drizzle-postgres.js'], 'postgres18', { forgetsEnds: true }),
+    ...onServer('Drizzle (postgres.js)', ormConnectors['drizzle-postgres.js'], 'postgres18'),
     ...onServer('Drizzle (mysql2)', ormConnectors['drizzle-mysql2'], 'mysql'),
     ...onServer('Drizzle (mysql2)', ormConnectors['drizzle-mysql2'], 'mariadb'),
     onSqlite('Drizzle (better-sqlite3)', ormConnectors['drizzle-better-sqlite3']),

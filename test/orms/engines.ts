@@ -8,10 +8,7 @@ import { openEngine, type TestEngine } from '../engines.ts'
 import type { ServerName } from '../servers/server.ts'
 
 /** An engine through an ORM. No worker process connects to it, so `connectors` need not know it. */
-export interface OrmEngine extends Omit<TestEngine, 'connector'> {
-  /** The ORM runs statements in a transaction that has ended as if nothing were wrong, and the driver does not tell. */
-  readonly forgetsEnds?: boolean
-}
+export type OrmEngine = Omit<TestEngine, 'connector'>
 
 export interface OrmConnected extends Omit<Connected, 'withoutTransaction'> {
   /** The ORM's own instance, which is no transaction. */
@@ -21,12 +18,7 @@ export interface OrmConnected extends Omit<Connected, 'withoutTransaction'> {
 type Connect = (url: string, options?: ConnectOptions) => OrmConnected | Promise<OrmConnected>
 
 /** An ORM on a server; none if this run has excluded that server. */
-export function onServer(
-  orm: string,
-  connect: Connect,
-  serverName: ServerName,
-  traits: Pick<OrmEngine, 'forgetsEnds'> = {},
-): OrmEngine[] {
+export function onServer(orm: string, connect: Connect, serverName: ServerName): OrmEngine[] {
   const server = inject('servers').find(({ name }) => name === serverName)
   if (server === undefined) return []
   const title = { postgres18: 'PostgreSQL 18', postgres15: 'PostgreSQL 15', mysql: 'MySQL', mariadb: 'MariaDB' }
@@ -37,7 +29,6 @@ export function onServer(
     isolations: ['read committed', 'repeatable read', 'serializable'],
     shared: true,
     sessions: false,
-    ...traits,
     async open() {
       const { url, drop } = await createDatabase(server)
       return openEngine(url, async (options) => complete(await connect(url, options)), drop)

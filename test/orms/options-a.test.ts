@@ -1,6 +1,5 @@
 import { drizzle as drizzleMysql } from 'drizzle-orm/mysql2'
 import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
-import { withReplicas } from 'drizzle-orm/pg-core'
 import createKnex from 'knex'
 import mysql from 'mysql2/promise'
 import postgres from 'postgres'
@@ -57,18 +56,6 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
         expect(prepared[0]).toEqual({ statements: 0 })
       })
 
-      it('postgres.js may parse bigints and rename columns to camel case, but not to Pascal case', async () => {
-        const sql = postgres(database.url, {
-          types: { bigint: postgres.BigInt },
-          transform: postgres.camel,
-          onnotice: () => undefined,
-        })
-        await works(fromPostgresJs(sql), () => sql.end())
-        const pascal = postgres(database.url, { transform: postgres.pascal })
-        expect(() => fromPostgresJs(pascal)).toThrow('rename columns')
-        await pascal.end()
-      })
-
       it('Knex leaves question marks and repeated parameters of a guarded query alone', async () => {
         const knex = createKnex({ client: 'pg', connection: database.url })
         const locks = await locksOn(fromKnex(knex), () => knex.destroy())
@@ -81,13 +68,6 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
         )
         expect(rows).toEqual([{ found: true, first: 'x', again: 'x?' }])
         await lease.release()
-      })
-
-      it('Drizzle may read from replicas', async () => {
-        const pool = createPgPool({ connectionString: database.url })
-        const primary = drizzlePg(pool)
-        const db = withReplicas(primary, [drizzlePg('postgres://nobody@localhost:1/nothing')])
-        await works(fromDrizzle(db), () => pool.end())
       })
 
       it('their errors reach the caller as the driver made them', async () => {
@@ -164,16 +144,6 @@ for (const server of inject('servers').filter(({ name }) => name === 'postgres18
         }
       })
     }
-
-    it('Knex may rename columns to camel case', async () => {
-      const knex = createKnex({
-        client: server.engine === 'postgres' ? 'pg' : 'mysql2',
-        connection: database.url,
-        wrapIdentifier: (value, original) => original(value.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)),
-        postProcessResponse: camelCased,
-      })
-      await works(fromKnex(knex), () => knex.destroy())
-    })
   })
 }
 
@@ -186,14 +156,3 @@ it('what is not of the ORM is refused by name', () => {
   }
   expect(() => fromKnex(createKnex({ client: 'mssql' }))).toThrow('mssql')
 })
-
-/** As the documentation of Knex has it. */
-function camelCased(result: unknown): unknown {
-  if (Array.isArray(result)) return result.map(camelCased)
-  if (result === null || typeof result !== 'object' || Buffer.isBuffer(result)) return result
-  const entries = Object.entries(result).map(([key, value]) => [
-    key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()),
-    value,
-  ])
-  return Object.fromEntries(entries)
-}

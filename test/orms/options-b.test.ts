@@ -11,7 +11,7 @@ import type { SessionOptions, SqlAdapter } from '../../src/adapters/adapter.ts'
 import { fromMikroOrm } from '../../src/adapters/mikro-orm.ts'
 import { fromMysql2 } from '../../src/adapters/mysql2.ts'
 import { fromPg } from '../../src/adapters/pg.ts'
-import { fromPrisma, type PrismaClient } from '../../src/adapters/prisma.ts'
+import { fromPrisma, type PrismaClient, type PrismaTransaction } from '../../src/adapters/prisma.ts'
 import { fromSequelize } from '../../src/adapters/sequelize.ts'
 import { fromTypeorm } from '../../src/adapters/typeorm.ts'
 import { type Adapter, createLocks, type Lease, LockLostError } from '../../src/index.ts'
@@ -173,14 +173,20 @@ describe('Prisma', () => {
         const { db: prisma, adapter } = opened.connected as unknown as OrmConnected & { db: PrismaClient }
         const locks = createLocks(adapter)
         const lease = await locks.acquire(freshName())
-        const late = prisma.$transaction(
-          async (tx) => {
-            await setTimeout(300)
-            await lease.guard(tx)
-          },
-          { timeout: 100 },
-        )
-        await expect(late).rejects.toMatchObject({ code: 'TRANSACTION_ABORTED' })
+        const uses = [
+          (tx: PrismaTransaction) => lease.guard(tx),
+          (tx: PrismaTransaction) => lease.guarded(tx, { text: 'select 1', values: [] }),
+        ]
+        for (const use of uses) {
+          const late = prisma.$transaction(
+            async (tx) => {
+              await setTimeout(300)
+              await use(tx)
+            },
+            { timeout: 100 },
+          )
+          await expect(late).rejects.toMatchObject({ code: 'TRANSACTION_ABORTED' })
+        }
         expect(await lease.release()).toBe(true)
 
         // With extensions it is another type of client.

@@ -348,18 +348,34 @@ export function ormSuite(engine: OrmEngine): void {
         expect(await lease.release()).toBe(true)
       })
 
-      it.runIf(!engine.forgetsEnds)('is refused: a transaction that has ended', async () => {
-        const lease = await locks.acquire(freshName())
-        const name = freshName()
-        const ended = await connected.transaction(async (tx) => {
-          await write(name, tx)
-          return () => tx
-        })
-        await expect((async () => lease.guard(ended))()).rejects.toBeInstanceOf(LockError)
-        await expect((async () => locks.within(ended).tryAcquire(name))()).rejects.toBeInstanceOf(LockError)
-        expect(await others.inspect(name)).toBeNull()
-        expect(await lease.release()).toBe(true)
-      })
+      const ends = { commit: undefined, rollback: new Error('undo') }
+      it.each(Object.entries(ends))(
+        'is refused, and does nothing: a transaction that has ended by %s',
+        async (_, end) => {
+          const lease = await locks.acquire(freshName())
+          const name = freshName()
+          const handles: unknown[] = []
+          const transaction = connected.transaction(async (tx) => {
+            await write(name, tx)
+            handles.push(tx)
+            if (end !== undefined) throw end
+          })
+          if (end === undefined) await transaction
+          else await expect(transaction).rejects.toBe(end)
+          const ended = () => handles[0]
+          const refused = { code: 'INVALID_ARGUMENT' }
+          const query = { text: `insert into ledger (entry) values ('${lease.name}')`, values: [] }
+          await expect((async () => lease.guard(ended))()).rejects.toMatchObject(refused)
+          await expect(lease.guarded(ended, query)).rejects.toMatchObject(refused)
+          await expect((async () => locks.within(ended).tryAcquire(name))()).rejects.toMatchObject(refused)
+          await expect(locks.within(ended).lease(name)).rejects.toMatchObject(refused)
+          await expect(lease.release(ended)).rejects.toMatchObject(refused)
+          expect(await written(lease.name)).toBe(0)
+          expect(await others.inspect(name)).toBeNull()
+          expect(await others.inspect(lease.name)).toMatchObject({ token: lease.token })
+          expect(await lease.release()).toBe(true)
+        },
+      )
     })
 
     it('does not hang when an open transaction has the only connection', async () => {
