@@ -12,8 +12,7 @@ export default defineConfig({
     pool: 'forks',
     // One more than CI has cores, since tests wait for half of their time.
     maxWorkers: 3,
-    // A stall of the machine that outlasts a ttl looks like a failure. Tests that pass only now are marked in the output.
-    retry: process.env.CI ? 1 : 0,
+    retry: 0,
     testTimeout: 30_000,
     hookTimeout: 60_000,
     // Servers stop here.

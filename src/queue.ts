@@ -529,7 +529,12 @@ export class Queue {
   /** To the next: nobody here wants it any more. */
   #passOn(hold: Hold): void {
     this.#served.delete(hold.owner)
-    this.#context.background(`passing on ${JSON.stringify(hold.name)}`, this.release(hold))
+    this.#context.background(`passing on ${JSON.stringify(hold.name)}`, this.#releaseUntilUnlocked(hold))
+  }
+
+  /** Whoever joins or leaves the queue has the row locked for a moment, and nobody else would pass the lock on. */
+  async #releaseUntilUnlocked(hold: Hold): Promise<void> {
+    await untilUnlocked(async () => (await this.release(hold)) !== 'locked', UNTIL_UNLOCKED_MS)
   }
 
   async #settleUntilUnlocked(name: string): Promise<void> {

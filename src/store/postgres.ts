@@ -340,6 +340,7 @@ export function postgresStatements(naming: Naming) {
         from asked as a left join queued as q on q.name = a.name`,
     ),
 
+    // A hand-off that came after the statement began is in the row that was changed only, so that one comes first.
     leave: statement<{ departures: string }>(
       engine,
       (p) => sql`
@@ -361,12 +362,17 @@ export function postgresStatements(naming: Naming) {
             where e->>'id' <> a.entry or (e->>'n')::int > a.count)
           from open as a
           where l.name = a.name
+          returning l.*
         )
         select a.i, case when left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp() then l.owner end as owner,
                l.token::text, l.takeover, l.handed_to as process,
                ${leftOf(sql`l.expires_at`)} as remaining,
                l.queue is not null and a.name not in (select name from open) as locked
-        from asked as a, ${rowOf(sql`a`)}`,
+        from asked as a, lateral (
+          select * from left_behind as l where l.name = a.name
+          union all select l.* from ${rowOf(sql`a`)}
+          limit 1
+        ) as l`,
     ),
 
     look: statement<{ names: string }>(

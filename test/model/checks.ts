@@ -20,6 +20,11 @@ export const BOUNDED: readonly Check[] = [
     defines: [TWO, 'HINTS', 'CRASHES=1', 'STALLS=1', 'LOSSES=1'],
   },
   { name: 'two clients, late requests', model: 'lock', defines: [TWO, 'CRASHES=1', 'LOSSES=1', 'LATE=1', 'STALLS=1'] },
+  {
+    name: 'two clients, aborts that cross a hand-off while others have the row locked',
+    model: 'lock',
+    defines: [TWO, 'LOCKED=2', 'CRASHES=1', 'LOSSES=1', 'HINTS'],
+  },
   { name: 're-fencing', model: 'lock', defines: [TWO, 'WRITES=2', 'LOSSES=2', 'CRASHES=1', 'FORCES=1'] },
   {
     name: 'three clients, again and again: every waiter is served',
@@ -123,6 +128,11 @@ export const MUTANTS: readonly Mutant[] = [
   mutant('ENQUEUED_TWICE', 'an enqueue without reply is repeated unseen', /served/, [TWO, 'LOSSES=1', 'STALLS=1']),
   mutant('NEVER_LEAVES', 'a cancelled waiter stays in the queue', FORGOTTEN),
   mutant('NOT_PASSED_ON', 'a cancelled waiter keeps what it was handed meanwhile', FORGOTTEN),
+  mutant('LEFT_ONCE', 'a cancelled waiter that met a locked row stays in the queue', FORGOTTEN, [TWO, 'LOCKED=1']),
+  mutant('PASSED_ON_ONCE', 'what crossed an abort is passed on once, and the row was locked', FORGOTTEN, [
+    TWO,
+    'LOCKED=1',
+  ]),
   mutant('GHOST', 'an acquire without reply is repeated as another owner', FORGOTTEN),
   mutant('NO_GIVE_BACK', 'an acquire without reply is given up, not given back', FORGOTTEN),
   mutant('MISSED_FOR_EVER', 'a waiter that missed its turn does not enqueue again', /invalid end/, [

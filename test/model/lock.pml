@@ -32,6 +32,9 @@
 #ifndef STALLS          /* living waiters that are late: with their claim, or with telling that they live */
 #define STALLS 0
 #endif
+#ifndef LOCKED          /* releases and departures that meet a row which somebody has locked for a moment, and do nothing */
+#define LOCKED 0
+#endif
 #ifndef FORCES          /* force-releases */
 #define FORCES 0
 #endif
@@ -72,7 +75,7 @@ byte hintToken;
 byte late = NOBODY;             /* id of an acquire, or of an enqueue, that its client has given up */
 bool lateEnqueue;
 
-byte crashes = CRASHES, losses = LOSSES, lates = LATE, stalls = STALLS, forces = FORCES;
+byte crashes = CRASHES, losses = LOSSES, lates = LATE, stalls = STALLS, locked = LOCKED, forces = FORCES;
 
 /* For properties only. */
 byte top;                       /* the highest token ever granted, or raised to */
@@ -435,6 +438,14 @@ proctype Client(byte me) {
        fi
      }
 
+  /* Whoever comes has the row locked while the client leaves: it leaves again. */
+  :: atomic { state[me] == LEAVING && locked > 0 ->
+       locked--
+#ifdef LEFT_ONCE
+       ; state[me] = IDLE
+#endif
+     }
+
   /* renew: claims a hand-off */
   :: atomic { state[me] == HOLDING && MINE(me) && handed && !expired && UNLOCKED -> handed = false }
 
@@ -497,6 +508,13 @@ proctype Client(byte me) {
        :: else -> state[me] = IDLE
        :: LOST_REPLY; won = false
        fi
+     }
+  /* The same while it releases, or passes on what crossed its leaving. */
+  :: atomic { state[me] == RELEASING && locked > 0 ->
+       locked--
+#ifdef PASSED_ON_ONCE
+       ; state[me] = IDLE
+#endif
      }
   :: atomic { state[me] == SETTLING && guards == 0 -> d_step { settle() } state[me] = IDLE }
 
