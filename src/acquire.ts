@@ -42,10 +42,17 @@ export interface Granted extends Hold {
   readonly waitedMs: number
 }
 
-/** Attempts that get no answer are repeated at least this often, however short the wait. */
+/** Beyond its wait, an acquire may take this long to find out what the database says. */
+const ANSWER_MS = 1000
+/** Attempts that fail are repeated at least this often, however short the wait, if there is time to answer. */
 const TRIES_AGAINST_FAILURES = 3
 /** A row of ours that another statement has locked is free again a moment later. */
 const LOCKED_ROW_PAUSE_MS = 5
+
+/** How long a call may take, whatever keeps the database from answering: a try (null) waits for one statement only. */
+export function answersWithin(waitMs: number | null, statementTimeoutMs: number): number {
+  return waitMs === null ? statementTimeoutMs : waitMs + ANSWER_MS
+}
 
 /**
  * The one waiting loop: attempt, and if somebody holds the lock, line up and wait for it to be handed over, the deadline or
@@ -57,11 +64,13 @@ export async function acquire(
   request: LockRequest,
   waitMs: number | null,
   session: string | null,
+  started: number,
 ): Promise<Granted | null> {
   const { queue, holder: ourselves, statementTimeoutMs } = context
   const { name } = request
-  const started = performance.now()
   const deadline = started + (waitMs ?? 0)
+  const answerBy = started + answersWithin(waitMs, statementTimeoutMs)
+  const patienceMs = () => Math.max(0, Math.min(statementTimeoutMs, answerBy - performance.now()))
   const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
   const attempt: Unsent = { name, owner: undefined, session, ttlMs, holder: ourselves }
   const waits = waitMs !== null && waitMs > 0
@@ -82,7 +91,7 @@ export async function acquire(
           if (attempting) queue.beginAttempt(name)
           const sentAt = performance.now()
           answer = context.attempt(attempt)
-          const result = await call.race(answer, statementTimeoutMs)
+          const result = await call.race(answer, patienceMs())
           if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
           answer = undefined
           if (result.granted) {
@@ -93,6 +102,7 @@ export async function acquire(
             return { name, owner, token, takeover, sentAt, remainingMs: ttlMs, claim: false, waitedMs }
           }
           if (result.ours === true) {
+            if (performance.now() >= answerBy) throw noAnswer(statementTimeoutMs)
             await call.race(undefined, LOCKED_ROW_PAUSE_MS)
             continue
           }
@@ -101,7 +111,7 @@ export async function acquire(
           failures = 0
           holder = result.holder
           // Whom it should have gone to is dead.
-          if (result.queued && (await queue.settle(name)) === 'idle') continue
+          if (result.queued && (await call.race(queue.settle(name), patienceMs())) === 'idle') continue
           // Nobody was seen to hold it, as when its row was purged at that very moment: look again, once.
           if (holder === null && !result.queued && ++unexplained === 1) continue
         }
@@ -112,7 +122,7 @@ export async function acquire(
         if (attempting) queue.endAttempt(name)
         attempting = false
         const served = await call.race(place.served, leftMs)
-        const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), statementTimeoutMs) : served
+        const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), patienceMs()) : served
         holder = place.holder ?? holder
         if (handed !== undefined && handed !== TIME_OUT) {
           place = undefined
@@ -127,11 +137,12 @@ export async function acquire(
         }
         answer = undefined
         failures++
-        const inTime = performance.now() < deadline || failures < TRIES_AGAINST_FAILURES
-        if (failure === 'other' || !inTime) throw error
+        const pauseMs = backoff(failures)
+        const mayRepeat = performance.now() < deadline || failures < TRIES_AGAINST_FAILURES
+        if (failure === 'other' || !mayRepeat || performance.now() + pauseMs >= answerBy) throw error
         if (attempting) queue.endAttempt(name)
         attempting = false
-        await call.race(undefined, backoff(failures))
+        await call.race(undefined, pauseMs)
       }
     }
   } finally {

@@ -1,5 +1,8 @@
 import { DatabaseError } from './errors.ts'
 
+/** Taken now, since fake timers of tests may replace it later, and hold back what is no matter of time. */
+const { nextTick } = process
+
 interface Waiting<Item, Answer> {
   readonly item: Item
   resolve(answer: Answer): void
@@ -66,7 +69,7 @@ export class Batches<Item extends { readonly name: string }, Answer> {
   #soon(): void {
     if (this.#planned) return
     this.#planned = true
-    process.nextTick(() => {
+    nextTick(() => {
       this.#planned = false
       if (this.#mayGo) this.#go()
       else this.#atLast()

@@ -3,6 +3,50 @@ import { Members } from './members.ts'
 
 export const TIME_OUT = Symbol('time is up')
 
+/** A call that ends with a signal. */
+class Listening {
+  place: number | undefined
+  constructor(readonly call: Call) {}
+}
+
+/**
+ * Those that end with a signal. They share one listener, of all instances: from the eleventh on Node would warn of a leak, and
+ * adding and removing each would take longer the more there are. It goes with the last of them, for the signal may outlive us.
+ */
+class SharedSignal {
+  static readonly #inUse = new WeakMap<AbortSignal, SharedSignal>()
+  readonly #signal: AbortSignal
+  readonly #listening = new Members<Listening>()
+
+  static of(signal: AbortSignal): SharedSignal {
+    let shared = SharedSignal.#inUse.get(signal)
+    if (shared === undefined) {
+      shared = new SharedSignal(signal)
+      SharedSignal.#inUse.set(signal, shared)
+      signal.addEventListener('abort', shared.#abort, { once: true })
+    }
+    return shared
+  }
+
+  private constructor(signal: AbortSignal) {
+    this.#signal = signal
+  }
+
+  add(listening: Listening): void {
+    this.#listening.add(listening)
+  }
+
+  delete(listening: Listening): void {
+    if (!this.#listening.delete(listening) || this.#listening.size > 0) return
+    this.#signal.removeEventListener('abort', this.#abort)
+    SharedSignal.#inUse.delete(this.#signal)
+  }
+
+  readonly #abort = () => {
+    for (const { call } of this.#listening) call.cancel(this.#signal.reason)
+  }
+}
+
 /** The calls of one instance that are under way. It can end them all. */
 export class Calls {
   readonly #underWay = new Members<Call>()
@@ -47,20 +91,24 @@ export class Calls {
 export class Call {
   /** @internal */
   place: number | undefined
-  readonly #signal: AbortSignal | undefined
+  readonly #stopListening: (() => void) | undefined
   #cancelled: { readonly reason: unknown } | undefined
   #reject: ((reason: unknown) => void) | undefined
 
   constructor(signal: AbortSignal | undefined) {
-    this.#signal = signal
-    if (signal?.aborted) this.#abort()
-    else signal?.addEventListener('abort', this.#abort, { once: true })
+    if (signal === undefined) return
+    if (signal.aborted) {
+      this.cancel(signal.reason)
+      return
+    }
+    const shared = SharedSignal.of(signal)
+    const listening = new Listening(this)
+    shared.add(listening)
+    this.#stopListening = () => shared.delete(listening)
   }
 
-  readonly #abort = () => this.cancel(this.#signal!.reason)
-
   end(): void {
-    this.#signal?.removeEventListener('abort', this.#abort)
+    this.#stopListening?.()
   }
 
   cancel(reason: unknown): void {

@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { type AcquireContext, acquire, type Granted, sentTogether, type Unsent } from './acquire.ts'
+import { type AcquireContext, acquire, answersWithin, type Granted, sentTogether, type Unsent } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 import { Batches, Crowd } from './batch.ts'
 import { BeforeSnapshot } from './before-snapshot.ts'
-import { Calls } from './call.ts'
+import { type Call, Calls, TIME_OUT } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
@@ -23,7 +23,7 @@ import {
   toSettings,
   toTtl,
 } from './request.ts'
-import { bounded, patient, untilUnlocked } from './retry.ts'
+import { bounded, noAnswer, patient, untilUnlocked } from './retry.ts'
 import { type LiveSession, Sessions } from './session.ts'
 import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
@@ -289,13 +289,16 @@ class Instance<Tx> implements Locks<Tx> {
   async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
     const request = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
+    const started = performance.now()
+    const waitMs = waits ? request.waitMs : null
+    const limitMs = answersWithin(waitMs, this.#settings.statementTimeoutMs)
     const call = this.#calls.begin(request.signal)
     try {
       call.throwIfCancelled()
-      if (!this.#assessed) await this.#assess()
-      const session = request.takeover === 'session' ? await this.#sessions.current() : null
-      const waitMs = waits ? request.waitMs : null
-      const granted = await acquire(this.#acquireContext, call, request, waitMs, session?.id ?? null)
+      if (!this.#assessed) await within(call, this.#assess(), started + limitMs)
+      const session =
+        request.takeover === 'session' ? await within(call, this.#sessions.current(), started + limitMs) : null
+      const granted = await acquire(this.#acquireContext, call, request, waitMs, session?.id ?? null, started)
       return granted && this.#leaseOf(granted, request, session)
     } catch (error) {
       if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
@@ -460,6 +463,14 @@ class Guards<Tx> {
     }
     return batches.add(hold)
   }
+}
+
+/** What `promise` resolves with before that time of performance.now(), unless the call is cancelled. */
+async function within<T>(call: Call, promise: Promise<T>, end: number): Promise<T> {
+  const leftMs = Math.max(0, end - performance.now())
+  const answer = await call.race(promise, leftMs)
+  if (answer === TIME_OUT) throw noAnswer(Math.round(leftMs))
+  return answer
 }
 
 function closedError(): LockError {

@@ -282,8 +282,10 @@ export class Queue {
     const caller = place as Caller
     if (caller.handed !== undefined) this.#passOn(caller.handed)
     if (caller.state === 'over') return
+    // Who has given up is leaving already, and would be counted twice.
+    const { state } = caller
     caller.end()
-    this.#depart(caller)
+    if (state === 'waiting') this.#depart(caller)
   }
 
   /** Does not wait any more, but takes the lock if it has been handed over already. The look at it may fail. */

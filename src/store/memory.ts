@@ -15,6 +15,10 @@ import {
   type Store,
 } from './store.ts'
 
+/** Taken now, since fake timers of tests may replace them later. Of the time, they are to move what passes alone. */
+const { queueMicrotask } = globalThis
+const { timeOrigin } = performance
+
 interface Entry extends Omit<Arrival, 'name' | 'joins'> {
   count: number
   /** Dead from then on. */
@@ -75,7 +79,7 @@ export class MemoryDatabase {
 /** Every verb runs to its end without yielding, which is what makes it atomic. */
 export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> {
   const { rows, listeners } = database
-  const now = () => performance.timeOrigin + performance.now()
+  const now = () => timeOrigin + performance.now()
   const nextToken = (previous: bigint) => {
     const clock = BigInt(Math.floor(now() * 1000))
     return previous + 1n > clock ? previous + 1n : clock

@@ -1,3 +1,6 @@
+/** Taken now, since fake timers of tests may replace them later: what is due at once is no matter of time. */
+const { setImmediate, clearImmediate } = globalThis
+
 /**
  * Asks again and again, one question at a time, at the times that it is told. It keeps the process alive only while
  * somebody waits, because only then is it told.

@@ -126,3 +126,59 @@ describe('locks in memory, with fake timers', () => {
     expect(events).toEqual(['acquired', 'lost'])
   })
 })
+
+/** What Jest, Sinon and Vitest replace where they are told nothing else; Vitest leaves these two alone by itself. */
+const ALL_BUT_TICKS = [
+  'setTimeout',
+  'clearTimeout',
+  'setInterval',
+  'clearInterval',
+  'setImmediate',
+  'clearImmediate',
+  'Date',
+  'performance',
+  'queueMicrotask',
+] as const
+
+describe('locks in memory, with fake timers that also hold back what is no matter of time', () => {
+  const database = new MemoryDatabase()
+
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: [...ALL_BUT_TICKS] })
+    // Vitest refuses to do that where its tests run in processes. Nothing here may depend on these ever being called.
+    vi.spyOn(process, 'nextTick').mockImplementation(() => undefined)
+  })
+
+  afterEach(() => {
+    vi.restoreAllMocks()
+    vi.useRealTimers()
+  })
+
+  it('are taken, handed over and released while no time passes', async () => {
+    const locks = createLocks(fromMemory(database))
+    const others = createLocks(fromMemory(database))
+    const lease = await locks.acquire('job')
+    expect(await others.tryAcquire('job')).toBeNull()
+    const waiting = others.acquire('job')
+    expect((await locks.inspect('job'))?.token).toBe(lease.token)
+    await lease.release()
+    const next = await waiting
+    expect(next.token).toBeGreaterThan(lease.token)
+    expect(await others.run('another', {}, async () => 'done')).toBe('done')
+    await next.release()
+    await locks.close()
+    await others.close()
+  })
+
+  it('run out when the time is moved', async () => {
+    const locks = createLocks(fromMemory(database), { ttl: '30s', wait: '1m' })
+    const lease = await locks.acquire('job', { renew: false })
+    const waiting = locks.acquire('job')
+    await vi.advanceTimersByTimeAsync(29_000)
+    expect(lease.isHeld()).toBe(true)
+    await vi.advanceTimersByTimeAsync(2000)
+    expect(lease.isHeld()).toBe(false)
+    expect((await waiting).isHeld()).toBe(true)
+    await locks.close()
+  })
+})
