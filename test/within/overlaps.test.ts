@@ -6,7 +6,7 @@ for (const engine of engines()) {
   // An adapter is as good at one level as at another; the engines are tried at each by their own drivers.
   const isOwnDriver = engine.connector === 'pg' || engine.connector === 'mysql2'
   overlapsSuite(engine, {
-    runs: isOwnDriver ? 10 : 5,
+    runs: isOwnDriver ? 15 : 8,
     isolations: isOwnDriver ? engine.isolations : ['read committed'],
   })
 }
