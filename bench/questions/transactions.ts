@@ -74,7 +74,7 @@ export const transactions: Question = {
     }
     for (const through of own) {
       for (const level of levelsOf(engine)) {
-        const client = open(target, through, 1)
+        const client = open(target, through, POOL)
         const contenders = contendersOf(engine, level, client.locks)
         for (const each of Object.values(contenders)) await alone(client, plan.free, each)
         const measured = await inRounds(plan.rounds, Object.keys(contenders), (name) =>

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isTransactionAborted, type Locks } from '../../src/index.ts'
 import type { Connected, Isolation } from '../adapters.ts'
 
@@ -17,6 +18,8 @@ export interface Sum {
   /** What else went wrong. */
   readonly failed: readonly string[]
 }
+
+const LONGEST_REST_MS = 300
 
 /** Of one process. Resolves when all transactions have ended. */
 export async function addUp(
@@ -42,7 +45,10 @@ export async function addUp(
         return
       }
       aborted++
-      if (retried) await one(wanted)
+      // Who comes back at once meets the same others again.
+      if (!retried) return
+      await sleep(LONGEST_REST_MS * Math.random())
+      await one(wanted)
     }
   }
   await Promise.all(Array.from({ length: transactions }, (_, index) => one(names[index % names.length]!)))
