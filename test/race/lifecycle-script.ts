@@ -47,7 +47,7 @@ const scenarios = {
       locks.on((event) => event.type === 'renewed' && resolve())
     })
     await locks.acquire(name, { ttl: '1s' })
-    locks.acquire(`${name}:other`, { wait: '5s' }).catch(() => undefined)
+    locks.acquire(`${name}:other`, { wait: '2s' }).catch(() => undefined)
     await renewed
     await end()
     console.log('the pool has ended')

@@ -48,6 +48,8 @@ export function ownConnectionSuite(
       const leases = await Promise.all(Array.from({ length: 4 }, () => locks.acquire(freshName())))
       const inTheWay = await others.acquire(freshName())
       const waiting = locks.acquire(inTheWay.name)
+      // Awaited further down, unless the test has failed by then.
+      waiting.catch(() => undefined)
       await untilWaiting(others, inTheWay.name)
       const pool = await exhaust(engine, connected, POOL_SIZE)
       try {
@@ -107,6 +109,7 @@ export function ownConnectionSuite(
         expect(await locks.inspect(freshName())).toBeNull()
         const before = await sessions(engine, open.url)
         const waiting = locks.acquire(inTheWay.name)
+        waiting.catch(() => undefined)
         await untilWaiting(others, inTheWay.name)
         const lease = await locks.acquire(freshName())
         await eventOf(events, 'renewed', lease.name)
