@@ -6,7 +6,7 @@ async function built<Module>(path: string): Promise<Module> {
   return (await import(new URL(`../dist/${path}`, import.meta.url).href)) as Module
 }
 
-export const { createLocks } = await built<typeof import('../src/index.ts')>('index.js')
+export const { createLocks, isTransactionAborted } = await built<typeof import('../src/index.ts')>('index.js')
 export const { postgresStatements } = await built<typeof import('../src/store/postgres.ts')>('store/postgres.js')
 export const { fromBetterSqlite3 } =
   await built<typeof import('../src/adapters/better-sqlite3.ts')>('adapters/better-sqlite3.js')

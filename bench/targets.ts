@@ -4,6 +4,15 @@ import { cyclesSetting } from './questions/cycles.ts'
 import { UNGUARDED } from './questions/guard.ts'
 import { handOffSetting, WAITERS } from './questions/hand-off.ts'
 import { IDLE_SETTINGS } from './questions/idle-waiters.ts'
+import {
+  ADVISORY,
+  ADVISORY_COMMITTED,
+  FOR_UPDATE,
+  freeSetting,
+  manySetting,
+  throughOf,
+  waitingSetting,
+} from './questions/transactions.ts'
 import type { Engine } from './servers.ts'
 
 /** What rowlock sets out to reach, and whether it did. */
@@ -51,8 +60,15 @@ class Figures {
   }
 
   /** By how much a contender's figure exceeds that of another, at the same setting. */
-  ratios(question: string, engine: Engine, [contender, base]: readonly [string, string], metric: string): number[] {
+  ratios(
+    question: string,
+    engine: Engine,
+    [contender, base]: readonly [string, string],
+    metric: string,
+    isWanted = (_: string) => true,
+  ): number[] {
     return this.#find(question, engine, contender, metric).flatMap((figure) => {
+      if (!isWanted(figure.setting)) return []
       const other = this.#find(question, engine, base, metric).find(({ setting }) => setting === figure.setting)
       return other === undefined ? [] : [ratio(figure, other)]
     })
@@ -88,6 +104,25 @@ const againstVerrou = (engine: Engine, contender: string) => (figures: Figures) 
   (['verrou (Kysely)', 'verrou (Knex)'] as const).flatMap((store) =>
     figures.ratios('pair', engine, [contender, store], 'p50 ms'),
   )
+
+const isOneOf =
+  (...settings: string[]) =>
+  (setting: string) =>
+    settings.includes(setting)
+
+/** Of locks in the caller's transaction: by how much rowlock's exceed a native one. */
+const asLongAs =
+  (engine: Engine, native: string, metric: string, ...settings: string[]) =>
+  (figures: Figures) =>
+    figures.ratios('transactions', engine, ['rowlock', native], metric, isOneOf(...settings))
+
+const statementsOfWaiting = (engine: Engine, limit: number, ...settings: string[]): Target => ({
+  figure: `statements per s from ${settings.join('; ')}, ${engine}`,
+  target: `<= ${limit}`,
+  limit,
+  unit: 'per s',
+  measured: (figures) => figures.values('transactions', engine, 'rowlock', 'statements per s', isOneOf(...settings)),
+})
 
 const TARGETS: readonly Target[] = [
   ...POSTGRES.flatMap((engine): Target[] => [
@@ -247,6 +282,63 @@ const TARGETS: readonly Target[] = [
       return guarded === undefined || plain === undefined ? [] : [guarded - plain]
     },
   },
+  ...POSTGRES.flatMap((engine): Target[] => [
+    ...throughOf(engine).flatMap((through): Target[] => [
+      {
+        figure: `200 transactions, one lock, pool of 10, READ COMMITTED, ${through}, ${engine}`,
+        target: `<= 1.5 x ${ADVISORY}`,
+        limit: 1.5,
+        unit: 'x',
+        measured: asLongAs(engine, ADVISORY, 'ms', manySetting(200, 'read committed', through)),
+      },
+      {
+        figure: `within(tx).acquire of a free lock, READ COMMITTED, ${through}, ${engine}`,
+        target: `<= 1.2 x ${ADVISORY}`,
+        limit: 1.2,
+        unit: 'x',
+        measured: asLongAs(engine, ADVISORY, 'p50 ms', freeSetting('read committed', through)),
+      },
+    ]),
+    ...(['repeatable read', 'serializable'] as const).flatMap((level): Target[] => [
+      {
+        figure: `64 transactions, one lock, pool of 10, ${level.toUpperCase()}, ${engine}`,
+        target: `<= 6 x ${ADVISORY_COMMITTED}`,
+        limit: 6,
+        unit: 'x',
+        measured: asLongAs(engine, ADVISORY_COMMITTED, 'ms', manySetting(64, level, 'pg')),
+      },
+      {
+        figure: `the same: how many are aborted, ${level.toUpperCase()}, ${engine}`,
+        target: '<= 5 %',
+        limit: 5,
+        unit: '%',
+        measured: (figures) =>
+          figures.values('transactions', engine, 'rowlock', 'aborted %', isOneOf(manySetting(64, level, 'pg'))),
+      },
+    ]),
+    statementsOfWaiting(engine, 10, waitingSetting('read committed', 'pg')),
+    statementsOfWaiting(engine, 200, waitingSetting('repeatable read', 'pg'), waitingSetting('serializable', 'pg')),
+  ]),
+  ...MYSQL.flatMap((engine): Target[] => {
+    const levels = ['read committed', 'repeatable read'] as const
+    return [
+      {
+        figure: `200 transactions, one lock, pool of 10, both levels, ${engine}`,
+        target: `<= 1.5 x ${FOR_UPDATE}`,
+        limit: 1.5,
+        unit: 'x',
+        measured: asLongAs(engine, FOR_UPDATE, 'ms', ...levels.map((level) => manySetting(200, level, 'mysql2'))),
+      },
+      {
+        figure: `within(tx).acquire of a free lock, both levels, ${engine}`,
+        target: `<= 1.2 x ${FOR_UPDATE}`,
+        limit: 1.2,
+        unit: 'x',
+        measured: asLongAs(engine, FOR_UPDATE, 'p50 ms', ...levels.map((level) => freeSetting(level, 'mysql2'))),
+      },
+      statementsOfWaiting(engine, 200, ...levels.map((level) => waitingSetting(level, 'mysql2'))),
+    ]
+  }),
   {
     figure: 'pair with 2 ms of delay each way, postgres18',
     target: '<= 1.05 x two raw round trips',

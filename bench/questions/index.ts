@@ -10,6 +10,7 @@ import { pair } from './pair.ts'
 import { renewal } from './renewal.ts'
 import { rows } from './rows.ts'
 import { takeover } from './takeover.ts'
+import { transactions } from './transactions.ts'
 
 /** In the order of the report. */
 export const questions: readonly Question[] = [
@@ -19,6 +20,7 @@ export const questions: readonly Question[] = [
   cycles,
   renewal,
   guard,
+  transactions,
   delay,
   takeover,
   memory,

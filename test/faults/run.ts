@@ -56,7 +56,7 @@ export interface RunResult {
 
 const LOCKS = { guarded: 64, withoutGuard: 3, checkThenAct: 2 }
 /** In each worker. */
-const CALLERS = { guarded: 16, withoutGuard: 3, checkThenAct: 1 }
+const CALLERS = { guarded: 16, withoutGuard: 3, checkThenAct: 1, overNarrowPool: 20 }
 const WAIT_MS = 5000
 /** What the library may take beyond its wait to see that the database does not answer, three times. */
 const GRACE_MS = 8000
@@ -66,6 +66,11 @@ const FINISH_MS = 30_000
 /** Controls that lose less show that the nemesis was too kind. */
 const LEAST_CONTROL_LOSS = 0.01
 const LEAST_SUCCESS = 0.5
+
+/** On SQLite no transaction waits for a lock in a pool: there is one handle. */
+function callersOn({ dialect }: Target): typeof CALLERS {
+  return dialect === 'sqlite' ? { ...CALLERS, overNarrowPool: 0 } : CALLERS
+}
 
 /** One run on one engine: workers work, the nemesis breaks things, and then all that is known is checked. */
 export async function run(options: RunOptions): Promise<RunResult> {
@@ -107,7 +112,7 @@ async function work(options: RunOptions, target: Target, directory: string): Pro
     places: options.workers,
     directory,
     register,
-    settings: { seed, ttlMs, waitMs: WAIT_MS, locks, callers: CALLERS },
+    settings: { seed, ttlMs, waitMs: WAIT_MS, locks, callers: callersOn(target) },
   })
   const kinds = applicable(options.faults, target)
   let faults: Fault[]

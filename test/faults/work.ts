@@ -56,8 +56,8 @@ const DEADLOCK_TIMEOUT_MS = 200
 const CONNECT_TIMEOUT_MS = 2000
 const POOL_SIZE = 10
 
-export function connectWork(dialect: Dialect, url: string): Promise<Work> {
-  return { postgres: postgresWork, mysql: mysqlWork, sqlite: sqliteWork }[dialect](url)
+export function connectWork(dialect: Dialect, url: string, poolSize = POOL_SIZE): Promise<Work> {
+  return { postgres: postgresWork, mysql: mysqlWork, sqlite: sqliteWork }[dialect](url, poolSize)
 }
 
 const failed = (error: unknown): Ending => ({ outcome: 'fail', error: describe(error) })
@@ -70,10 +70,10 @@ export function describe(error: unknown): string {
   return cause instanceof Error ? `${own} < ${describe(cause)}` : own
 }
 
-async function postgresWork(url: string): Promise<Work> {
+async function postgresWork(url: string, poolSize: number): Promise<Work> {
   const pool = new pg.Pool({
     connectionString: url,
-    max: POOL_SIZE,
+    max: poolSize,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     statement_timeout: STATEMENT_TIMEOUT_MS,
     options: `-c deadlock_timeout=${DEADLOCK_TIMEOUT_MS}`,
@@ -146,7 +146,7 @@ async function postgresWork(url: string): Promise<Work> {
       await pool.query('update work_flags set holder = $2, expires_at = $3 where name = $1', [lock, holder, expiresAt])
     },
     exhaust: (milliseconds) =>
-      hold(POOL_SIZE, milliseconds, async () => {
+      hold(poolSize, milliseconds, async () => {
         const taken = await pool.connect()
         return () => taken.release()
       }),
@@ -154,8 +154,8 @@ async function postgresWork(url: string): Promise<Work> {
   }
 }
 
-async function mysqlWork(url: string): Promise<Work> {
-  const pool = mysql.createPool({ uri: url, connectionLimit: POOL_SIZE, connectTimeout: CONNECT_TIMEOUT_MS })
+async function mysqlWork(url: string, poolSize: number): Promise<Work> {
+  const pool = mysql.createPool({ uri: url, connectionLimit: poolSize, connectTimeout: CONNECT_TIMEOUT_MS })
   pool.pool.on('connection', (connection) => {
     connection.on('error', () => undefined)
     connection.query(`set session innodb_lock_wait_timeout = ${INNODB_PATIENCE_S}`, () => undefined)
@@ -219,7 +219,7 @@ async function mysqlWork(url: string): Promise<Work> {
       await pool.query('update work_flags set holder = ?, expires_at = ? where name = ?', [holder, expiresAt, lock])
     },
     exhaust: (milliseconds) =>
-      hold(POOL_SIZE, milliseconds, async () => {
+      hold(poolSize, milliseconds, async () => {
         const taken = await pool.getConnection()
         return () => taken.release()
       }),

@@ -1,9 +1,9 @@
 import { EventEmitter, setMaxListeners } from 'node:events'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
-import { createLocks, type Lease, LockError } from '../../src/index.ts'
+import { createLocks, type InstanceOptions, type Lease, LockError, type Locks } from '../../src/index.ts'
 import { clock, type HistoryEvent, HistoryWriter, type Mode, type OperationId } from './history.ts'
 import { type Random, random } from './schedule.ts'
-import { connectWork, type Dialect, describe, type Ending, HOT_LOCKS, type NewEntry } from './work.ts'
+import { connectWork, type Dialect, describe, type Ending, HOT_LOCKS, type NewEntry, type Work } from './work.ts'
 
 /** One process of callers that take locks and write, until it is told to finish. Run by crew.ts. */
 
@@ -18,7 +18,7 @@ export interface WorkerSettings {
   readonly waitMs: number
   readonly locks: LockNames
   /** How many there are at each kind of work. */
-  readonly callers: Readonly<Record<keyof LockNames, number>>
+  readonly callers: Readonly<Record<Kind, number>>
 }
 
 /** Locks of the guarded work, and those of each negative control. */
@@ -27,6 +27,9 @@ export interface LockNames {
   readonly withoutGuard: readonly string[]
   readonly checkThenAct: readonly string[]
 }
+
+/** The guarded work is done a second time over a pool whose connections are all taken: by its own transactions. */
+type Kind = keyof LockNames | 'overNarrowPool'
 
 /** From the crew. */
 export type Order =
@@ -58,6 +61,7 @@ const MOST_WRITES_PER_LEASE = 10
 const HOT_SHARE = 0.2
 const EXTERNAL_SHARE = 0.1
 const STATEMENT_TIMEOUT = '2s'
+const NARROW_POOL_SIZE = 3
 const PENDING_WAIT_MS = 1000
 /** After a failure that came at once, as when there is no server. */
 const REST_MS = 25
@@ -67,13 +71,16 @@ const { number, locks: names, dialect } = settings
 const history = new HistoryWriter(settings.historyFile)
 const finishing = new AbortController()
 setMaxListeners(0, finishing.signal)
-const work = await connectWork(dialect, settings.url)
-const locks = createLocks(work.adapter, {
+const options: InstanceOptions = {
   signal: finishing.signal,
   ttl: settings.ttlMs,
   wait: settings.waitMs,
   statementTimeout: STATEMENT_TIMEOUT,
-})
+}
+const work = await connectWork(dialect, settings.url)
+const locks = createLocks(work.adapter, options)
+const narrowWork = await connectWork(dialect, settings.url, NARROW_POOL_SIZE)
+const narrowLocks = createLocks(narrowWork.adapter, options)
 /** The leases that are believed in, and until when, as the history has it. */
 const believed = new Map<Lease<unknown>, { readonly operation: OperationId; until: number }>()
 const risk = new EventEmitter()
@@ -92,14 +99,14 @@ process.on('disconnect', () => process.exit(1))
 process.on('SIGINT', () => undefined)
 
 watch()
-const turns = { guarded: guardedTurn, withoutGuard, checkThenAct }
-const callers = (Object.keys(turns) as (keyof LockNames)[]).flatMap((kind, index) =>
+const turns = { guarded: guardedTurn, withoutGuard, checkThenAct, overNarrowPool }
+const callers = (Object.keys(turns) as Kind[]).flatMap((kind, index) =>
   Array.from({ length: settings.callers[kind] }, (_, caller) => call(turns[kind], 100 * index + caller)),
 )
 process.send?.({ type: 'ready' } satisfies Report)
 await Promise.all(callers)
-await locks.close()
-await work.close()
+await Promise.all([locks.close(), narrowLocks.close()])
+await Promise.all([work.close(), narrowWork.close()])
 process.exit()
 
 async function call(turn: (chance: Random) => Promise<boolean>, caller: number): Promise<void> {
@@ -109,13 +116,31 @@ async function call(turn: (chance: Random) => Promise<boolean>, caller: number):
 
 /** One turn at one lock, in one of the guarded ways. Answers whether anything came of it. */
 async function guardedTurn(chance: Random): Promise<boolean> {
-  const lock = pick(chance() < HOT_SHARE ? names.guarded.slice(0, HOT_LOCKS) : names.guarded, chance)
+  const lock = guardedLock(chance)
   const dice = chance()
   if (dice < 0.5) return withLease(lock, 'lease', chance)
   if (dice < 0.65) return inRun(lock, chance)
   if (dice < 0.8) return writeAndRelease(lock, chance)
-  if (dice < 0.9) return inTransaction(lock, chance)
+  if (dice < 0.9) return inTransaction(lock, chance, work, locks)
   return withLease(lock, 'pending lease', chance)
+}
+
+/** Transactions that wait for a lock have all connections of their pool, beside leases whose renewals must not wait for one. */
+async function overNarrowPool(chance: Random): Promise<boolean> {
+  const lock = guardedLock(chance)
+  if (chance() < 0.9) return inTransaction(lock, chance, narrowWork, narrowLocks)
+  const operation = begin(lock, 'lease')
+  const lease = await granted(operation, () => narrowLocks.acquire(lock))
+  if (lease === undefined) return false
+  try {
+    return await writeUnder(lease, chance)
+  } finally {
+    await release(operation, lease)
+  }
+}
+
+function guardedLock(chance: Random): string {
+  return pick(chance() < HOT_SHARE ? names.guarded.slice(0, HOT_LOCKS) : names.guarded, chance)
 }
 
 async function withLease(lock: string, mode: 'lease' | 'pending lease', chance: Random): Promise<boolean> {
@@ -170,21 +195,21 @@ async function writeAndRelease(lock: string, chance: Random): Promise<boolean> {
   return ending !== false && ending.outcome === 'ok'
 }
 
-async function inTransaction(lock: string, chance: Random): Promise<boolean> {
+async function inTransaction(lock: string, chance: Random, over: Work, by: Locks<unknown>): Promise<boolean> {
   const operation = begin(lock, 'transaction')
   let entry: NewEntry | undefined
-  const ending = await work.transact(async (tx) => {
-    const within = locks.within(tx)
+  const ending = await over.transact(async (tx) => {
+    const within = by.within(tx)
     // While a transaction is open on SQLite, nobody could release what it waits for.
     const held = dialect === 'sqlite' ? await within.tryAcquire(lock) : await within.acquire(lock)
     if (held === null) throw new LockError('LOCK_TIMEOUT', 'the lock is held')
     const [token, owner] = [Number(held.token), `transaction ${operation}`]
     note(operation, () => ({ type: 'ok', grant: { token, owner, until: null } }))
-    const value = (await work.read(lock, tx)) + 1
+    const value = (await over.read(lock, tx)) + 1
     await think(chance)
     entry = { lock, token, owner, value, operation: nextOperation() }
     beginWrite(entry)
-    await work.write(tx, entry)
+    await over.write(tx, entry)
     note(operation, () => ({ type: 'release' }))
   }, true)
   if (entry !== undefined) end(entry.operation, ending)

@@ -40,6 +40,19 @@ const scenarios = {
     await forget({ ttl: '1m', takeover: 'session' })
   },
 
+  /** Says nothing to rowlock, whose renewals and waits are under way. */
+  async 'end the pool'() {
+    const { locks, end } = await open()
+    const renewed = new Promise<void>((resolve) => {
+      locks.on((event) => event.type === 'renewed' && resolve())
+    })
+    await locks.acquire(name, { ttl: '1s' })
+    locks.acquire(`${name}:other`, { wait: '2s' }).catch(() => undefined)
+    await renewed
+    await end()
+    console.log('the pool has ended')
+  },
+
   /** Has been through everything that could leave something behind. */
   async close() {
     const { locks, end } = await open()

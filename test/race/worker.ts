@@ -8,6 +8,7 @@ import {
   type LockOptions,
 } from '../../src/index.ts'
 import { type ConnectOptions, connectors } from '../adapters.ts'
+import { addUp, type Plan, type Sum } from '../within/add-up.ts'
 import { type Contest, type Report, startContest } from './contest.ts'
 import { type Bustle, LineUp, startBustle, type Turn } from './line.ts'
 
@@ -183,6 +184,9 @@ const commands = {
   },
 
   stopBustle: (): Promise<Bustle> => bustle!.stop(),
+
+  /** Transactions of this process that take locks all at once. */
+  addUp: (plan: Plan): Promise<Sum> => addUp({ connected, locks }, plan),
 
   async close(): Promise<void> {
     await locks.close()
