@@ -330,10 +330,10 @@ export function postgresStatements(naming: Naming) {
               then jsonb_set(l.queue, '{-1}', l.queue->-1 || jsonb_build_object(
                      'n', (l.queue->-1->>'n')::int + a.count,
                      'until', greatest((l.queue->-1->>'until')::float8, ${clockToken} + a."waitMs" * 1000)))
-            else coalesce(l.queue, '[]') || jsonb_build_object(
+            else coalesce(l.queue, '[]') || (jsonb_build_object(
                      'id', a.entry, 'n', a.count, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
                      'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', ${clockToken} + a."waitMs" * 1000)
-                   || case when a.transaction then '{"transaction": true}' else '{}' end::jsonb end
+                   || case when a.transaction then '{"transaction": true}' else '{}' end::jsonb) end
           from open as a
           where l.name = a.name and a.count + (${waiting}) <= ${p.maxWaiters}::int
           returning l.name, l.queue->-1->>'id' as entry, ${sight}

@@ -284,7 +284,12 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
             call.status === 'rejected' ? [call.reason] : [],
           )
           // In a transaction that has been aborted, whatever follows fails for that alone.
-          const others = failures.filter((failure) => !isTransactionAborted(failure) && !isAfterAbort(failure))
+          const isAborted = failures.some(isTransactionAborted)
+          // And the lease that it guarded was free to be taken by the thief.
+          const isTaken = (failure: { code?: string }) => isAborted && failure.code === 'LOCK_LOST'
+          const others = failures.filter(
+            (failure) => !isTransactionAborted(failure) && !isAfterAbort(failure) && !isTaken(failure.cause),
+          )
           if (failures.length > 0) throw others[0] ?? failures.find(isTransactionAborted) ?? failures[0]
           thefts.push(...(await stolen(held)))
           const after = await look(tx)
