@@ -4,61 +4,117 @@ import { type Connection, type DedicatedConnection, Loss } from './adapter.ts'
 
 /** Whether the pool has a connection beside the one that is kept shows within that time, or it is taken to have none. */
 const SECOND_CONNECTION_MS = 100
+/** How often the connection is exchanged for another one of the pool's, which shows whether the pool is still there. */
+const EXCHANGE_MS = 1000
 
 type Reserve = <T>(use: (connection: Connection) => Promise<T>) => Promise<T>
 
 interface Kept {
   readonly connection: Connection
+  /** Once what has been asked on it is answered. */
   giveBack(): Promise<void>
 }
 
 /**
- * A connection of the pool's, kept until it is closed, for adapters that can open none beside it. Not if it is the only one, of
- * which the application would be deprived.
+ * Lends connections of a pool, for adapters that can open none beside it: one at a time, kept until it is closed. Not the only
+ * one, of which the application would be deprived. A pool that is being ended waits for all of its connections, so the one that
+ * is kept is exchanged now and then; the pool has no other one to give when it has ended.
  */
-export async function borrowed(reserve: Reserve): Promise<DedicatedConnection> {
-  const kept = await keep(reserve)
-  const second = keep(reserve).then((other) => other.giveBack())
-  let timer: NodeJS.Timeout | undefined
-  const isOnly = await Promise.race([
-    second.then(() => false),
-    new Promise<true>((resolve) => {
-      timer = setTimeout(() => resolve(true), SECOND_CONNECTION_MS)
-    }),
-  ])
-  clearTimeout(timer)
-  if (isOnly) {
-    await kept.giveBack()
-    await second
-    throw new DatabaseError('unavailable', 'the pool has no second connection at this moment', { cause: undefined })
-  }
-  const loss = new Loss()
-  return {
-    backendId: undefined,
-    async query(statement) {
-      try {
-        return await kept.connection.query(statement)
-      } catch (error) {
-        if (isConnectionFailure(error)) loss.lose(error)
-        throw error
+export function lender(reserve: Reserve): () => Promise<DedicatedConnection> {
+  let hasOthers = false
+  return async () => {
+    let kept = await keep(reserve)
+    if (!hasOthers) {
+      hasOthers = await hasAnother(reserve)
+      if (!hasOthers) {
+        await kept.giveBack()
+        throw new DatabaseError('unavailable', 'the pool has no second connection at this moment', { cause: undefined })
       }
-    },
-    onLost: loss.onLost,
-    async close() {
-      loss.expect()
-      await kept.giveBack()
-    },
+    }
+    const loss = new Loss()
+    let exchanging = false
+    let over = false
+    const exchange = async () => {
+      if (exchanging) return
+      exchanging = true
+      try {
+        const next = await keep(reserve)
+        const former = over ? next : kept
+        if (!over) kept = next
+        await former.giveBack()
+      } catch (error) {
+        end(error)
+      } finally {
+        exchanging = false
+      }
+    }
+    const timer = setInterval(() => void exchange(), EXCHANGE_MS).unref()
+    const end = (cause: unknown) => {
+      over = true
+      clearInterval(timer)
+      loss.lose(cause)
+      void kept.giveBack()
+    }
+    return {
+      backendId: undefined,
+      async query(statement) {
+        try {
+          return await kept.connection.query(statement)
+        } catch (error) {
+          if (isConnectionFailure(error) || isSessionEnded(error)) end(error)
+          throw error
+        }
+      },
+      onLost: loss.onLost,
+      async close() {
+        over = true
+        loss.expect()
+        clearInterval(timer)
+        await kept.giveBack()
+      },
+    }
+  }
+}
+
+/** The server says so itself, before it closes the connection. */
+function isSessionEnded(error: unknown): boolean {
+  return String((error as { code?: unknown } | null)?.code).startsWith('57P')
+}
+
+async function hasAnother(reserve: Reserve): Promise<boolean> {
+  const another = keep(reserve).then(async (other) => {
+    await other.giveBack()
+    return true
+  })
+  let timer: NodeJS.Timeout | undefined
+  const none = new Promise<false>((resolve) => {
+    timer = setTimeout(() => resolve(false), SECOND_CONNECTION_MS)
+  })
+  try {
+    return await Promise.race([another, none])
+  } finally {
+    clearTimeout(timer)
   }
 }
 
 function keep(reserve: Reserve): Promise<Kept> {
   return new Promise((resolve, reject) => {
+    const asked = new Set<Promise<unknown>>()
     const ended = reserve(
       (connection) =>
         new Promise<void>((giveBack) => {
           resolve({
-            connection,
+            connection: {
+              query(statement) {
+                const answer = connection.query(statement)
+                asked.add(answer)
+                const answered = () => void asked.delete(answer)
+                answer.then(answered, answered)
+                return answer
+              },
+            },
             async giveBack() {
+              await Promise.allSettled(asked)
               giveBack()
               await ended
             },

@@ -1,6 +1,6 @@
 import { LockError } from '../errors.ts'
 import type { Connection, Result, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
-import { borrowed } from './borrowed.ts'
+import { lender } from './borrowed.ts'
 
 interface Query {
   readonly sql: string
@@ -65,7 +65,7 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
       return send(tx as unknown as Executor, statement).catch(explainEnd)
     },
     reserve,
-    ...(dedicate ? { dedicate } : engine !== 'sqlite' && { borrow: () => borrowed(reserve) }),
+    ...(dedicate ? { dedicate } : engine !== 'sqlite' && { borrow: lender(reserve) }),
   }
 }
 
