@@ -90,6 +90,8 @@ export interface SqlAdapter<Tx> {
   readonly synchronous?: boolean
   /** True if there is one connection for all: nothing can be asked beside an open transaction. */
   readonly single?: boolean
+  /** MySQL and MariaDB: results in the caller's transactions have no `insertId`, and `affectedRows` counts the matched. */
+  readonly tellsNoInsertId?: boolean
   /** Runs one statement that commits by itself. */
   query(statement: Statement): Promise<Result>
   /**

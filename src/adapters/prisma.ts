@@ -52,6 +52,7 @@ export function fromPrisma(given: PrismaClient, options: PrismaOptions = {}): Sq
     engine,
     // Its driver adapter has one connection.
     single: engine === 'sqlite',
+    tellsNoInsertId: true,
     async query(statement) {
       if (engine === 'sqlite') return onItsOwn(transaction, statement)
       if (setsInsertId(statement)) return transaction((tx) => withInsertId(tx, statement))
@@ -64,7 +65,7 @@ export function fromPrisma(given: PrismaClient, options: PrismaOptions = {}): Sq
           'pass the client that Prisma gave to the callback of $transaction, not the PrismaClient',
         )
       }
-      return whileOpen(setsInsertId(statement) ? withInsertId(tx, statement) : send(engine, tx, statement))
+      return whileOpen(send(engine, tx, statement))
     },
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
       transaction((tx) => use(connectionIn((statement) => send(engine, tx, statement)))),

@@ -182,6 +182,8 @@ export function mysqlStatements(naming: Naming) {
       return { text: text.replace('select', `select /*+ MAX_EXECUTION_TIME(${Math.ceil(waitMs)}) */`), values }
     },
 
+    token: statement<{ name: Buffer }>(engine, (p) => sql`select token from ${locks} where name = ${p.name}`),
+
     // A hold that this transaction has, if it has not been undone with a savepoint.
     ownHold: statement<{ name: Buffer; token: bigint; mark: Buffer }>(
       engine,

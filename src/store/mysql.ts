@@ -307,10 +307,20 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     })
   }
 
+  /**
+   * What last_insert_id() was set to; 0 if no row was reached. Where the driver does not pass that on, it would have to be asked
+   * for, and what the caller inserts meanwhile sets it, too: there the row is read, which this transaction has locked.
+   */
+  async function tokenAfter(tx: Tx, name: string, result: Result): Promise<bigint> {
+    if (adapter.tellsNoInsertId !== true) return tokenOf(result)
+    if (Number(result.affectedRows ?? 0) === 0) return 0n
+    return runner.runIn(tx, statements.token({ name: bytes(name) }), ({ rows: [row] }) => BigInt(row?.token as string))
+  }
+
   async function guard(tx: Tx, holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<GuardResult[]> {
     const result = await runner.runIn(tx, statements.guard(holds.map(toAskedLease)), (answer) => answer)
     if (result.inTransaction === false) throw noTransaction('guard(tx)')
-    if (holds.length === 1) return [tokenOf(result) === 0n ? 'lost' : 'stands']
+    if (holds.length === 1) return [(await tokenAfter(tx, holds[0]!.name, result)) === 0n ? 'lost' : 'stands']
     if (Number(result.affectedRows) === holds.length) return holds.map(() => 'stands')
     const results: GuardResult[] = []
     for (const hold of holds) results.push(...(await guard(tx, [hold])))
@@ -388,7 +398,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
         if (asked.ttl !== null) await runner.run(statements.forceRelease({ name: asked.name }))
         throw noTransaction('within(tx)')
       }
-      const token = tokenOf(result)
+      const token = await tokenAfter(tx, text(asked.name), result)
       // InnoDB may have locked the row of somebody's lease, which must not last.
       if (token === 0n) {
         throw transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
@@ -463,10 +473,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
       await runner.runIn(tx, { text: 'do 0', values: [] }, ({ inTransaction }) => {
         if (inTransaction === false) throw noTransaction('release(tx)')
       })
-      return runner.runIn(tx, statements.releaseIn(toAskedHold(hold)), (result) => {
-        const token = tokenOf(result)
-        return token === 0n ? 'lost' : { awaited: token < 0n }
-      })
+      const result = await runner.runIn(tx, statements.releaseIn(toAskedHold(hold)), (answer) => answer)
+      const token = await tokenAfter(tx, hold.name, result)
+      return token === 0n ? 'lost' : { awaited: token < 0n || adapter.tellsNoInsertId === true }
     },
 
     async query(tx, query) {
