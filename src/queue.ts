@@ -237,12 +237,13 @@ export class Queue {
     this.#departures = new Batches((departures) => store.leave(departures))
     this.#releases = new Batches((holds) => store.release(holds, process), { crowd })
     this.#settlements = new Batches((asked) => store.settle(namesOf(asked), process))
+    // In one order, since these statements wait for each other's rows.
     this.#gatesToClose = new Batches(async (asked) => {
-      await store.closeGates?.(namesOf(asked))
+      await store.closeGates?.(namesOf(asked).sort())
       return asked.map(() => undefined)
     })
     this.#gatesToOpen = new Batches(async (asked) => {
-      await store.openGates?.(namesOf(asked))
+      await store.openGates?.(namesOf(asked).sort())
       return asked.map(() => undefined)
     })
   }

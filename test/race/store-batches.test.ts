@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { DatabaseError } from '../../src/errors.ts'
+import { patient } from '../../src/retry.ts'
 import { mysqlStore } from '../../src/store/mysql.ts'
 import { postgresStore } from '../../src/store/postgres.ts'
 import type { Hold, Store } from '../../src/store/store.ts'
@@ -13,6 +14,7 @@ import { servedEngines } from './one-per-engine.ts'
 const CLIENTS = 8
 const FOR_MS = 3000
 const TTL_MS = 60_000
+const TIMEOUT_MS = 5000
 /** Few enough for most statements to meet others. */
 const NAMES = Array.from({ length: 30 }, (_, index) => `race:${String(index).padStart(2, '0')}`)
 
@@ -94,7 +96,7 @@ class Client {
 
   constructor(connected: Connected, referee: Referee) {
     const adapter = connected.adapter as SqlAdapter<unknown>
-    this.store = adapter.engine === 'mysql' ? mysqlStore(adapter, {}) : postgresStore(adapter, {})
+    this.store = patient(adapter.engine === 'mysql' ? mysqlStore(adapter, {}) : postgresStore(adapter, {}), TIMEOUT_MS)
     this.#connected = connected
     this.#referee = referee
   }
