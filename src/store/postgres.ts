@@ -586,12 +586,9 @@ export function postgresStatements(naming: Naming) {
     openGates: statement<{ names: string }>(
       engine,
       (p) => sql`
-        with mine as materialized (
-          select name from ${gates} where name = any(${p.names}::text::text[]) order by name for no key update
-        )
         update ${gates} as g set closed_until = clock_timestamp()
-        from mine
-        where g.name = mine.name
+        from unnest(${p.names}::text::text[]) as a(name)
+        where g.name = a.name
         returning set_config('synchronous_commit', 'off', true)`,
     ),
 
