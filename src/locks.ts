@@ -10,6 +10,7 @@ import { Events, type LockListener } from './events.ts'
 import { Heartbeat } from './heartbeat.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
 import { Members } from './members.ts'
+import { OwnConnection } from './own-connection.ts'
 import { Queue } from './queue.ts'
 import {
   checkName,
@@ -99,15 +100,22 @@ export function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): 
 export function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>
 export function createLocks<Tx>(adapter: Adapter<Tx>, options: InstanceOptions = {}): Locks<Tx> {
   const settings = toSettings(options)
-  return new Instance<Tx>(patient(createStore(adapter, options), settings.statementTimeoutMs), settings)
+  const own = ownConnection(adapter, settings)
+  return new Instance<Tx>(patient(createStore(adapter, options, own), settings.statementTimeoutMs), settings, own)
 }
 
-function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions): Store<Tx> {
+function ownConnection<Tx>(adapter: Adapter<Tx>, settings: InstanceSettings): OwnConnection {
+  const { statementTimeoutMs: timeoutMs, ownConnection: wanted } = settings
+  const served = adapter?.engine === 'postgres' || adapter?.engine === 'mysql'
+  return new OwnConnection(adapter as SqlAdapter<never>, { enabled: wanted && served, timeoutMs })
+}
+
+function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions, own: OwnConnection): Store<Tx> {
   switch (adapter?.engine) {
     case 'postgres':
-      return postgresStore(adapter, naming)
+      return postgresStore(adapter, naming, own)
     case 'mysql':
-      return mysqlStore(adapter, naming)
+      return mysqlStore(adapter, naming, own)
     case 'sqlite':
       return sqliteStore(adapter, naming)
     case 'memory':
@@ -123,6 +131,7 @@ function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions): Store<T
 class Instance<Tx> implements Locks<Tx> {
   readonly #store: Store<Tx>
   readonly #settings: InstanceSettings
+  readonly #own: OwnConnection
   readonly #events = new Events()
   readonly #heartbeat: Heartbeat
   readonly #queue: Queue
@@ -141,8 +150,11 @@ class Instance<Tx> implements Locks<Tx> {
   #closed: Promise<void> | undefined
   #over = false
 
-  constructor(store: Store<Tx>, settings: InstanceSettings) {
+  constructor(store: Store<Tx>, settings: InstanceSettings, own: OwnConnection) {
     this.#store = store
+    this.#own = own
+    own.onWarning = (message) => this.#events.emit({ type: 'warning', message })
+    own.isNeeded = () => this.#leases.size > 0 || this.#queue.size > 0
     this.#settings = settings
     this.#heartbeat = new Heartbeat((holds) => store.renew(holds))
     const crowd = new Crowd()
@@ -316,6 +328,7 @@ class Instance<Tx> implements Locks<Tx> {
     const hold = { name, owner, token }
     const terms = { ttlMs, renew, maxHoldMs, sentAt, remainingMs, claim }
     const lease = new LeaseHandle(this.#leaseContext, hold, terms)
+    this.#own.prepare()
     const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
     if (stopListening !== undefined) lease.onEnd(stopListening)
     if (claim) lease.onEnd(() => this.#queue.ended(owner))
@@ -419,6 +432,11 @@ class Instance<Tx> implements Locks<Tx> {
       await this.#sessions.close()
     } catch (cause) {
       this.#events.emit({ type: 'error', during: 'closing the session', cause })
+    }
+    try {
+      await bounded(this.#own.close(), this.#settings.statementTimeoutMs)
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: "closing rowlock's own connection", cause })
     }
     this.#events.clear()
   }

@@ -262,6 +262,11 @@ export class Queue {
     return this.#attempting.has(name) || this.#lines.has(name)
   }
 
+  /** Locks that callers of this process wait for. */
+  get size(): number {
+    return this.#lines.size
+  }
+
   /** A caller tries to get the lock; those who join meanwhile stay behind it until `endAttempt`. */
   beginAttempt(name: string): void {
     this.#attempting.add(name)

@@ -32,6 +32,11 @@ export interface InstanceOptions extends LockOptions {
   readonly maxWaiters?: number | undefined
   /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
   readonly statementTimeout?: Duration | undefined
+  /**
+   * Whether rowlock keeps a connection of its own beside the pool, by which leases are renewed and waiters served while all of
+   * the pool's connections are in transactions. Default true; false for where each process is short-lived (serverless).
+   */
+  readonly ownConnection?: boolean | undefined
 }
 
 /** Checked and complete. */
@@ -53,6 +58,7 @@ export interface InstanceSettings {
   readonly holder: string
   readonly maxWaiters: number
   readonly statementTimeoutMs: number
+  readonly ownConnection: boolean
   readonly defaults: Terms
 }
 
@@ -78,8 +84,12 @@ export function toSettings(options: InstanceOptions): InstanceSettings {
     holder = `${hostname()}:${process.pid}`,
     statementTimeout = DEFAULT_STATEMENT_TIMEOUT,
     maxWaiters = DEFAULT_MAX_WAITERS,
+    ownConnection = true,
   } = options
   checkText('holder', holder)
+  if (typeof ownConnection !== 'boolean') {
+    throw new LockError('INVALID_ARGUMENT', `ownConnection must be true or false, not ${ownConnection}`)
+  }
   if (!Number.isSafeInteger(maxWaiters) || maxWaiters < 1 || maxWaiters > MOST_WAITERS) {
     throw new LockError(
       'INVALID_ARGUMENT',
@@ -89,6 +99,7 @@ export function toSettings(options: InstanceOptions): InstanceSettings {
   return {
     holder,
     maxWaiters,
+    ownConnection,
     statementTimeoutMs: toMilliseconds('statementTimeout', statementTimeout, { min: 1 }),
     defaults: { ...DEFAULT_TERMS, ...toTerms(options) },
   }

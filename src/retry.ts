@@ -109,10 +109,9 @@ export async function untilUnlocked(attempt: () => Promise<boolean>, limitMs: nu
   return true
 }
 
-async function boundedSession<Session extends { ping?(): Promise<unknown>; close(): Promise<void> }>(
-  opening: Promise<Session>,
-  timeoutMs: number,
-): Promise<Session> {
+async function boundedSession<
+  Session extends { ping?(): Promise<unknown>; drop?(): Promise<void>; close(): Promise<void> },
+>(opening: Promise<Session>, timeoutMs: number): Promise<Session> {
   try {
     const session = await bounded(opening, timeoutMs)
     return {

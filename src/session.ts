@@ -14,6 +14,7 @@ interface Listener extends Member {
 
 interface Pinged {
   ping?(): Promise<unknown>
+  drop?(): Promise<void>
   close(): Promise<void>
 }
 
@@ -38,7 +39,7 @@ export async function openPinged<Session extends Pinged>(
     } catch (cause) {
       lose(cause)
       // The server has to know, too, before others can go ahead. That fails if the connection is what was lost.
-      await session.close().catch(lose)
+      await (session.drop?.() ?? session.close()).catch(lose)
     }
   }
   if (!over && session.ping !== undefined) pinging = setInterval(ping, everyMs).unref()
@@ -52,8 +53,8 @@ export async function openPinged<Session extends Pinged>(
   }
 }
 
-/** An idle session would be ended by the server (MySQL's wait_timeout) or by a firewall; so it says something this often. */
-const PING_MS = 10_000
+/** An idle connection would be ended by a firewall, so it says something this often. */
+const PING_MS = 4000
 
 /**
  * The database session that this process's leases with `takeover: 'session'` live by. Opened for the first of them; after a

@@ -81,6 +81,9 @@ const LOOK_AGAIN_MS = 50
 /** A server that ends idle transactions is asked after this part of the time that it allows. */
 const IDLE_PART = 1 / 3
 
+/** Calls under way, by the handles of their transactions and the names of the locks. Each ends without an error. */
+const callsIn = new WeakMap<object, Map<string, Promise<unknown>>>()
+
 export class Transaction<Tx> implements TransactionLocks<Tx> {
   readonly #context: TransactionContext<Tx>
   readonly #tx: Tx
@@ -93,8 +96,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   async acquire(name: string, options?: TransactionOptions): Promise<TransactionHold> {
-    const request = this.#context.request(name, options)
-    const { token } = await this.#context.run(request.signal, (call) => this.#acquire(call, request, null))
+    const { token } = await this.#inTurn(this.#context.request(name, options), null)
     return { name, token }
   }
 
@@ -109,18 +111,42 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   async lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>> {
     const request = this.#context.request(name, options)
     const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
-    const hold = await this.#context.run(request.signal, (call) => this.#acquire(call, request, ttlMs))
+    const hold = await this.#inTurn(request, ttlMs)
     return { ...hold, confirm: () => this.#context.confirm(hold, request) }
+  }
+
+  /** Calls for one name in one transaction follow each other: the later ones get the hold that the first one got. */
+  #inTurn(request: LockRequest, ttlMs: number | null): Promise<Hold> {
+    const key = this.#tx as object
+    const wait = new Wait(request.name, request.waitMs)
+    return this.#context.run(request.signal, async (call) => {
+      const calls = callsIn.get(key) ?? new Map<string, Promise<unknown>>()
+      callsIn.set(key, calls)
+      const before = calls.get(request.name)
+      const mine = (async () => {
+        if (before !== undefined) await wait.race(call, before, 'another call in this transaction')
+        return this.#acquire(call, request, wait, ttlMs)
+      })()
+      const ended = mine.then(
+        () => undefined,
+        () => undefined,
+      )
+      calls.set(request.name, ended)
+      try {
+        return await mine
+      } finally {
+        if (calls.get(request.name) === ended) calls.delete(request.name)
+      }
+    })
   }
 
   /**
    * Behind other transactions it waits in the database, or, while it has no snapshot yet, before that. Behind leases it waits
    * in the queue, on rowlock's own connection, where transactions of this process share a place.
    */
-  async #acquire(call: Call, request: LockRequest, ttlMs: number | null): Promise<Hold> {
+  async #acquire(call: Call, request: LockRequest, wait: Wait, ttlMs: number | null): Promise<Hold> {
     const { store, queue } = this.#context
     const { name } = request
-    const wait = new Wait(name, request.waitMs)
     const attempt = this.#attempt(name, ttlMs)
     let turn: Turn | undefined
     let handed: Handed | undefined

@@ -53,6 +53,10 @@ begin
       return;
     end if;
     ignored := set_config('lock_timeout', ceil(greatest(limit_ms, 1))::text, true);
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+      -- What has changed since the snapshot was taken is an error here; the update would judge by what the snapshot has.
+      perform from rowlock_locks as l where l.name = lock_name for no key update;
+    end if;
     loop
       -- WHO GETS THE LOCK: a hold of this transaction stays what it is; what was handed to it becomes its own; and what is
       -- free goes to it unless leases wait.

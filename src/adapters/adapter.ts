@@ -1,4 +1,4 @@
-import { DatabaseError } from '../errors.ts'
+import { DatabaseError, LockError } from '../errors.ts'
 import type { MemoryDatabase } from '../store/memory.ts'
 
 /** Text and values in ... */
@@ -40,6 +40,8 @@ export interface DedicatedConnection extends Connection {
   /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
   onLost(listener: (cause: unknown) => void): void
   close(): Promise<void>
+  /** It does not answer: ends it, also for others that it is shared with. */
+  drop?(): Promise<void>
 }
 
 /** What ran in it has been rolled back, together with it. */
@@ -48,6 +50,13 @@ export function transactionLeftOpen(cause?: unknown): DatabaseError {
     'unavailable',
     'a connection of the pool had an open transaction, or autocommit is off on it, so that nothing done on it by itself would be committed. That transaction was rolled back, and the connection closed. Find who gives connections back without COMMIT or ROLLBACK, or with SET autocommit = 0',
     { cause },
+  )
+}
+
+export function noOwnConnection(orm: string): LockError {
+  return new LockError(
+    'UNSUPPORTED',
+    `this instance of ${orm} opens no connection beside its pool: give the adapter the option sessions (fromPg or fromMysql2 of the same database)`,
   )
 }
 
@@ -95,13 +104,17 @@ export interface SqlAdapter<Tx> {
    * function that it resolves with is called. Not needed where `dedicate` gives connections that pass them on.
    */
   listen?(channel: string, listener: (payload: string) => void): Promise<() => Promise<void>>
-  /** Opens a connection of rowlock's own, if the driver can tell when it breaks. */
+  /** Opens a connection of rowlock's own beside the pool, with the pool's settings, if the driver can tell when it breaks. */
   dedicate?(): Promise<DedicatedConnection>
+  /** Keeps a connection of the pool, where none can be opened; not if that would be the pool's only one. */
+  borrow?(): Promise<DedicatedConnection>
 }
 
-/** For ORMs that open no connection beside their pool. */
 export interface SessionOptions {
-  /** `fromPg` or `fromMysql2` of the same database, for the connection that `takeover: 'session'` keeps. */
+  /**
+   * `fromPg` or `fromMysql2` of the same database, for the connection of rowlock's own, where the adapter can open none, or where
+   * its pool goes through a proxy that shares sessions.
+   */
   readonly sessions?: Pick<SqlAdapter<never>, 'dedicate'>
 }
 

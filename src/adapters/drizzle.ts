@@ -10,7 +10,10 @@ import {
 } from './adapter.ts'
 import { type BetterSqlite3Database, fromBetterSqlite3 } from './better-sqlite3.ts'
 import { toResult } from './mysql-result.ts'
+import { dedicateMysql2 } from './mysql2.ts'
+import { dedicatePg } from './pg.ts'
 import type { PostgresJs } from './postgres-js.ts'
+import { fromPostgresJs } from './postgres-js.ts'
 import { type RowReader, rowReader } from './postgres-js-rows.ts'
 import { assertTransactionOpen } from './postgres-transaction.ts'
 
@@ -74,7 +77,8 @@ export function fromDrizzle<Db, Tx>(
   const executor = primary as Executor
   const read = kinds.includes('PostgresJsDatabase') ? rowReader($client as PostgresJs) : undefined
   const send = (target: Executor, statement: Statement) => run(engine, target, read, statement)
-  const dedicate = options.sessions?.dedicate
+  const client = (primary as { $client?: unknown }).$client ?? $client
+  const own = options.sessions?.dedicate ? { dedicate: options.sessions.dedicate } : ownConnection(engine, client)
   return {
     engine,
     query: (statement) => send(executor, statement),
@@ -87,8 +91,18 @@ export function fromDrizzle<Db, Tx>(
     },
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
       executor.transaction((tx) => use(connectionIn((statement) => send(tx, statement)))),
-    ...(dedicate && { dedicate }),
+    ...own,
   }
+}
+
+/** Beside the pool of the driver's that Drizzle was given; a lone client has none. */
+function ownConnection(engine: SqlEngine, client: unknown): Pick<SqlAdapter<never>, 'dedicate' | 'borrow'> {
+  if (client === null || (typeof client !== 'object' && typeof client !== 'function')) return {}
+  if ('unsafe' in client) {
+    const { borrow } = fromPostgresJs(client as unknown as PostgresJs)
+    return borrow === undefined ? {} : { borrow }
+  }
+  return { dedicate: () => (engine === 'postgres' ? dedicatePg(client) : dedicateMysql2(client)) }
 }
 
 /** Answers whether the driver has told that the transaction is open. */

@@ -1,5 +1,6 @@
 import { LockError } from '../errors.ts'
 import type { Connection, Result, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
+import { borrowed } from './borrowed.ts'
 
 interface Query {
   readonly sql: string
@@ -47,6 +48,8 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
   }
   const dedicate = options.sessions?.dedicate
   const engine = options.engine ?? engineOf(db)
+  const reserve = <T>(use: (connection: Connection) => Promise<T>) =>
+    db.connection().execute((connection) => use({ query: (statement) => send(connection, statement) }))
   return {
     engine,
     // Kysely's own dialect for SQLite has one connection.
@@ -61,9 +64,8 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
       }
       return send(tx as unknown as Executor, statement).catch(explainEnd)
     },
-    reserve: <T>(use: (connection: Connection) => Promise<T>) =>
-      db.connection().execute((connection) => use({ query: (statement) => send(connection, statement) })),
-    ...(dedicate && { dedicate }),
+    reserve,
+    ...(dedicate ? { dedicate } : engine !== 'sqlite' && { borrow: () => borrowed(reserve) }),
   }
 }
 

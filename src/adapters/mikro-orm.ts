@@ -2,12 +2,15 @@ import { LockError } from '../errors.ts'
 import {
   type Connection,
   connectionIn,
+  type DedicatedConnection,
+  noOwnConnection,
   type Result,
   type SessionOptions,
   type SqlAdapter,
   type SqlEngine,
   type Statement,
 } from './adapter.ts'
+import { dedicateKnex } from './knex.ts'
 import { toResult } from './mysql-result.ts'
 
 /** The EntityManager of a transaction of MikroORM. */
@@ -44,7 +47,7 @@ export function fromMikroOrm(orm: MikroOrm, options: MikroOrmOptions = {}): SqlA
     throw new LockError('INVALID_ARGUMENT', 'fromMikroOrm takes a MikroORM of an SQL driver')
   }
   const engine = options.engine ?? engineOf(orm)
-  const dedicate = options.sessions?.dedicate
+  const dedicate = options.sessions?.dedicate ?? (engine === 'sqlite' ? undefined : () => dedicateMikroOrm(engine, orm))
   const send = (statement: Statement, transaction?: unknown) => execute(engine, orm, statement, transaction)
   return {
     engine,
@@ -67,6 +70,13 @@ export function fromMikroOrm(orm: MikroOrm, options: MikroOrmOptions = {}): SqlA
       ),
     ...(dedicate && { dedicate }),
   }
+}
+
+/** Beside the pool of Knex that it has; of a replicated instance, to the primary. */
+async function dedicateMikroOrm(engine: SqlEngine, { em }: MikroOrm): Promise<DedicatedConnection> {
+  const { getKnex } = em.getConnection('write') as { getKnex?(): { readonly client: object } }
+  if (getKnex === undefined) throw noOwnConnection('MikroORM')
+  return dedicateKnex(engine, getKnex.call(em.getConnection('write')))
 }
 
 async function execute(

@@ -30,8 +30,8 @@ export interface Mysql2Pool {
 
 export interface Mysql2Options {
   /**
-   * A pool that reaches the server directly, of which `takeover: 'session'` keeps one connection, when `pool` goes through
-   * a proxy or has just one connection. Default: `pool`.
+   * A pool that reaches the server directly, for the connection of rowlock's own, when `pool` goes through a proxy. Default:
+   * `pool`.
    */
   readonly sessions?: Mysql2Pool
 }
@@ -67,7 +67,7 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
         throw error
       }
     },
-    dedicate: () => dedicate(options.sessions ?? pool),
+    dedicate: () => dedicateMysql2(options.sessions ?? pool),
   }
 }
 
@@ -94,25 +94,65 @@ async function sendAlone(pool: Mysql2Pool, statement: Statement): Promise<Result
   }
 }
 
-async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {
-  if (connectionLimit(pool) === 1) {
-    throw new LockError(
-      'UNSUPPORTED',
-      "takeover: 'session' keeps a connection, and this pool has just one: enlarge it, or give fromMysql2 another pool as its sessions option",
-    )
+/** A connection of the callback API, beside a pool. */
+export interface RawMysql2Connection {
+  readonly threadId: number
+  readonly stream?: { unref?(): void }
+  promise(): Pick<Mysql2Transaction, 'query'>
+  on(event: string, listener: (cause?: unknown) => void): unknown
+  destroy(): void
+}
+
+/** A connection beside the pool, made with the pool's own settings, so that a pool of one is not used up by it. */
+export async function dedicateMysql2(pool: object): Promise<DedicatedConnection> {
+  // Of the promise API, or the callback API itself.
+  const callbackPool = (pool as { pool?: object }).pool ?? pool
+  const { config, _createConnectionConfig, listeners } = callbackPool as {
+    config?: { connectionConfig?: object }
+    _createConnectionConfig?(): object
+    listeners?(event: string): ((connection: unknown) => void)[]
   }
-  const connection = await pool.getConnection()
+  const settings = _createConnectionConfig?.call(callbackPool) ?? config?.connectionConfig
+  if (settings === undefined) {
+    throw new LockError('UNSUPPORTED', 'a connection beside the pool needs a pool of mysql2 whose settings can be read')
+  }
+  const { default: mysql2 } = (await import('mysql2')) as unknown as {
+    default: { Connection: new (options: { config: object }) => RawMysql2Connection & Connectable }
+  }
+  const connection = new mysql2.Connection({ config: settings })
+  const dedicated = await connectedMysql2(
+    connection,
+    () =>
+      new Promise((resolve, reject) => {
+        connection.connect((error) => (error ? reject(error) : resolve()))
+      }),
+  )
+  // What the application does with each new connection of its pool.
+  for (const listener of listeners?.call(callbackPool, 'connection') ?? []) listener.call(callbackPool, connection)
+  return dedicated
+}
+
+interface Connectable {
+  connect(done: (error: unknown) => void): void
+}
+
+/** A connection of mysql2's that is rowlock's own, connected by `connect`. */
+export async function connectedMysql2(
+  connection: RawMysql2Connection,
+  connect?: () => Promise<void>,
+): Promise<DedicatedConnection> {
   const loss = new Loss()
   connection.on('error', loss.lose)
-  ;(connection as unknown as { connection?: { stream?: { unref?(): void } } }).connection?.stream?.unref?.()
   connection.on('end', () => loss.lose(new Error('the connection has ended')))
+  await connect?.()
+  connection.stream?.unref?.()
+  const promised = connection.promise()
   return {
     backendId: connection.threadId,
-    query: (statement) => send(connection, statement),
+    query: (statement) => send(promised, statement),
     onLost: loss.onLost,
     async close() {
       loss.expect()
-      // Not back into the pool: it would take the session lock along.
       connection.destroy()
     },
   }
@@ -120,8 +160,4 @@ async function dedicate(pool: Mysql2Pool): Promise<DedicatedConnection> {
 
 function isCallbackPool(pool: unknown): boolean {
   return typeof (pool as { promise?: unknown }).promise === 'function'
-}
-
-function connectionLimit(pool: unknown): number | undefined {
-  return (pool as { pool?: { config?: { connectionLimit?: number } } }).pool?.config?.connectionLimit
 }

@@ -29,7 +29,7 @@ interface PgPoolClient extends PgTransaction {
   off(event: 'error', listener: (cause: unknown) => void): unknown
 }
 
-interface PgClient extends PgTransaction {
+export interface PgClient extends PgTransaction {
   connect(): Promise<unknown>
   end(): Promise<void>
   unref?(): void
@@ -43,8 +43,8 @@ export interface PgPool extends PgTransaction {
 
 export interface PgOptions {
   /**
-   * A pool that reaches the server directly, for the one connection that `takeover: 'session'` keeps, when `pool` goes
-   * through a pooler. Default: `pool`.
+   * A pool that reaches the server directly, for the connection of rowlock's own, when `pool` goes through a pooler. Default:
+   * `pool`.
    */
   readonly sessions?: PgPool
 }
@@ -115,7 +115,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
         client.release(broken)
       }
     },
-    dedicate: () => dedicate(options.sessions ?? pool),
+    dedicate: () => dedicatePg(options.sessions ?? pool),
   }
 }
 
@@ -190,20 +190,34 @@ async function assertInTransaction(tx: PgTransaction): Promise<void> {
 }
 
 /** A connection beside the pool, made with the pool's own settings, so that a pool of one is not used up by it. */
-async function dedicate(pool: PgPool): Promise<DedicatedConnection> {
-  const { Client, options } = pool as unknown as { Client?: new (options: unknown) => PgClient; options?: unknown }
+export async function dedicatePg(pool: object): Promise<DedicatedConnection> {
+  const { Client, options } = pool as { Client?: new (options: unknown) => PgClient; options?: unknown }
   if (Client === undefined)
-    throw new LockError('UNSUPPORTED', "takeover: 'session' needs a pg.Pool that knows its Client class")
+    throw new LockError('UNSUPPORTED', 'a connection beside the pool needs a pg.Pool that knows its Client class')
   const client = new Client(options)
+  // What the application does with each new connection of its pool: a schema, a role, settings.
+  const { listeners } = pool as { listeners?(event: string): ((client: PgClient) => void)[] }
+  const onConnect = listeners?.call(pool, 'connect') ?? []
+  return connectedPg(client, async () => {
+    await client.connect()
+    for (const listener of onConnect) listener.call(pool, client)
+  })
+}
+
+/** A client of pg's that is rowlock's own, connected by `connect`. */
+export async function connectedPg(client: PgClient, connect?: () => Promise<void>): Promise<DedicatedConnection> {
   const loss = new Loss()
   client.on('error', loss.lose)
   client.on('end', () => loss.lose(new Error('the connection has ended')))
-  await client.connect()
+  await connect?.()
   client.unref?.()
+  // pg keeps the id from the server's BackendKeyData, a pooler invents one.
+  const backendId = (client as { processID?: number | null }).processID ?? undefined
+  const { rows } = await send(client, { text: 'select pg_backend_pid() as backend', values: [] })
+  const isDirect = Number(rows[0]?.backend) === backendId
   return {
-    // pg keeps the id from the server's BackendKeyData, a pooler invents one.
-    backendId: (client as unknown as { processID?: number | null }).processID ?? undefined,
-    query: (statement) => send(client, statement),
+    backendId,
+    query: (statement) => send(client, statement, isDirect ? statement.name : undefined),
     onNotification(listener) {
       client.on('notification', (message) => listener((message as { payload?: string }).payload ?? ''))
     },

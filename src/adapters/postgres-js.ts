@@ -1,5 +1,13 @@
 import { LockError } from '../errors.ts'
-import { connectionIn, type Result, type SessionOptions, type SqlAdapter, type Statement } from './adapter.ts'
+import {
+  connectionIn,
+  type DedicatedConnection,
+  noOwnConnection,
+  type Result,
+  type SessionOptions,
+  type SqlAdapter,
+  type Statement,
+} from './adapter.ts'
 import { type PostgresJsOptions, type RowReader, rowReader } from './postgres-js-rows.ts'
 import { assertTransactionOpen } from './postgres-transaction.ts'
 
@@ -43,7 +51,27 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
       const { unlisten } = await sql.listen(channel, listener)
       return unlisten
     },
-    ...(dedicate && { dedicate }),
+    ...(dedicate ? { dedicate } : { borrow: async () => besidePostgresJs(sql, send) }),
+  }
+}
+
+/**
+ * The connection that postgres.js keeps beside its pool to listen on, with the settings of the pool. It is made anew whenever it
+ * is lost, without telling.
+ */
+export async function besidePostgresJs(
+  sql: Pick<PostgresJs, 'listen'>,
+  send: (target: Sql, statement: Statement) => Promise<Result>,
+): Promise<DedicatedConnection> {
+  const listening = () => (sql.listen as { sql?: Sql }).sql
+  if (listening() === undefined) await sql.listen('rowlock', () => undefined)
+  if (listening() === undefined) throw noOwnConnection('postgres.js')
+  return {
+    backendId: undefined,
+    query: (statement) => send(listening()!, statement),
+    onLost: () => undefined,
+    // It is postgres.js's, which ends it with the pool.
+    close: async () => undefined,
   }
 }
 

@@ -2,6 +2,8 @@ import { LockError } from '../errors.ts'
 import {
   type Connection,
   connectionIn,
+  type DedicatedConnection,
+  noOwnConnection,
   type Result,
   type SessionOptions,
   type SqlAdapter,
@@ -9,6 +11,7 @@ import {
   type Statement,
 } from './adapter.ts'
 import { toResult } from './mysql-result.ts'
+import { connectedRaw } from './raw-connection.ts'
 
 /** A Transaction of Sequelize 6. */
 export interface SequelizeTransaction {
@@ -46,7 +49,8 @@ export function fromSequelize(
       `fromSequelize knows postgres, mysql, mariadb and sqlite, and not ${sequelize.getDialect()}`,
     )
   }
-  const dedicate = options.sessions?.dedicate
+  const dedicate =
+    options.sessions?.dedicate ?? (engine === 'sqlite' ? undefined : () => dedicateSequelize(engine, sequelize))
   return {
     engine,
     // In a file, each transaction has a connection of its own.
@@ -102,6 +106,18 @@ async function send(
     // What lies beneath does not tell that it was the pool that had no connection.
     throw name === 'SequelizeConnectionAcquireTimeoutError' ? error : (original ?? error)
   }
+}
+
+/** Beside the pool, made as those of the pool are, hooks included; of a replicated instance, to the primary. */
+async function dedicateSequelize(engine: SqlEngine, sequelize: SequelizeInstance): Promise<DedicatedConnection> {
+  const { connectionManager, config, options } = sequelize as {
+    connectionManager?: { _connect?(config: object): Promise<unknown> }
+    config?: object
+    options?: { replication?: false | { write?: object } }
+  }
+  if (connectionManager?._connect === undefined || config === undefined) throw noOwnConnection('Sequelize')
+  const primary = options?.replication ? options.replication.write : undefined
+  return connectedRaw(engine, await connectionManager._connect({ ...config, ...primary }))
 }
 
 function isInMemory(sequelize: SequelizeInstance): boolean {

@@ -1,6 +1,15 @@
 import { LockError } from '../errors.ts'
-import type { Result, SessionOptions, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
+import {
+  noOwnConnection,
+  type Result,
+  type SessionOptions,
+  type SqlAdapter,
+  type SqlEngine,
+  type Statement,
+} from './adapter.ts'
 import { toResult } from './mysql-result.ts'
+import { dedicateMysql2 } from './mysql2.ts'
+import { dedicatePg } from './pg.ts'
 import { type SqliteHandle, synchronousSqlite } from './sqlite.ts'
 
 /** A QueryRunner of TypeORM. */
@@ -53,7 +62,15 @@ export function fromTypeorm(
     )
   }
   if (engine === 'sqlite') return onBetterSqlite3(dataSource)
-  const dedicate = options.sessions?.dedicate
+  const dedicate =
+    options.sessions?.dedicate ??
+    (async () => {
+      const { master, pool } = dataSource.driver as { master?: object; pool?: object }
+      // With replication on MySQL there is a cluster of pools, which opens none beside it.
+      const primary = engine === 'postgres' ? master : pool
+      if (primary === undefined) throw noOwnConnection('TypeORM')
+      return engine === 'postgres' ? dedicatePg(primary) : dedicateMysql2(primary)
+    })
   const reserve = async <T>(use: (runner: TypeormQueryRunner) => Promise<T>) => {
     const runner = dataSource.createQueryRunner('master')
     try {
@@ -67,7 +84,7 @@ export function fromTypeorm(
     query: (statement) => reserve((runner) => send(engine, runner, statement)),
     queryIn: async (tx, statement) => send(engine, openRunner(tx), statement),
     reserve: (use) => reserve((runner) => use({ query: (statement) => send(engine, runner, statement) })),
-    ...(dedicate && { dedicate }),
+    dedicate,
   }
 }
 

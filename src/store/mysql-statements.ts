@@ -9,8 +9,6 @@ export const BATCH = 1000
 
 /** A process that closes a gate opens it again; should it be gone, the gate opens after that time. */
 const GATE_MS = 1000
-/** Longer than any wait: where the statement's own limit ends it, this one must not come before. */
-const LONGEST_ROW_WAIT_SECONDS = 3600
 /** A limit of the statement's own: without one, the session's `sql_select_limit` would count. */
 const ALL = 2_000_000_000
 
@@ -98,7 +96,9 @@ export function mysqlStatements(naming: Naming) {
     (p) => sql`select token from ${locks} force index (primary) where name = ${p.name} for update`,
   )
 
-  const takeBehind = statement<AskedBehind>(
+  // A hold of a transaction's own ends with it, so its expiry does not move: what waits for the row compares it with a clock
+  // that was read before.
+  const takeRow = statement<AskedWithin>(
     engine,
     (p) => sql`
         update ${locks}
@@ -106,7 +106,8 @@ export function mysqlStatements(naming: Naming) {
             owner = case when ${p.ttl} is not null then ${p.owner} end,
             holder = ${p.holder}, session = null, handed_to = ${p.mark}, takeover = 0,
             expires_at = coalesce(${now} + ${p.ttl} * 1000, least(expires_at, ${now}))
-        where name = ${p.name} and (owner is null or owner = ${p.owner} or expires_at <= ${now})`,
+        where name = ${p.name}
+          and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})`,
   )
 
   return {
@@ -114,21 +115,21 @@ export function mysqlStatements(naming: Naming) {
     // holder had not released.
     acquire: batched<AskedAttempt>(sql`
         update (
-          select l.name, asked.owner, asked.ttl, asked.holder, asked.session, asked.mark,
+          select l.name, asked.owner, asked.ttl, asked.holder, asked.session,
                  case when l.owner = asked.owner then l.token else greatest(l.token + 1, ${now}) end as next_token,
                  case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
           from ${askedLocks}
           where l.owner = asked.owner
-             or (l.queue is null or asked.passes = 1) and (l.expires_at <= ${now} or l.session = asked.deadSession)
+             or l.queue is null and (l.expires_at <= ${now} or l.session = asked.deadSession)
           limit ${sql.lit(BATCH)}
           for update skip locked
         ) as free
         straight_join ${locks} as l force index (primary) on l.name = free.name
         set l.owner = case when free.ttl is not null then free.owner end,
             l.token = free.next_token,
-            l.expires_at = coalesce(${now} + free.ttl * 1000, least(l.expires_at, ${now}))
+            l.expires_at = ${now} + coalesce(free.ttl, 0) * 1000
               + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
-            l.holder = free.holder, l.session = free.session, l.handed_to = free.mark, l.takeover = free.takeover`),
+            l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover`),
 
     // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
     // do so hardly ever, and are repeated.
@@ -146,21 +147,39 @@ export function mysqlStatements(naming: Naming) {
         on duplicate key update token = token`,
     ),
 
-    // In a transaction, behind others that have the row locked, for a limited time. The limit is the statement's own, and ends
-    // it alone, with an error of its own: no setting of the session is touched, and innodb_rollback_on_timeout has no say. An
-    // UPDATE of MySQL's has no such limit, so there the row is locked by a SELECT first.
+    // WHO GETS THE LOCK in a transaction: whoever has the row, unless a lease has the lock. Those who wait in the queue came
+    // later, or the look before would have told of them: none can queue while a transaction waits for the row.
     //
-    // WHO GETS THE LOCK after that wait: this transaction, unless a lease has it. Whoever is in the queue came later, since none
-    // can queue while a transaction waits for the row.
-    waitForRow: (name: Buffer, waitMs: number): Statement => {
+    // The wait is limited by the statement itself, and ends it alone, with an error of its own: no setting of the session is
+    // touched, and innodb_rollback_on_timeout has no say. NOWAIT and not SKIP LOCKED, which at REPEATABLE READ locks the gap
+    // behind a row that it skips, so that nobody could create locks there until the transaction ends.
+    //
+    // MariaDB limits an UPDATE. MySQL limits a SELECT only, which locks the row first; and its UPDATE finds the row NOWAIT.
+    takeRowInMariadb: (asked: AskedWithin, limits: string): Statement => {
+      const { text, values } = takeRow(asked)
+      return { text: `set statement ${limits} for ${text}`, values }
+    },
+    takeRow,
+    takeRowNow: statement<AskedWithin>(
+      engine,
+      (p) => sql`
+        update (
+          select name, case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end as next_token
+          from ${locks} force index (primary)
+          where name = ${p.name}
+            and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})
+          limit 1
+          for update nowait
+        ) as free
+        straight_join ${locks} as l force index (primary) on l.name = free.name
+        set l.token = free.next_token,
+            l.owner = case when ${p.ttl} is not null then ${p.owner} end,
+            l.holder = ${p.holder}, l.session = null, l.handed_to = ${p.mark}, l.takeover = 0,
+            l.expires_at = coalesce(${now} + ${p.ttl} * 1000, least(l.expires_at, ${now})) + 0 * last_insert_id(free.next_token)`,
+    ),
+    lockRow: (name: Buffer, waitMs: number): Statement => {
       const { text, values } = lockRow({ name })
       return { text: text.replace('select', `select /*+ MAX_EXECUTION_TIME(${Math.ceil(waitMs)}) */`), values }
-    },
-    takeBehind: (asked: AskedBehind): Statement => takeBehind(asked),
-    takeBehindWithin: (asked: AskedBehind, waitMs: number): Statement => {
-      const { text, values } = takeBehind(asked)
-      const limits = `max_statement_time=${waitMs / 1000}, innodb_lock_wait_timeout=${LONGEST_ROW_WAIT_SECONDS}`
-      return { text: `set statement ${limits} for ${text}`, values }
     },
 
     // A hold that this transaction has, if it has not been undone with a savepoint.
@@ -168,8 +187,7 @@ export function mysqlStatements(naming: Naming) {
       engine,
       (p) => sql`
         select token from ${locks} force index (primary)
-        where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}
-        for update skip locked`,
+        where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}`,
     ),
 
     closeGates: batched<{ name: Buffer }>(sql`
@@ -384,13 +402,12 @@ interface AskedAttempt {
   readonly session: Buffer | null
   /** A session that is gone; a hold that depends on it is over. */
   readonly deadSession: Buffer | null
-  /** 1: nobody in the queue comes before this one. */
-  readonly passes: 0 | 1
-  /** Of a transaction that takes it. */
-  readonly mark: Buffer | null
 }
 
-type AskedBehind = Pick<AskedAttempt, 'name' | 'owner' | 'ttl' | 'holder' | 'mark'>
+interface AskedWithin extends Omit<AskedAttempt, 'session'> {
+  /** Of the transaction that takes it. */
+  readonly mark: Buffer
+}
 
 interface AskedArrival {
   readonly name: Buffer

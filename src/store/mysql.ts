@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import type { Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
+import type { OwnConnection } from '../own-connection.ts'
 import { bounded } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import { checkRow, otherShape, toNumber } from './shape.ts'
@@ -57,15 +58,15 @@ const RELEASED: ReleaseResult = { ...LOST, outcome: 'released' }
  * One lock is one statement, where that can tell what it did. Many locks are one statement, too, and a look at what became
  * of each of them: no statement here answers with rows that it changed.
  */
-export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<Tx> {
+export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: OwnConnection): Store<Tx> {
   const statements = mysqlStatements(naming)
   const table = tableName('mysql', 'locks', naming)
-  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
+  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
 
   let topology: Promise<Topology> | undefined
   function knownTopology(): Promise<Topology> {
     topology ??= readTopology('mysql', async (query) => {
-      const { rows } = await runner.run(query)
+      const { rows } = await runner.keep(query)
       for (const row of rows) checkRow(row, 'Variable_name')
       return { rows }
     }).catch((error: unknown) => {
@@ -77,7 +78,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
 
   async function look(items: readonly { readonly name: string }[]): Promise<Map<string, Row>> {
     const query = statements.look(items.map(({ name }) => bytes(name)))
-    const { rows } = await runner.run(afterAllCommits(await knownTopology(), query))
+    const { rows } = await runner.keep(afterAllCommits(await knownTopology(), query))
     const found = byName(rows.map(toRow))
     const asked = new Set(items.map(({ name }) => name))
     for (const name of found.keys())
@@ -136,12 +137,12 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   }
 
   async function lookAtChanges(items: readonly { readonly name: string }[]) {
-    const { rows } = await runner.run(statements.changes(items.map(({ name }) => bytes(name))))
+    const { rows } = await runner.keep(statements.changes(items.map(({ name }) => bytes(name))))
     return byName(rows.map((row) => ({ ...toRow(row), changes: toList(row.changes), waiters: Number(row.waiters) })))
   }
 
   async function enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]> {
-    const { affectedRows } = await runner.run(
+    const { affectedRows } = await runner.keep(
       statements.enqueue(
         arrivals.map(({ name, entry, joins, count, ttlMs, holder, session, process, transaction, waitMs }) => ({
           name: bytes(name),
@@ -173,7 +174,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
 
   async function leave(departures: readonly Departure[]): Promise<DepartureResult[]> {
     const departure = randomBytes(8).toString('hex')
-    const { affectedRows } = await runner.run(
+    const { affectedRows } = await runner.keep(
       statements.leave(
         departures.map(({ name, entry, count }) => ({
           name: bytes(name),
@@ -194,7 +195,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   }
 
   async function settle(names: readonly { readonly name: string }[]): Promise<Settlement[]> {
-    const result = await runner.run(
+    const result = await runner.keep(
       statements.settle(names.map(({ name }) => ({ name: bytes(name), deadSession: null }))),
     )
     const rows = await look(names)
@@ -207,7 +208,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   }
 
   async function settleBehindTheDead(name: string): Promise<Settlement> {
-    const [record] = (await runner.run(statements.queue({ name: bytes(name) }))).rows
+    const [record] = (await runner.keep(statements.queue({ name: bytes(name) }))).rows
     const row = record && toRow(record)
     const settlement = toSettlement(row, false)
     if (row === undefined || settlement.outcome !== 'locked') return settlement
@@ -220,7 +221,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     )
     if (gone !== undefined || living.length < entries.length) {
       const left = living.length === 0 ? null : bytes(JSON.stringify(living))
-      const { affectedRows } = await runner.run(
+      const { affectedRows } = await runner.keep(
         statements.prune({ name: bytes(name), token: row.token, seen, living: left }),
       )
       if (Number(affectedRows) === 0) return settlement
@@ -228,7 +229,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       return settlement
     }
     const deadSession = row.sessionGone ? row.session : null
-    const result = await runner.run(statements.settle([{ name: bytes(name), deadSession }]))
+    const result = await runner.keep(statements.settle([{ name: bytes(name), deadSession }]))
     return toSettlement((await look([{ name }])).get(name), Number(result.affectedRows) > 0)
   }
 
@@ -254,20 +255,20 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
   async function releaseAll(holds: readonly Hold[], rows: ReadonlyMap<string, Row>): Promise<boolean> {
     const asked = holds.map(toAskedHold)
     if (!holds.some(({ name }) => rows.get(name)!.awaited)) {
-      const { affectedRows } = await runner.run(statements.release(asked))
+      const { affectedRows } = await runner.keep(statements.release(asked))
       if (Number(affectedRows) === holds.length) return true
     }
-    await runner.run(statements.handOver(asked))
+    await runner.keep(statements.handOver(asked))
     return false
   }
 
   async function releaseOne(hold: Hold): Promise<ReleaseResult> {
     // Others will wait, too, for a lock that had to be waited for.
     if (!wasHandedOver(hold)) {
-      const released = await runner.run(statements.release([toAskedHold(hold)]))
+      const released = await runner.keep(statements.release([toAskedHold(hold)]))
       if (Number(released.affectedRows) > 0) return RELEASED
     }
-    const result = await runner.run(statements.handOver([toAskedHold(hold)]))
+    const result = await runner.keep(statements.handOver([toAskedHold(hold)]))
     if (Number(result.affectedRows) === 0) return isOurs(hold, await look([hold])) ? LOCKED : LOST
     const token = tokenOf(result)
     return { ...RELEASED, handedOver: token > 0n, unsettled: token < 0n }
@@ -289,7 +290,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
 
   async function renew(holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<Renewal[]> {
     const sentAt = performance.now()
-    const result = await runner.run(statements.renew(holds.map(toAskedLease)))
+    const result = await runner.keep(statements.renew(holds.map(toAskedLease)))
     if (holds.length === 1 && tokenOf(result) !== 0n) {
       return [{ outcome: 'renewed', remainingMs: Number(result.insertId) / 1000 }]
     }
@@ -333,12 +334,10 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
       if (seen.leasesWait) return { granted: false, holder: null, queued: true }
     }
     const mark = `transaction ${randomBytes(16).toString('hex')}`
-    const asked = {
-      ...toAskedAttempt(attempt, seen?.sessionGone ? seen.session : null),
-      passes: seen === undefined ? (0 as const) : (1 as const),
-      mark: bytes(mark),
-    }
-    const token = (await takeIn(tx, attempt, statements.acquire([asked]))) ?? (await takeBehind(tx, asked, waitMs))
+    const { session: _, ...rest } = toAskedAttempt(attempt, seen?.sessionGone ? seen.session : null)
+    const asked = { ...rest, mark: bytes(mark) }
+    if (seen === undefined) await runner.runIn(tx, statements.createFree({ name: asked.name }), () => undefined)
+    const token = await takeWithin(tx, asked, waitMs)
     if (token === undefined) return { granted: false, holder: null, queued: false }
     const hold = { owner: attempt.owner, token, mark }
     if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
@@ -351,7 +350,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     const ask = async () => {
       const row = (await look([{ name }])).get(name)
       if (row !== undefined) return row
-      await runner.run(statements.createFree({ name: bytes(name) }))
+      await runner.keep(statements.createFree({ name: bytes(name) }))
       return (await look([{ name }])).get(name)
     }
     try {
@@ -362,54 +361,63 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     }
   }
 
-  /** What is committed cannot be what an open transaction holds: its handle has served another one since. */
+  /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
   async function ownHold(
     tx: Tx,
     name: string,
     seen: Row | undefined,
   ): Promise<Omit<TransactionHold, 'mark'> | undefined> {
     const hold = holdsOf.get(tx as object)?.get(name)
-    if (hold === undefined || seen === undefined || seen.token >= hold.token) return undefined
+    if (hold === undefined || seen === undefined) return undefined
+    if (seen.token > hold.token || seen.handedTo === hold.mark) return undefined
     const query = statements.ownHold({ name: bytes(name), token: hold.token, mark: bytes(hold.mark) })
     const stands = await runner.runIn(tx, query, ({ rows }) => rows.length === 1)
     return stands ? { owner: hold.owner, token: hold.token } : undefined
   }
 
-  /** The token; undefined if the row could not be had. */
-  async function takeIn(tx: Tx, { name, ttlMs }: Attempt, query: Statement): Promise<bigint | undefined> {
-    const result = await runner.runIn(tx, query, (answer) => answer)
-    if (result.inTransaction === false) {
-      // It has committed: a lease must be undone.
-      if (ttlMs !== null) await runner.run(statements.forceRelease({ name: bytes(name) }))
-      throw noTransaction('within(tx)')
-    }
-    const token = tokenOf(result)
-    return token === 0n ? undefined : abs(token)
-  }
-
-  async function takeBehind(tx: Tx, asked: AskedBehind, waitMs: number): Promise<bigint | undefined> {
-    if (waitMs <= 0) return undefined
+  /** The token; undefined if another transaction has the row. */
+  async function takeWithin(tx: Tx, asked: AskedWithin, waitMs: number): Promise<bigint | undefined> {
+    // Asked in the transaction if it is not known yet: there may be no other connection. It takes no snapshot.
+    topology ??= readTopology('mysql', async (query) => runner.runIn(tx, query, (answer) => answer))
     const { dialect, settings } = await knownTopology()
-    try {
-      if (dialect === 'mysql') {
-        const query = statements.waitForRow(asked.name, waitMs)
-        const found = await runner.runIn(tx, query, ({ rows }) => rows.length > 0)
-        // Purged meanwhile.
-        if (!found) return undefined
+    const rollsBackOnTimeout = settings.innodb_rollback_on_timeout === 'on'
+    const take = async (query: Statement) => {
+      const result = await runner.runIn(tx, query, (answer) => answer)
+      if (result.inTransaction === false) {
+        // It has committed: a lease must be undone.
+        if (asked.ttl !== null) await runner.run(statements.forceRelease({ name: asked.name }))
+        throw noTransaction('within(tx)')
       }
-      const query = dialect === 'mysql' ? statements.takeBehind(asked) : statements.takeBehindWithin(asked, waitMs)
-      const token = tokenOf(await runner.runIn(tx, query, (answer) => answer))
-      if (token !== 0n) return token
-    } catch (error) {
-      const errno = error instanceof LockError ? errnoOf(error.cause) : undefined
-      const over = errno === WAIT_LIMITED || errno === WAIT_LIMITED_MARIADB
-      // The session's own limit, shorter than ours. It ends the statement alone, unless the server says otherwise.
-      const short = errno === LOCK_WAIT_TIMEOUT && settings.innodb_rollback_on_timeout !== 'on'
-      if (over || short) return undefined
-      throw error
+      const token = tokenOf(result)
+      // InnoDB may have locked the row of somebody's lease, which must not last.
+      if (token === 0n) {
+        throw transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
+      }
+      return token
     }
-    // InnoDB may have locked the row of somebody's lease, which must not last.
-    throw transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
+    const unlessLocked = async <T>(work: () => Promise<T>) => {
+      try {
+        return await work()
+      } catch (error) {
+        const errno = error instanceof LockError ? errnoOf(error.cause) : undefined
+        // 1205 ends the statement alone, unless the server is told otherwise.
+        const isLocked = [WAIT_LIMITED, WAIT_LIMITED_MARIADB, NO_WAIT_REFUSED].includes(errno as number)
+        if (isLocked || (errno === LOCK_WAIT_TIMEOUT && !rollsBackOnTimeout)) return undefined
+        throw error
+      }
+    }
+    if (dialect === 'mariadb') {
+      const limitMs = waitMs > 0 || !rollsBackOnTimeout ? waitMs : SHORTEST_LIMIT_MS
+      const limits =
+        limitMs > 0
+          ? `max_statement_time=${limitMs / 1000}, innodb_lock_wait_timeout=${LONGEST_ROW_WAIT_SECONDS}`
+          : 'innodb_lock_wait_timeout=0'
+      return unlessLocked(() => take(statements.takeRowInMariadb(asked, limits)))
+    }
+    const token = await unlessLocked(() => take(statements.takeRowNow(asked)))
+    if (token !== undefined || waitMs <= 0) return token
+    const lock = () => runner.runIn(tx, statements.lockRow(asked.name, waitMs), ({ rows }) => rows.length > 0)
+    return (await unlessLocked(async () => lock())) ? take(statements.takeRow(asked)) : undefined
   }
 
   return {
@@ -443,11 +451,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     acquireIn,
 
     async closeGates(names) {
-      await runner.run(statements.closeGates(names.map((name) => ({ name: bytes(name) }))))
+      await runner.keep(statements.closeGates(names.map((name) => ({ name: bytes(name) }))))
     },
 
     async openGates(names) {
-      await runner.run(statements.openGates(names.map((name) => ({ name: bytes(name) }))))
+      await runner.keep(statements.openGates(names.map((name) => ({ name: bytes(name) }))))
     },
 
     async releaseIn(tx, hold) {
@@ -489,13 +497,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
     },
 
     async openSession(onLost): Promise<HolderSession> {
-      if (adapter.dedicate === undefined) {
-        throw new LockError(
-          'UNSUPPORTED',
-          "takeover: 'session' needs a connection of rowlock's own, which this adapter cannot open: use fromMysql2, or fromKysely with its sessions option",
-        )
-      }
-      const connection = await adapter.dedicate()
+      const connection = await own.attach("takeover: 'session'")
       try {
         const refused = sessionRefusal(await readTopology('mysql', (query) => connection.query(query)))
         if (refused !== null) throw refused
@@ -513,11 +515,17 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<T
         }
         if (Number(rows[0]?.locked) !== 1)
           throw new DatabaseError('other', 'the session lock could not be taken', { cause: undefined })
+        // An idle session would be ended. This one is rowlock's own.
+        await connection.query({ text: `set session wait_timeout = ${LONGEST_IDLE_SECONDS}`, values: [] })
         connection.onLost(onLost)
         return {
           id,
           ping: () => connection.query({ text: 'select 1', values: [] }),
-          close: () => connection.close(),
+          drop: async () => connection.drop?.(),
+          async close() {
+            await connection.query({ text: 'do release_lock(?)', values: [id] })
+            await connection.close()
+          },
         }
       } catch (error) {
         await connection.close()
@@ -701,8 +709,6 @@ function toAskedAttempt({ name, owner, ttlMs, holder, session }: Attempt, deadSe
     holder: bytes(holder),
     session: bytesOrNull(session),
     deadSession,
-    passes: 0 as const,
-    mark: null,
   }
 }
 
@@ -758,11 +764,14 @@ interface TransactionHold {
   readonly mark: string
 }
 
-type AskedBehind = Parameters<ReturnType<typeof mysqlStatements>['takeBehind']>[0]
+type AskedWithin = Parameters<ReturnType<typeof mysqlStatements>['takeRow']>[0]
 
-function abs(value: bigint): bigint {
-  return value < 0n ? -value : value
-}
+/** A day; the session is pinged more often. */
+const LONGEST_IDLE_SECONDS = 86_400
+/** Longer than any wait: where the statement's own limit is to end it, this one must not come before. */
+const LONGEST_ROW_WAIT_SECONDS = 3600
+/** For a try on a server whose lock timeouts roll back whole transactions: long enough for a free lock to be taken. */
+const SHORTEST_LIMIT_MS = 100
 
 /** How long to wait for a connection for a look from outside: the transaction may have the pool's last one. */
 const OUTSIDE_LOOK_MS = 250

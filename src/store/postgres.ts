@@ -10,6 +10,7 @@ import {
 } from '../adapters/adapter.ts'
 import { DatabaseError, LockError, LockLostError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, quoted, tableName } from '../migrate.ts'
+import type { OwnConnection } from '../own-connection.ts'
 import { checkRow, otherShape, toBoolean, toNumber } from './shape.ts'
 import {
   cutShort,
@@ -60,10 +61,14 @@ const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint
 const leftOf = (expiry: RawBuilder<unknown>) => sql`extract(epoch from ${expiry} - clock_timestamp())::float8 * 1000`
 
 /**
- * True when the session that a hold depends on is gone. Its key is random and never reused, so a dead session stays dead.
- * The shared lock is ours only until the statement ends, and shared locks do not disturb each other.
+ * True when the session that holds the advisory lock `key` is gone. Keys are random and never reused, so a dead session stays
+ * dead. The shared lock is ours only until the statement ends, and shared locks do not disturb each other. No session is in its
+ * own way, so rowlock's own connection has a setting that lists the locks it holds itself.
  */
-const sessionGone = sql`case when l.session is null then false else pg_try_advisory_xact_lock_shared(l.session) end`
+const sessionEnded = (key: RawBuilder<unknown>) => sql`case
+      when ${key}::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+      else pg_try_advisory_xact_lock_shared(${key}) end`
+const sessionGone = sql`case when l.session is null then false else ${sessionEnded(sql`l.session`)} end`
 
 /**
  * What is asked, as text that the planner cannot see into. It would take the length of arrays into account, find plans for that
@@ -175,7 +180,7 @@ export function postgresStatements(naming: Naming) {
             select entry, position from jsonb_array_elements(s.queue) with ordinality as e(entry, position)
             where (entry->>'until')::float8 > ${clockToken}
               and case when (entry->>'provenAlive')::boolean
-                       then not pg_try_advisory_xact_lock_shared((entry->>'process')::bigint) else true end
+                       then not ${sessionEnded(sql`(entry->>'process')::bigint`)} else true end
             limit 1
           ) as e on true
         ) as n
@@ -673,10 +678,10 @@ export function postgresStatements(naming: Naming) {
   }
 }
 
-export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<Tx> {
+export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: OwnConnection): Store<Tx> {
   const statements = postgresStatements(naming)
   const table = tableName('postgres', 'locks', naming)
-  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table))
+  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
 
   /** For attempts that will probably find free what they want. */
   function quickest(attempts: readonly Attempt[]): Statement | undefined {
@@ -702,13 +707,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
 
   /** A connection of our own that holds the advisory lock `id`, and thereby shows that this process lives. */
   async function openLocked(id: string, purpose: string): Promise<DedicatedConnection> {
-    if (adapter.dedicate === undefined) {
-      throw new LockError(
-        'UNSUPPORTED',
-        `${purpose} needs a connection of rowlock's own, which this adapter cannot open: use fromPg, or fromKysely with its sessions option`,
-      )
-    }
-    const connection = await adapter.dedicate()
+    const connection = await own.attach(purpose)
     try {
       const { rows } = await connection.query({
         // In a session that is a pooler's own the lock would stay behind.
@@ -725,11 +724,23 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       }
       if (!toBoolean(rows[0]?.locked))
         throw new DatabaseError('conflict', 'the session lock is taken', { cause: undefined })
+      // See `sessionEnded`. And an idle session would be ended, but this one is rowlock's own.
+      await connection.query({
+        text: `select set_config('rowlock.own_locks', concat_ws(',', nullif(current_setting('rowlock.own_locks', true), ''), $1::text), false),
+                      (select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout')`,
+        values: [id],
+      })
       return connection
     } catch (error) {
       await connection.close()
       throw error instanceof LockError ? error : explain(error, false, table)
     }
+  }
+
+  /** The connection goes on, so the lock has to be given back by itself. */
+  async function unlock(connection: DedicatedConnection, id: string): Promise<void> {
+    await connection.query({ text: 'select pg_advisory_unlock($1::bigint)', values: [id] })
+    await connection.close()
   }
 
   const names = new Map<string, string>()
@@ -755,7 +766,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
   const givenBack = new WeakSet<Hold>()
 
   async function releaseAny(holds: readonly Hold[], process: string): Promise<ReleaseResult[]> {
-    const { rows } = await runner.run(statements.release({ ...ofHolds(holds), process }))
+    const { rows } = await runner.keep(statements.release({ ...ofHolds(holds), process }))
     const results = inOrder(rows, holds.length).map((row, index): ReleaseResult => {
       if (row === undefined) return { ...NOT_RELEASED, outcome: 'lost' }
       if (!toBoolean(row.released)) return { ...NOT_RELEASED, outcome: toBoolean(row.ours) ? 'locked' : 'lost' }
@@ -763,7 +774,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     })
     const locked = [...holds.keys()].filter((index) => results[index]!.outcome === 'locked')
     if (locked.length === 0) return results
-    const guarded = await runner.run(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
+    const guarded = await runner.keep(statements.releaseGuarded(ofHolds(locked.map((index) => holds[index]!))))
     for (const row of guarded.rows) {
       const unsettled = toBoolean(row.awaited)
       results[locked[toNumber(row.i) - 1]!] = { ...NOT_RELEASED, outcome: 'released', unsettled }
@@ -813,12 +824,12 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       // Whoever has taken a lock already has its snapshot; and by waiting elsewhere it could hide a deadlock from the engine.
       const backend = backends.get(tx as object)
       if (backend === undefined) return true
-      const { rows } = await runner.run(statements.hasWritten({ backend }))
+      const { rows } = await runner.keep(statements.hasWritten({ backend }))
       return !toBoolean(rows[0]?.written)
     },
 
     async lookAtTransactions(names) {
-      const { rows } = await runner.run(statements.lookAtTransactions({ names: array(names) }))
+      const { rows } = await runner.keep(statements.lookAtTransactions({ names: array(names) }))
       return rows.map(({ i, taken, blocked }) => ({
         name: names[Number(i) - 1]!,
         taken: toBoolean(taken),
@@ -827,15 +838,15 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async closeGates(names) {
-      await runner.run(statements.closeGates({ names: array(names) }))
+      await runner.keep(statements.closeGates({ names: array(names) }))
     },
 
     async openGates(names) {
-      await runner.run(statements.openGates({ names: array(names) }))
+      await runner.keep(statements.openGates({ names: array(names) }))
     },
 
     async enqueue(arrivals, maxWaiters) {
-      const { rows } = await runner.run(statements.enqueue({ arrivals: numbered(arrivals), maxWaiters }))
+      const { rows } = await runner.keep(statements.enqueue({ arrivals: numbered(arrivals), maxWaiters }))
       return inOrder(rows, arrivals.length).map((row, index): ArrivalResult => {
         if (row?.outcome !== 'queued') return { outcome: row!.outcome as 'full' | 'locked' | 'missing' }
         return { outcome: 'queued', entry: row.entry as string, sight: toSight(arrivals[index]!.name, row) }
@@ -843,19 +854,19 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     },
 
     async leave(departures) {
-      const { rows } = await runner.run(statements.leave({ departures: numbered(departures) }))
+      const { rows } = await runner.keep(statements.leave({ departures: numbered(departures) }))
       return inOrder(rows, departures.length).map((row, index) => {
         return { left: row === undefined || !toBoolean(row.locked), grant: toGrant(departures[index]!.name, row) }
       })
     },
 
     async look(names) {
-      const { rows } = await runner.run(statements.look({ names: array(names) }))
+      const { rows } = await runner.keep(statements.look({ names: array(names) }))
       return rows.map((row) => toSight(names[toNumber(row.i) - 1]!, row))
     },
 
     async settle(names, process) {
-      const { rows } = await runner.run(statements.settle({ names: array(names), process }))
+      const { rows } = await runner.keep(statements.settle({ names: array(names), process }))
       return inOrder(rows, names.length).map((row, index): Settlement => {
         return { outcome: (row?.outcome ?? 'idle') as Settlement['outcome'], grant: toGrant(names[index]!, row) }
       })
@@ -872,13 +883,13 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       for (let from = 0; from < holds.length; from += BATCH) {
         const part = holds.slice(from, from + BATCH)
         const ttls = array(part.map(({ ttlMs }) => ttlMs))
-        const rows = inOrder((await runner.run(statements.renew({ ...ofHolds(part), ttls }))).rows, part.length)
+        const rows = inOrder((await runner.keep(statements.renew({ ...ofHolds(part), ttls }))).rows, part.length)
         // These rows were changed since the statement began, and not locked by anybody else: that is over.
         const again = [...rows.keys()].filter((index) => toBoolean(rows[index]!.changed))
         if (again.length > 0) {
           const some = again.map((index) => part[index]!)
           const ttls = array(some.map(({ ttlMs }) => ttlMs))
-          const { rows: answers } = await runner.run(statements.renew({ ...ofHolds(some), ttls }))
+          const { rows: answers } = await runner.keep(statements.renew({ ...ofHolds(some), ttls }))
           for (const [at, row] of inOrder(answers, some.length).entries()) rows[again[at]!] = row
         }
         for (const row of rows) {
@@ -891,7 +902,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
     async release(holds, process) {
       const [hold] = holds
       if (holds.length === 1 && hold !== undefined && !givenBack.has(hold)) {
-        const [row] = (await runner.run(statements.releaseOne({ ...hold, process }))).rows
+        const [row] = (await runner.keep(statements.releaseOne({ ...hold, process }))).rows
         return row === undefined ? releaseAny(holds, process) : [toReleased(hold.name, row)]
       }
       const results = new Array<ReleaseResult | undefined>(holds.length).fill(undefined)
@@ -899,7 +910,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       const lonely = unanswered(results).filter((index) => !holds[index]!.awaited && !wasHandedOver(holds[index]!))
       if (lonely.length > 0) {
         const some = lonely.map((index) => holds[index]!)
-        const { rows } = await runner.run(statements.giveBack({ holds: byName(some), count: some.length }))
+        const { rows } = await runner.keep(statements.giveBack({ holds: byName(some), count: some.length }))
         for (const { names } of rows) for (const at of indicesOf(some, names)) results[lonely[at]!] = RELEASED
       }
       const others = unanswered(results)
@@ -982,7 +993,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
       return {
         id,
         ping: () => connection.query({ text: 'select 1', values: [] }),
-        close: () => connection.close(),
+        drop: async () => connection.drop?.(),
+        close: () => unlock(connection, id),
       }
     },
 
@@ -1021,7 +1033,15 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Stor
         connection.onNotification(hear)
         await connection.query({ text: `listen "${channel}"`, values: [] })
         connection.onLost(onLost)
-        return { provesLife: true, ping, close: () => connection.close() }
+        return {
+          provesLife: true,
+          ping,
+          drop: async () => connection.drop?.(),
+          async close() {
+            await connection.query({ text: `unlisten "${channel}"`, values: [] })
+            await unlock(connection, process)
+          },
+        }
       } catch (error) {
         await connection.close()
         throw error instanceof LockError ? error : explain(error, false, table)

@@ -16,6 +16,7 @@ import {
 } from 'kysely'
 import type { Result, SqlAdapter, SqlEngine, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
+import type { OwnConnection } from '../own-connection.ts'
 import type { CallerQuery } from './store.ts'
 
 const kyselys: Record<SqlEngine, Kysely<unknown>> = {
@@ -97,14 +98,31 @@ export class Runner<Tx> {
   readonly #adapter: SqlAdapter<Tx>
   readonly #explain: (error: unknown, inTransaction: boolean) => LockError
 
-  constructor(adapter: SqlAdapter<Tx>, explain: (error: unknown, inTransaction: boolean) => LockError) {
+  readonly #own: Pick<OwnConnection, 'query'>
+
+  constructor(
+    adapter: SqlAdapter<Tx>,
+    explain: (error: unknown, inTransaction: boolean) => LockError,
+    own: Pick<OwnConnection, 'query'> = adapter,
+  ) {
     this.#adapter = adapter
     this.#explain = explain
+    this.#own = own
   }
 
-  async run(query: Statement): Promise<Result> {
+  /** On the application's pool. */
+  run(query: Statement): Promise<Result> {
+    return this.#runOn(this.#adapter, query)
+  }
+
+  /** On rowlock's own connection: what keeps leases alive and waiters moving does not depend on the application's pool. */
+  keep(query: Statement): Promise<Result> {
+    return this.#runOn(this.#own, query)
+  }
+
+  async #runOn(connection: Pick<OwnConnection, 'query'>, query: Statement): Promise<Result> {
     try {
-      const result = await this.#adapter.query(query)
+      const result = await connection.query(query)
       if (result.inTransaction === true) throw mayNeverCommit()
       return result
     } catch (error) {

@@ -180,6 +180,8 @@ export interface CallerQuery {
 export interface HolderSession {
   readonly id: string
   ping(): Promise<unknown>
+  /** It does not answer: ends it, for others that share the connection, too. */
+  drop(): Promise<void>
   close(): Promise<void>
 }
 
@@ -189,6 +191,7 @@ export interface Listening {
   readonly provesLife: boolean
   /** Fails if the session is gone. Also compares clocks, because the expiry of a grant is told by the database's. */
   ping?(): Promise<void>
+  drop?(): Promise<void>
   close(): Promise<void>
 }
 

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, inject, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { createLocks } from '../../src/index.ts'
+import { OwnConnection } from '../../src/own-connection.ts'
 import { postgresStore } from '../../src/store/postgres.ts'
 import type { Arrival, Hold, Store } from '../../src/store/store.ts'
 import { type Connected, connectors } from '../adapters.ts'
@@ -138,7 +139,8 @@ const verbs: { verb: string; queued?: string; call(store: Store<unknown>, hold: 
 ]
 
 function storeOf({ adapter }: Connected): Store<unknown> {
-  return postgresStore(adapter as SqlAdapter<unknown>, {})
+  const own = new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 5000 })
+  return postgresStore(adapter as SqlAdapter<unknown>, {}, own)
 }
 
 async function held(store: Store<unknown>): Promise<Hold> {

@@ -102,7 +102,7 @@ async function deadlocksAmong(
 ): Promise<{ deadlocks: number; share: number }> {
   const pool = createPool({ uri: url, connectionLimit: 20 })
   const name = Buffer.from(freshName())
-  const taking = { name, ttl: 0, holder: name, session: null, deadSession: null, passes: 0 as const, mark: null }
+  const taking = { name, ttl: 0, holder: name, session: null, deadSession: null }
   let deadlocks = 0
   let sent = 0
   const end = performance.now() + 1000

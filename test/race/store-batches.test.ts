@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { DatabaseError } from '../../src/errors.ts'
+import { OwnConnection } from '../../src/own-connection.ts'
 import { patient } from '../../src/retry.ts'
 import { mysqlStore } from '../../src/store/mysql.ts'
 import { postgresStore } from '../../src/store/postgres.ts'
@@ -10,6 +11,9 @@ import type { Connected } from '../adapters.ts'
 import type { OpenEngine } from '../engines.ts'
 import { deadlocksIn } from './deadlocks.ts'
 import { servedEngines } from './one-per-engine.ts'
+
+const onPool = (adapter: SqlAdapter<unknown>) =>
+  new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 5000 })
 
 const CLIENTS = 8
 const FOR_MS = 3000
@@ -96,7 +100,9 @@ class Client {
 
   constructor(connected: Connected, referee: Referee) {
     const adapter = connected.adapter as SqlAdapter<unknown>
-    this.store = patient(adapter.engine === 'mysql' ? mysqlStore(adapter, {}) : postgresStore(adapter, {}), TIMEOUT_MS)
+    const own = onPool(adapter)
+    const store = adapter.engine === 'mysql' ? mysqlStore(adapter, {}, own) : postgresStore(adapter, {}, own)
+    this.store = patient(store, TIMEOUT_MS)
     this.#connected = connected
     this.#referee = referee
   }

@@ -1,7 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { DatabaseError } from '../../src/errors.ts'
 import type { Adapter } from '../../src/index.ts'
+import { OwnConnection } from '../../src/own-connection.ts'
 import { memoryStore } from '../../src/store/memory.ts'
 import { mysqlStore } from '../../src/store/mysql.ts'
 import { postgresStore } from '../../src/store/postgres.ts'
@@ -1159,12 +1161,15 @@ class Peer {
 
 const RELEASED_TO_NOBODY: ReleaseResult = { outcome: 'released', handedOver: false, grant: null, unsettled: false }
 
+const onPool = (adapter: SqlAdapter<unknown>) =>
+  new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 5000 })
+
 function storeOn(adapter: Adapter<unknown>): Store<unknown> {
   switch (adapter.engine) {
     case 'postgres':
-      return postgresStore(adapter, {})
+      return postgresStore(adapter, {}, onPool(adapter))
     case 'mysql':
-      return mysqlStore(adapter, {})
+      return mysqlStore(adapter, {}, onPool(adapter))
     case 'sqlite':
       return sqliteStore(adapter, {})
     case 'memory':
