@@ -191,6 +191,15 @@ class Line {
 
   constructor(readonly name: string) {}
 
+  /** A hand-off has taken one caller off the entry: somebody who leaves, if nobody else of it waits, and who need not be counted again. */
+  takenOff(entry: string, caller: Caller | undefined): void {
+    const leaving = this.leaving.get(entry)
+    if (leaving === undefined) return
+    const index = caller === undefined ? 0 : leaving.indexOf(caller)
+    if (index >= 0) leaving.splice(index, 1)
+    if (leaving.length === 0) this.leaving.delete(entry)
+  }
+
   get empty(): boolean {
     if (this.enqueuing || this.departing || this.arriving.length > 0 || this.leaving.size > 0) return false
     for (const { callers } of this.entries.values()) if (callers.size > 0) return false
@@ -237,12 +246,13 @@ export class Queue {
     this.#departures = new Batches((departures) => store.leave(departures))
     this.#releases = new Batches((holds) => store.release(holds, process), { crowd })
     this.#settlements = new Batches((asked) => store.settle(namesOf(asked), process))
+    // In one order, since these statements wait for each other's rows.
     this.#gatesToClose = new Batches(async (asked) => {
-      await store.closeGates?.(namesOf(asked))
+      await store.closeGates?.(namesOf(asked).sort())
       return asked.map(() => undefined)
     })
     this.#gatesToOpen = new Batches(async (asked) => {
-      await store.openGates?.(namesOf(asked))
+      await store.openGates?.(namesOf(asked).sort())
       return asked.map(() => undefined)
     })
   }
@@ -382,9 +392,10 @@ export class Queue {
           pauseMs = this.#notQueued(line, result.outcome, entry)
         }
       } catch (error) {
-        // It may be queued nevertheless. A hand-off to this entry is passed on.
         if (joins !== undefined) joins.joining = undefined
         for (const caller of [...entry.callers]) caller.fail(error)
+        // It may be queued nevertheless, and what it is handed would be nobody's as soon as nobody here looks at the lock.
+        if (error instanceof DatabaseError && error.failure === 'connection') this.#leaveEntry(line, entry.id, run)
       }
     }
     if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs))
@@ -467,9 +478,11 @@ export class Queue {
       this.#tidy(line)
       return
     }
-    const leaving = line.leaving.get(entry.id)
-    if (leaving === undefined) line.leaving.set(entry.id, [caller])
-    else leaving.push(caller)
+    this.#leaveEntry(line, entry.id, [caller])
+  }
+
+  #leaveEntry(line: Line, entry: string, callers: readonly Caller[]): void {
+    line.leaving.set(entry, [...(line.leaving.get(entry) ?? []), ...callers])
     if (line.departing) return
     line.departing = true
     this.#context.background(`leaving the queue of ${JSON.stringify(line.name)}`, this.#sendDepartures(line))
@@ -491,7 +504,9 @@ export class Queue {
     const staying: [string, Caller[]][] = []
     for (const [id, callers] of line.leaving) {
       line.leaving.delete(id)
-      if (!(await this.#sendDeparture(line, id, callers))) staying.push([id, callers])
+      if (await this.#sendDeparture(line, id, callers)) continue
+      const unserved = callers.filter(({ handed }) => handed === undefined)
+      if (unserved.length > 0) staying.push([id, unserved])
     }
     for (const [id, callers] of staying) line.leaving.set(id, [...callers, ...(line.leaving.get(id) ?? [])])
     return staying.length === 0
@@ -520,7 +535,10 @@ export class Queue {
       this.#lookNow()
       return
     }
-    if (line !== undefined) line.lastToken = grant.token
+    if (line !== undefined) {
+      line.lastToken = grant.token
+      line.takenOff(grant.owner.slice(0, 16), caller)
+    }
     this.#moved()
     if (caller === undefined) {
       this.#passOn(grant)

@@ -136,6 +136,11 @@ interface Held {
  * makes that wait; renewing, queueing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here
  * waits, so no order of names can deadlock.
  *
+ * There is an exception: a row that was changed after the statement began, while a guard of it is open. From the version that
+ * the snapshot sees, FOR NO KEY UPDATE SKIP LOCKED goes on to the newest one, and waits for whoever has that locked. So it
+ * goes in the order of names, and changes a row at its place, where nothing is found in that case (answered as a row that is
+ * locked): by its name it would find the old version, and wait for those who go on from there, and they for it.
+ *
  * What is asked comes as arrays, so that one statement serves many callers; what one caller asks most has statements of its own.
  */
 export function postgresStatements(naming: Naming) {
@@ -316,11 +321,12 @@ export function postgresStatements(naming: Naming) {
           select * from json_to_recordset(${unseen(p.arrivals)}::json)
             as a(i int, name text, count int, entry text, joins text, "ttlMs" float8, holder text, session text, process text,
                  listening boolean, "provenAlive" boolean, transaction boolean, "waitMs" float8)
+          order by name collate "C"
           ${few}
         ), open as (
-          select a.*
+          select a.*, l.ctid as place
           from asked as a, lateral (
-            select 1 from ${locks} as l where l.name = a.name for no key update skip locked
+            select l.ctid from ${locks} as l where l.name = a.name for no key update skip locked
           ) as l
           ${few}
         ), queued as (
@@ -335,27 +341,28 @@ export function postgresStatements(naming: Naming) {
                      'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', ${clockToken} + a."waitMs" * 1000)
                    || case when a.transaction then '{"transaction": true}' else '{}' end::jsonb) end
           from open as a
-          where l.name = a.name and a.count + (${waiting}) <= ${p.maxWaiters}::int
+          where l.ctid = a.place and a.count + (${waiting}) <= ${p.maxWaiters}::int
           returning l.name, l.queue->-1->>'id' as entry, ${sight}
         )
         select case when q.name is not null then 'queued'
-                    when a.name in (select name from open) then 'full'
+                    when (select l.ctid from ${locks} as l where l.name = a.name) = (select place from open as o where o.i = a.i) then 'full'
                     when (select true from ${locks} as l where l.name = a.name) then 'locked' else 'missing' end as outcome,
                a.i, q.entry, q.leases_wait, q.owner, q.token, q.label, q.takeover, q.remaining, q.by_session, q.free, q.entries
         from asked as a left join queued as q on q.name = a.name`,
     ),
 
-    // A hand-off that came after the statement began is in the row that was changed only, so that one comes first.
+    // Whoever finds the row changed since the statement began has not left, and asks again.
     leave: statement<{ departures: string }>(
       engine,
       (p) => sql`
         with asked as materialized (
           select * from json_to_recordset(${unseen(p.departures)}::json) as a(i int, name text, entry text, count int)
+          order by name collate "C"
           ${few}
         ), open as (
-          select a.*
+          select a.*, l.ctid as place
           from asked as a, lateral (
-            select 1 from ${locks} as l where l.name = a.name and l.queue is not null for no key update skip locked
+            select l.ctid from ${locks} as l where l.name = a.name and l.queue is not null for no key update skip locked
           ) as l
           ${few}
         ), left_behind as (
@@ -366,16 +373,16 @@ export function postgresStatements(naming: Naming) {
             from jsonb_array_elements(l.queue) with ordinality as q(e, position)
             where e->>'id' <> a.entry or (e->>'n')::int > a.count)
           from open as a
-          where l.name = a.name
+          where l.ctid = a.place
           returning l.*
         )
         select a.i, case when left(l.owner, 16) = a.entry and l.expires_at > clock_timestamp() then l.owner end as owner,
                l.token::text, l.takeover, l.handed_to as process,
                ${leftOf(sql`l.expires_at`)} as remaining,
-               l.queue is not null and a.name not in (select name from open) as locked
+               l.queue is not null and not l.found as locked
         from asked as a, lateral (
-          select * from left_behind as l where l.name = a.name
-          union all select l.* from ${rowOf(sql`a`)}
+          select true as found, l.* from left_behind as l where l.name = a.name
+          union all select false as found, l.* from ${rowOf(sql`a`)}
           limit 1
         ) as l`,
     ),
@@ -414,16 +421,17 @@ export function postgresStatements(naming: Naming) {
         left join changed as c on c.name = a.name`,
     ),
 
-    // In name order no two batches would need to be. A renewal never shortens: a late one is harmless.
+    // A renewal never shortens: a late one is harmless.
     renew: statement<{ names: string; owners: string; tokens: string; ttls: string }>(
       engine,
       (p) => sql`
         with asked as materialized (
           select * from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[], ${unseen(p.ttls)}::float8[])
                         with ordinality as a(name, owner, token, ttl, i)
+          order by name collate "C"
         ), mine as (
-          select l.name, a.ttl from asked as a, lateral (
-            select l.name from ${locks} as l
+          select l.ctid as place, a.ttl, a.i from asked as a, lateral (
+            select l.ctid from ${locks} as l
             where (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.expires_at > clock_timestamp()
             for no key update skip locked
           ) as l
@@ -432,11 +440,12 @@ export function postgresStatements(naming: Naming) {
           update ${locks} as l
           set expires_at = greatest(l.expires_at, clock_timestamp() + mine.ttl * interval '1 ms'), handed_to = null
           from mine
-          where l.name = mine.name
+          where l.ctid = mine.place
           returning l.name, l.expires_at
         )
         select a.i::int,
                case when r.name is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
+               r.name is null and a.i in (select i from mine) as changed,
                ${leftOf(sql`coalesce(r.expires_at, l.expires_at)`)} as remaining,
                (select ${durable})
         from asked as a
@@ -463,6 +472,7 @@ export function postgresStatements(naming: Naming) {
             where l.name = any(array(select jsonb_object_keys(holds) from asked)) and ${lookedUp}
               and (select holds from asked) ->> l.name = l.owner || ' ' || l.token
               and l.queue is null
+            order by l.name collate "C"
             for no key update skip locked
           )) and ${lookedUp}
           returning l.name
@@ -510,10 +520,12 @@ export function postgresStatements(naming: Naming) {
     releaseGuarded: statement<Held>(
       engine,
       (p) => sql`
-        with mine as (
-          select a.i, l.name
-          from ${holds(p)} as a(name, owner, token, i), lateral (
-            select l.name from ${locks} as l
+        with asked as materialized (
+          select * from ${holds(p)} as a(name, owner, token, i) order by name collate "C"
+        ), mine as (
+          select a.i, l.ctid as place
+          from asked as a, lateral (
+            select l.ctid from ${locks} as l
             where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
             for no key update skip locked
           ) as l
@@ -522,7 +534,7 @@ export function postgresStatements(naming: Naming) {
         update ${locks} as l
         set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
         from mine
-        where l.name = mine.name
+        where l.ctid = mine.place
         returning mine.i::int, l.queue is not null as awaited`,
     ),
 
@@ -566,12 +578,12 @@ export function postgresStatements(naming: Naming) {
         select exists (select from pg_locks where pid = ${p.backend}::int and locktype = 'transactionid' and granted) as written`,
     ),
 
-    // Nothing depends on these but fairness, so their commits need not wait for the disk.
+    // Nothing depends on these but fairness, so their commits need not wait for the disk. They wait for rows, in one order.
     closeGates: statement<{ names: string }>(
       engine,
       (p) => sql`
         insert into ${gates} as g (name, closed_until)
-        select name, clock_timestamp() + ${sql.lit(GATE_MS)} * interval '1 ms' from unnest(${p.names}::text::text[]) as a(name) order by name
+        select name, clock_timestamp() + ${sql.lit(GATE_MS)} * interval '1 ms' from unnest(${p.names}::text::text[]) as a(name) order by name collate "C"
         on conflict (name) do update set closed_until = excluded.closed_until
         returning set_config('synchronous_commit', 'off', true)`,
     ),
@@ -871,8 +883,16 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
       for (let from = 0; from < holds.length; from += BATCH) {
         const part = holds.slice(from, from + BATCH)
         const ttls = array(part.map(({ ttlMs }) => ttlMs))
-        const { rows } = await runner.keep(statements.renew({ ...ofHolds(part), ttls }))
-        for (const row of inOrder(rows, part.length)) {
+        const rows = inOrder((await runner.keep(statements.renew({ ...ofHolds(part), ttls }))).rows, part.length)
+        // These rows were changed since the statement began, and not locked by anybody else: that is over.
+        const again = [...rows.keys()].filter((index) => toBoolean(rows[index]!.changed))
+        if (again.length > 0) {
+          const some = again.map((index) => part[index]!)
+          const ttls = array(some.map(({ ttlMs }) => ttlMs))
+          const { rows: answers } = await runner.keep(statements.renew({ ...ofHolds(some), ttls }))
+          for (const [at, row] of inOrder(answers, some.length).entries()) rows[again[at]!] = row
+        }
+        for (const row of rows) {
           renewals.push({ outcome: row!.outcome as Renewal['outcome'], remainingMs: Number(row!.remaining ?? 0) })
         }
       }

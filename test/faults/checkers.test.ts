@@ -28,6 +28,7 @@ function honest(): Evidence {
     register: [],
     faults: [],
     gaps: [],
+    departures: [],
     errors: new Map(),
     startedAt: 0,
     endedAt: 10_000,

@@ -38,6 +38,8 @@ export type HistoryEvent = { readonly at: number; readonly operation: OperationI
   | { readonly type: 'invoke'; readonly call: AcquireCall | WriteCall }
   | { readonly type: 'ok'; readonly grant?: Grant }
   | { readonly type: 'fail' | 'info'; readonly error: string }
+  /** Of an acquire: its caller has left soon after it came, as planned. */
+  | { readonly type: 'left' }
   /** Of a granted acquire: a renewal moved the end of its trust. */
   | { readonly type: 'held'; readonly until: number }
   /** Of a granted acquire: release is about to be called, or its signal has just aborted. */
@@ -103,6 +105,8 @@ export interface History {
   readonly holds: Hold[]
   readonly writes: Write[]
   readonly gaps: Gap[]
+  /** Callers who left as planned. What they wanted is no operation that succeeds or fails. */
+  readonly departures: Wait[]
   /** The errors of operations that failed or whose fate is unknown, and how often. */
   readonly errors: Map<string, number>
 }
@@ -121,7 +125,7 @@ export class HistoryWriter {
 }
 
 export function emptyHistory(): History {
-  return { waits: [], holds: [], writes: [], gaps: [], errors: new Map() }
+  return { waits: [], holds: [], writes: [], gaps: [], departures: [], errors: new Map() }
 }
 
 /** Adds a worker's history. What was invoked and has no end, because the worker was killed, stays `info`. */
@@ -165,6 +169,9 @@ export class EventReader {
       case 'info':
         this.#end(at, operation, event.type, event.error)
         return
+      case 'left':
+        this.#leave(operation)
+        return
       case 'held':
         known(this.#holds, operation).until = event.until
         return
@@ -200,6 +207,13 @@ export class EventReader {
     if (write !== undefined) write.error = error
     const { errors } = this.#history
     errors.set(error, (errors.get(error) ?? 0) + 1)
+  }
+
+  #leave(operation: OperationId): void {
+    const wait = known(this.#waits, operation)
+    const { waits, departures } = this.#history
+    waits.splice(waits.lastIndexOf(wait), 1)
+    departures.push(wait)
   }
 
   #grant(grantedAt: number, operation: OperationId, grant: Grant): void {

@@ -21,6 +21,7 @@ export function summary(results: readonly RunResult[]): string {
   row('guarded writes', ({ guardedWrites }) => guardedWrites)
   row('guarded writes per second', ({ guardedWritesPerSecond }) => guardedWritesPerSecond.toFixed(0))
   row('grants', ({ grants }) => grants)
+  row('aborts that cross a hand-off', ({ departures }) => departures)
   row('lost by leases without guard', ({ controls }) => share(controls['lease without guard']))
   row('lost by check-then-act', ({ controls }) => share(controls['check then act']))
   row('takeovers measured', ({ takeovers }) => takeovers.count)

@@ -40,6 +40,8 @@ export interface RunResult {
   readonly guardedWrites: number
   readonly guardedWritesPerSecond: number
   readonly grants: number
+  /** Callers who left within moments, while locks that they wanted were handed from one to the next. */
+  readonly departures: number
   /** Parts of the controls' committed writes that were overwritten. */
   readonly controls: Readonly<Record<Control, { readonly writes: number; readonly lost: number }>>
   readonly takeovers: { readonly count: number; readonly p99: number | null }
@@ -56,7 +58,7 @@ export interface RunResult {
 
 const LOCKS = { guarded: 64, withoutGuard: 3, checkThenAct: 2 }
 /** In each worker. */
-const CALLERS = { guarded: 16, withoutGuard: 3, checkThenAct: 1, overNarrowPool: 20 }
+const CALLERS = { guarded: 16, withoutGuard: 3, checkThenAct: 1, overNarrowPool: 20, leaving: 2 }
 const WAIT_MS = 5000
 /** What the library may take beyond its wait to see that the database does not answer, three times. */
 const GRACE_MS = 8000
@@ -169,7 +171,7 @@ function lockNames(): LockNames {
 }
 
 function judge(options: RunOptions, { evidence, kinds, problems }: Outturn, directory: string): RunResult {
-  const { writes, waits, holds, faults, isGuarded, register, startedAt, endedAt } = evidence
+  const { writes, waits, holds, departures, faults, isGuarded, register, startedAt, endedAt } = evidence
   const operations = { ok: 0, fail: 0, info: 0 }
   for (const calls of [waits, writes]) for (const { outcome } of calls) operations[outcome]++
   const guardedWrites = writes.filter(({ outcome, lock }) => outcome === 'ok' && isGuarded(lock)).length
@@ -188,6 +190,7 @@ function judge(options: RunOptions, { evidence, kinds, problems }: Outturn, dire
     guardedWrites,
     guardedWritesPerSecond: guardedWrites / seconds,
     grants: holds.length,
+    departures: departures.length,
     controls: {
       'lease without guard': controlLoss(evidence, 'lease without guard'),
       'check then act': controlLoss(evidence, 'check then act'),
@@ -209,7 +212,7 @@ function judge(options: RunOptions, { evidence, kinds, problems }: Outturn, dire
 
 /** A run that was too easy shows nothing. */
 function shortcomings({ leastOfEachKind }: RunOptions, result: Omit<RunResult, 'violations'>): string[] {
-  const { faults, controls, operations } = result
+  const { faults, controls, operations, departures } = result
   const all = operations.ok + operations.fail + operations.info
   return [
     ...Object.entries(faults)
@@ -218,6 +221,7 @@ function shortcomings({ leastOfEachKind }: RunOptions, result: Omit<RunResult, '
     ...Object.entries(controls)
       .filter(([, { writes, lost }]) => !(lost >= LEAST_CONTROL_LOSS * writes))
       .map(([control, { writes, lost }]) => `'${control}' lost only ${lost} of ${writes} writes`),
+    ...(departures === 0 ? ['nobody left while a lock was handed over'] : []),
     ...(operations.ok < LEAST_SUCCESS * all ? [`only ${operations.ok} of ${all} operations succeeded`] : []),
   ]
 }

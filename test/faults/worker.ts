@@ -29,7 +29,7 @@ export interface LockNames {
 }
 
 /** The guarded work is done a second time over a pool whose connections are all taken: by its own transactions. */
-type Kind = keyof LockNames | 'overNarrowPool'
+type Kind = keyof LockNames | 'overNarrowPool' | 'leaving'
 
 /** From the crew. */
 export type Order =
@@ -63,6 +63,8 @@ const EXTERNAL_SHARE = 0.1
 const STATEMENT_TIMEOUT = '2s'
 const NARROW_POOL_SIZE = 3
 const PENDING_WAIT_MS = 1000
+/** Callers who leave do so within that time, so that many a hand-off is under way. */
+const LEAVE_WITHIN_MS = 3
 /** After a failure that came at once, as when there is no server. */
 const REST_MS = 25
 
@@ -81,6 +83,7 @@ const work = await connectWork(dialect, settings.url)
 const locks = createLocks(work.adapter, options)
 const narrowWork = await connectWork(dialect, settings.url, NARROW_POOL_SIZE)
 const narrowLocks = createLocks(narrowWork.adapter, options)
+const LEFT = new Error('left')
 /** The leases that are believed in, and until when, as the history has it. */
 const believed = new Map<Lease<unknown>, { readonly operation: OperationId; until: number }>()
 const risk = new EventEmitter()
@@ -99,7 +102,7 @@ process.on('disconnect', () => process.exit(1))
 process.on('SIGINT', () => undefined)
 
 watch()
-const turns = { guarded: guardedTurn, withoutGuard, checkThenAct, overNarrowPool }
+const turns = { guarded: guardedTurn, withoutGuard, checkThenAct, overNarrowPool, leaving }
 const callers = (Object.keys(turns) as Kind[]).flatMap((kind, index) =>
   Array.from({ length: settings.callers[kind] }, (_, caller) => call(turns[kind], 100 * index + caller)),
 )
@@ -137,6 +140,25 @@ async function overNarrowPool(chance: Random): Promise<boolean> {
   } finally {
     await release(operation, lease)
   }
+}
+
+/** Wants a lock that is handed from one to the next all the time, and leaves at once: what it is handed is for the next. */
+async function leaving(chance: Random): Promise<boolean> {
+  const lock = pick(names.guarded.slice(0, HOT_LOCKS), chance)
+  const operation = begin(lock, 'lease')
+  const controller = new AbortController()
+  const timer = setTimeout(() => controller.abort(LEFT), LEAVE_WITHIN_MS * chance())
+  try {
+    const lease = await locks.acquire(lock, { signal: controller.signal })
+    believe(operation, lease)
+    await release(operation, lease)
+  } catch (error) {
+    if (error === LEFT) note(operation, () => ({ type: 'left' }))
+    else end(operation, failure(error))
+  } finally {
+    clearTimeout(timer)
+  }
+  return false
 }
 
 function guardedLock(chance: Random): string {

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { DatabaseError } from '../../src/errors.ts'
 import { OwnConnection } from '../../src/own-connection.ts'
+import { patient } from '../../src/retry.ts'
 import { mysqlStore } from '../../src/store/mysql.ts'
 import { postgresStore } from '../../src/store/postgres.ts'
 import type { Hold, Store } from '../../src/store/store.ts'
@@ -17,6 +18,7 @@ const onPool = (adapter: SqlAdapter<unknown>) =>
 const CLIENTS = 8
 const FOR_MS = 3000
 const TTL_MS = 60_000
+const TIMEOUT_MS = 5000
 /** Few enough for most statements to meet others. */
 const NAMES = Array.from({ length: 30 }, (_, index) => `race:${String(index).padStart(2, '0')}`)
 
@@ -98,10 +100,9 @@ class Client {
 
   constructor(connected: Connected, referee: Referee) {
     const adapter = connected.adapter as SqlAdapter<unknown>
-    this.store =
-      adapter.engine === 'mysql'
-        ? mysqlStore(adapter, {}, onPool(adapter))
-        : postgresStore(adapter, {}, onPool(adapter))
+    const own = onPool(adapter)
+    const store = adapter.engine === 'mysql' ? mysqlStore(adapter, {}, own) : postgresStore(adapter, {}, own)
+    this.store = patient(store, TIMEOUT_MS)
     this.#connected = connected
     this.#referee = referee
   }
