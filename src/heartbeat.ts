@@ -109,7 +109,9 @@ export class Heartbeat {
       batch.forEach(({ lease, beat, ttlMs }, index) => {
         const renewal = renewals[index]!
         if (beat.sentAt === sentAt) beat.sentAt = null
-        if (renewal.outcome === 'held') beat.dueAt = performance.now() + ttlMs * RETRY_AFTER
+        // What was handed over lasts for less than its ttl until it is renewed.
+        const againMs = Math.min(ttlMs, renewal.remainingMs) * RETRY_AFTER
+        if (renewal.outcome === 'held') beat.dueAt = performance.now() + againMs
         lease.onRenewal(renewal, sentAt)
         if (lease.renewalTtlMs() === null) this.#beats.delete(beat)
       })

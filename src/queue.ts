@@ -7,6 +7,7 @@ import type {
   ArrivalResult,
   Departure,
   DepartureResult,
+  Gate,
   Grant,
   Hold,
   Release,
@@ -188,6 +189,8 @@ class Line {
   departing = false
   lockedMs = SHORTEST_LOCKED_MS
   gateClosedAt = Number.NEGATIVE_INFINITY
+  /** Closed by callers of this lock who could not queue. */
+  gate: Gate | undefined
 
   constructor(readonly name: string) {}
 
@@ -225,8 +228,8 @@ export class Queue {
   readonly #departures: Batches<Departure, DepartureResult>
   readonly #releases: Batches<Release, ReleaseResult>
   readonly #settlements: Batches<{ readonly name: string }, Settlement>
-  readonly #gatesToClose: Batches<{ readonly name: string }, void>
-  readonly #gatesToOpen: Batches<{ readonly name: string }, void>
+  readonly #gatesToClose: Batches<Gate, void>
+  readonly #gatesToOpen: Batches<Gate, void>
   #watch: Promise<Watch | undefined> | undefined
   #watching = false
   #movedAt = 0
@@ -248,11 +251,11 @@ export class Queue {
     this.#settlements = new Batches((asked) => store.settle(namesOf(asked), process))
     // In one order, since these statements wait for each other's rows.
     this.#gatesToClose = new Batches(async (asked) => {
-      await store.closeGates?.(namesOf(asked).sort())
+      await store.closeGates?.(byName(asked))
       return asked.map(() => undefined)
     })
     this.#gatesToOpen = new Batches(async (asked) => {
-      await store.openGates?.(namesOf(asked).sort())
+      await store.openGates?.(byName(asked))
       return asked.map(() => undefined)
     })
   }
@@ -423,13 +426,15 @@ export class Queue {
     const now = performance.now()
     if (this.#context.store.closeGates === undefined || now < line.gateClosedAt + CLOSE_GATE_AGAIN_MS) return
     line.gateClosedAt = now
-    this.#context.background(`closing the gate of ${JSON.stringify(line.name)}`, this.#gatesToClose.add(line))
+    line.gate ??= { name: line.name, by: randomHex(8) }
+    this.#context.background(`closing the gate of ${JSON.stringify(line.name)}`, this.#gatesToClose.add(line.gate))
   }
 
   #openGate(line: Line): void {
-    if (line.gateClosedAt === Number.NEGATIVE_INFINITY) return
+    if (line.gate === undefined) return
+    this.#context.background(`opening the gate of ${JSON.stringify(line.name)}`, this.#gatesToOpen.add(line.gate))
+    line.gate = undefined
     line.gateClosedAt = Number.NEGATIVE_INFINITY
-    this.#context.background(`opening the gate of ${JSON.stringify(line.name)}`, this.#gatesToOpen.add(line))
   }
 
   /** Answers how long to wait before the next attempt. */
@@ -726,6 +731,11 @@ function join(line: Line, entry: Entry, joined: Entry): Entry {
 /** They do not wait any more, and those who have not been handed the lock do not get it. */
 function leftWithout(callers: readonly Caller[]): void {
   for (const caller of callers) if (caller.state !== 'over') caller.serve(undefined)
+}
+
+/** In one order, so that no two of these statements wait for each other in a circle. */
+function byName(gates: readonly Gate[]): Gate[] {
+  return [...gates].sort((a, b) => (a.name < b.name ? -1 : 1))
 }
 
 function namesOf(asked: readonly { readonly name: string }[]): string[] {

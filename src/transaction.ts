@@ -117,9 +117,11 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   /** Calls for one name in one transaction follow each other: the later ones get the hold that the first one got. */
   #inTurn(request: LockRequest, ttlMs: number | null): Promise<Hold> {
-    const key = this.#tx as object
     const wait = new Wait(request.name, request.waitMs)
     return this.#context.run(request.signal, async (call) => {
+      const key = this.#tx as object
+      // No handle of a transaction, as the adapter will say.
+      if (key === null || !['object', 'function'].includes(typeof key)) return this.#acquire(call, request, wait, ttlMs)
       const calls = callsIn.get(key) ?? new Map<string, Promise<unknown>>()
       callsIn.set(key, calls)
       const before = calls.get(request.name)

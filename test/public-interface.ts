@@ -29,6 +29,7 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
       'TransactionHold',
       'TransactionLocks',
       'TransactionOptions',
+      'WithinOptions',
     ],
   },
   './pg': { values: ['fromPg'], types: ['PgOptions', 'PgPool', 'PgTransaction'] },

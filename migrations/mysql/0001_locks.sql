@@ -18,5 +18,6 @@ create table if not exists rowlock_locks (
 -- for one then closes the gate here for a moment, and transactions let it in.
 create table if not exists rowlock_gates (
   name varbinary(255) not null primary key,
-  closed_until bigint not null                   -- microseconds since 1970 in UTC
+  closed_until bigint not null,                  -- microseconds since 1970 in UTC
+  closed_by varbinary(64) not null               -- who closed it last, and opens it again
 ) engine = InnoDB;

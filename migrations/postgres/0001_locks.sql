@@ -16,7 +16,8 @@ create table rowlock_locks (
 -- for one then closes the gate here for a moment, and transactions let it in.
 create table rowlock_gates (
   name text collate "C" primary key,
-  closed_until timestamptz not null
+  closed_until timestamptz not null,
+  closed_by text not null                        -- who closed it last, and opens it again
 );
 
 -- Takes a lock in the caller's transaction, in one message. What has to be undone is undone in a subtransaction of the
@@ -62,7 +63,7 @@ begin
       -- free goes to it unless leases wait.
       update rowlock_locks as l
       set owner = case when l.handed_to = this_transaction then l.owner when ttl_ms is not null then new_owner end,
-          token = case when l.handed_to = this_transaction then l.token
+          token = case when l.handed_to = this_transaction or l.owner = new_owner then l.token
                        else greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
           expires_at = case when l.handed_to = this_transaction then l.expires_at
                             else clock_timestamp() + coalesce(ttl_ms, 0) * interval '1 ms' end,

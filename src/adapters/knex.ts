@@ -2,15 +2,14 @@ import { LockError } from '../errors.ts'
 import {
   type Connection,
   connectionIn,
-  type DedicatedConnection,
   type Result,
   type SessionOptions,
   type SqlAdapter,
   type SqlEngine,
   type Statement,
 } from './adapter.ts'
+import { dedicateKnex } from './knex-connection.ts'
 import { DEFAULT_SHAPE, toResult } from './mysql-result.ts'
-import { connectedRaw } from './raw-connection.ts'
 
 interface Raw {
   readonly client: KnexClient
@@ -80,31 +79,6 @@ export function fromKnex(knex: KnexDatabase, options: SessionOptions = {}): SqlA
     },
     ...(dedicate && { dedicate }),
   }
-}
-
-/** A connection beside the pool, made with the pool's own settings, and with what `pool.afterCreate` does with each. */
-export async function dedicateKnex(
-  engine: SqlEngine,
-  { client }: { readonly client: object },
-): Promise<DedicatedConnection> {
-  const { acquireRawConnection, config } = client as {
-    acquireRawConnection?(): Promise<unknown>
-    config?: { pool?: { afterCreate?(connection: unknown, done: (error?: unknown) => void): void } }
-  }
-  if (acquireRawConnection === undefined) {
-    throw new LockError(
-      'UNSUPPORTED',
-      'this client of Knex opens no connection beside its pool: use the option sessions',
-    )
-  }
-  const connection = await acquireRawConnection.call(client)
-  const afterCreate = config?.pool?.afterCreate
-  if (afterCreate !== undefined) {
-    await new Promise<void>((resolve, reject) => {
-      afterCreate(connection, (error) => (error ? reject(error) : resolve()))
-    })
-  }
-  return connectedRaw(engine, connection)
 }
 
 function isTransaction(knex: unknown): knex is KnexTransaction {

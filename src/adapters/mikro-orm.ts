@@ -10,7 +10,7 @@ import {
   type SqlEngine,
   type Statement,
 } from './adapter.ts'
-import { dedicateKnex } from './knex.ts'
+import { dedicateKnex } from './knex-connection.ts'
 import { toResult } from './mysql-result.ts'
 
 /** The EntityManager of a transaction of MikroORM. */

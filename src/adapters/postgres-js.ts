@@ -59,7 +59,7 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
  * The connection that postgres.js keeps beside its pool to listen on, with the settings of the pool. It is made anew whenever it
  * is lost, without telling.
  */
-export async function besidePostgresJs(
+async function besidePostgresJs(
   sql: Pick<PostgresJs, 'listen'>,
   send: (target: Sql, statement: Statement) => Promise<Result>,
 ): Promise<DedicatedConnection> {

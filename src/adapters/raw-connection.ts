@@ -1,7 +1,7 @@
 import { type DedicatedConnection, Loss, type Result, type SqlEngine } from './adapter.ts'
 import { toResult } from './mysql-result.ts'
-import { connectedMysql2, type RawMysql2Connection } from './mysql2.ts'
-import { connectedPg, type PgClient } from './pg.ts'
+import { connectedMysql2, type RawMysql2Connection } from './mysql2-connection.ts'
+import { connectedPg, type PgClient } from './pg-connection.ts'
 
 /** A connection of the driver `mariadb`, of its promise or of its callback API. */
 interface RawMariadbConnection {

@@ -8,8 +8,8 @@ import {
   type Statement,
 } from './adapter.ts'
 import { toResult } from './mysql-result.ts'
-import { dedicateMysql2 } from './mysql2.ts'
-import { dedicatePg } from './pg.ts'
+import { dedicateMysql2 } from './mysql2-connection.ts'
+import { dedicatePg } from './pg-connection.ts'
 import { type SqliteHandle, synchronousSqlite } from './sqlite.ts'
 
 /** A QueryRunner of TypeORM. */

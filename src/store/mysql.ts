@@ -460,12 +460,12 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
 
     acquireIn,
 
-    async closeGates(names) {
-      await runner.keep(statements.closeGates(names.map((name) => ({ name: bytes(name) }))))
+    async closeGates(asked) {
+      await runner.keep(statements.closeGates(asked.map(({ name, by }) => ({ name: bytes(name), by: bytes(by) }))))
     },
 
-    async openGates(names) {
-      await runner.keep(statements.openGates(names.map((name) => ({ name: bytes(name) }))))
+    async openGates(asked) {
+      await runner.keep(statements.openGates(asked.map(({ name, by }) => ({ name: bytes(name), by: bytes(by) }))))
     },
 
     async releaseIn(tx, hold) {

@@ -35,6 +35,7 @@ import {
   type CallerQuery,
   CLAIM_MS,
   type Departure,
+  type Gate,
   type Grant,
   type GuardResult,
   type Hold,
@@ -579,21 +580,23 @@ export function postgresStatements(naming: Naming) {
     ),
 
     // Nothing depends on these but fairness, so their commits need not wait for the disk. They wait for rows, in one order.
-    closeGates: statement<{ names: string }>(
+    closeGates: statement<{ names: string; closers: string }>(
       engine,
       (p) => sql`
-        insert into ${gates} as g (name, closed_until)
-        select name, clock_timestamp() + ${sql.lit(GATE_MS)} * interval '1 ms' from unnest(${p.names}::text::text[]) as a(name) order by name collate "C"
-        on conflict (name) do update set closed_until = excluded.closed_until
+        insert into ${gates} as g (name, closed_until, closed_by)
+        select name, clock_timestamp() + ${sql.lit(GATE_MS)} * interval '1 ms', closer
+        from unnest(${p.names}::text::text[], ${p.closers}::text::text[]) as a(name, closer)
+        order by name collate "C"
+        on conflict (name) do update set closed_until = excluded.closed_until, closed_by = excluded.closed_by
         returning set_config('synchronous_commit', 'off', true)`,
     ),
 
-    openGates: statement<{ names: string }>(
+    openGates: statement<{ names: string; closers: string }>(
       engine,
       (p) => sql`
         update ${gates} as g set closed_until = clock_timestamp()
-        from unnest(${p.names}::text::text[]) as a(name)
-        where g.name = a.name
+        from unnest(${p.names}::text::text[], ${p.closers}::text::text[]) as a(name, closer)
+        where g.name = a.name and g.closed_by = a.closer
         returning set_config('synchronous_commit', 'off', true)`,
     ),
 
@@ -739,7 +742,12 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
 
   /** The connection goes on, so the lock has to be given back by itself. */
   async function unlock(connection: DedicatedConnection, id: string): Promise<void> {
-    await connection.query({ text: 'select pg_advisory_unlock($1::bigint)', values: [id] })
+    await connection.query({
+      text: `select pg_advisory_unlock($1::bigint),
+                    set_config('rowlock.own_locks', array_to_string(array_remove(
+                      string_to_array(current_setting('rowlock.own_locks', true), ','), $1::text), ','), false)`,
+      values: [id],
+    })
     await connection.close()
   }
 
@@ -837,12 +845,12 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
       }))
     },
 
-    async closeGates(names) {
-      await runner.keep(statements.closeGates({ names: array(names) }))
+    async closeGates(asked) {
+      await runner.keep(statements.closeGates(ofGates(asked)))
     },
 
-    async openGates(names) {
-      await runner.keep(statements.openGates({ names: array(names) }))
+    async openGates(asked) {
+      await runner.keep(statements.openGates(ofGates(asked)))
     },
 
     async enqueue(arrivals, maxWaiters) {
@@ -1193,6 +1201,10 @@ function ofHolds(holds: readonly Hold[]) {
     ...keys(holds),
     tokens: array(holds.map(({ token }) => token)),
   }
+}
+
+function ofGates(asked: readonly Gate[]) {
+  return { names: array(asked.map(({ name }) => name)), closers: array(asked.map(({ by }) => by)) }
 }
 
 function numbered(items: readonly (Arrival | Departure)[]): string {

@@ -109,6 +109,12 @@ export interface Sight {
   readonly entries: readonly string[]
 }
 
+export interface Gate {
+  readonly name: string
+  /** Random id of this closing. */
+  readonly by: string
+}
+
 export interface TransactionSight {
   readonly name: string
   readonly taken: boolean
@@ -234,8 +240,9 @@ export interface Store<Tx> {
    */
   lookAtTransactions?(names: readonly string[]): Promise<readonly TransactionSight[]>
   /** For a moment, no further transaction takes these locks: leases cannot queue while transactions take turns. */
-  closeGates?(names: readonly string[]): Promise<void>
-  openGates?(names: readonly string[]): Promise<void>
+  closeGates?(gates: readonly Gate[]): Promise<void>
+  /** Of those that nobody else has closed since. */
+  openGates?(gates: readonly Gate[]): Promise<void>
   /** Appends to the queues, each of which may have `maxWaiters` callers. */
   enqueue(arrivals: readonly Arrival[], maxWaiters: number): Promise<ArrivalResult[]>
   /** Takes callers who do not wait any more out of their entry. */
