@@ -3,6 +3,7 @@ import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { type Adapter, createLocks, type InstanceOptions, type LockEvent, type Locks } from '../../src/index.ts'
 import type { Connected } from '../adapters.ts'
 import { engines, type OpenEngine, type TestEngine } from '../engines.ts'
+import { routed } from '../statements.ts'
 
 /** What a suite tests: one engine, seen by two instances as two processes would see it. */
 export interface Subject {
@@ -125,14 +126,10 @@ export function tap(adapter: Adapter<unknown>): Tap {
   if (adapter.engine === 'memory') throw new Error('the in-memory engine sends no statements')
   const statements: string[] = []
   const tapped: Tap = {
-    adapter: {
-      ...adapter,
-      async query(statement) {
-        statements.push(statement.text)
-        const forward = () => adapter.query(statement)
-        return tapped.intercept === null ? forward() : tapped.intercept(forward)
-      },
-    },
+    adapter: routed(adapter, async (statement, forward) => {
+      statements.push(statement.text)
+      return tapped.intercept === null ? forward() : tapped.intercept(forward)
+    }),
     statements,
     intercept: null,
   }

@@ -6,6 +6,7 @@ import type { Connected } from '../adapters.ts'
 import { eventually } from '../contract/harness.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { enginesOnce } from '../race/one-per-engine.ts'
+import { routed } from '../statements.ts'
 
 /** For longer runs: ROWLOCK_MACHINE_RUNS=1000. */
 const RUNS = Number(process.env.ROWLOCK_MACHINE_RUNS ?? 40)
@@ -39,16 +40,13 @@ describe.each(enginesOnce.filter(({ connector }) => connector !== 'pglite' && co
 
     /** Statements are sent, and their replies arrive, when the schedule of this run says so. */
     function scheduled(adapter: SqlAdapter<unknown>): SqlAdapter<unknown> {
-      return {
-        ...adapter,
-        async query(statement) {
-          const turn = (what: string) => scheduler?.schedule(Promise.resolve(), what)
-          await turn('request')
-          const result = await adapter.query(statement)
-          await turn('reply')
-          return result
-        },
-      }
+      const turn = (what: string) => scheduler?.schedule(Promise.resolve(), what)
+      return routed(adapter, async (_, forward) => {
+        await turn('request')
+        const result = await forward()
+        await turn('reply')
+        return result
+      })
     }
 
     beforeAll(async () => {

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { createLocks, type Locks } from '../../src/index.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
+import { routed } from '../statements.ts'
 import { enginesOnce, sharedEngines } from './one-per-engine.ts'
 import { endProcesses, startScript } from './processes.ts'
 
@@ -86,11 +87,11 @@ it.each(withSql)('no statement is sent after close, and no listener stays on a s
   const open = await engine.open()
   let statements = 0
   const adapter = open.connected.adapter as SqlAdapter<unknown>
-  const query: typeof adapter.query = (statement) => {
+  const counted = routed(adapter, (_, forward) => {
     statements++
-    return adapter.query(statement)
-  }
-  const locks = createLocks({ ...adapter, query }, { ttl: 300 })
+    return forward()
+  })
+  const locks = createLocks(counted, { ttl: 300 })
   const { signal } = new AbortController()
   const name = freshName()
   const lease = await locks.acquire(name, { signal })

@@ -3,6 +3,7 @@ import type { SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
 import { createLocks, type Locks } from '../../src/index.ts'
 import { connectors } from '../adapters.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
+import { routed } from '../statements.ts'
 import { startProxy, type TcpProxy } from '../tcp-proxy.ts'
 import { servedEngines } from './one-per-engine.ts'
 
@@ -35,11 +36,11 @@ describe.each(servedEngines)('on $name', (engine) => {
       (engine.engine === 'postgres' ? statement?.name : statement?.text.split('?')[0]) ?? ''
     const sent: Statement[] = []
     const adapter = connected.adapter as SqlAdapter<unknown>
-    const query = (statement: Statement) => {
+    const listed = routed(adapter, (statement, forward) => {
       sent.push(statement)
-      return adapter.query(statement)
-    }
-    await using watched = createLocks({ ...adapter, query })
+      return forward()
+    })
+    await using watched = createLocks(listed)
     const first = await watched.acquire('watched')
     marks.create = markOf(sent.splice(0).at(-1))
     await first.extend('1m')

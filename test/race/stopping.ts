@@ -1,4 +1,5 @@
 import type { Result, SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
+import { routed } from '../statements.ts'
 
 export interface Stopped {
   readonly statement: Statement
@@ -14,15 +15,12 @@ export function stopping(adapter: SqlAdapter<unknown>) {
       new Promise<Stopped>((resolve) => {
         stop = resolve
       }),
-    adapter: {
-      ...adapter,
-      query(statement: Statement) {
-        if (stop === undefined) return adapter.query(statement)
-        return new Promise<Result>((resolve) => {
-          stop?.({ statement, send: async () => adapter.query(statement), answer: resolve })
-          stop = undefined
-        })
-      },
-    },
+    adapter: routed(adapter, (statement, forward) => {
+      if (stop === undefined) return forward()
+      return new Promise<Result>((resolve) => {
+        stop?.({ statement, send: forward, answer: resolve })
+        stop = undefined
+      })
+    }),
   }
 }
