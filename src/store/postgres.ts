@@ -1305,6 +1305,10 @@ const INSUFFICIENT_PRIVILEGE = '42501'
 const INSUFFICIENT_RESOURCES = '53'
 const CANNOT_CONNECT_NOW = '57P03'
 const QUERY_CANCELED = '57014'
+/** Table, schema, column or function missing. */
+const NOT_MIGRATED = ['42P01', '3F000', '42703', '42883']
+/** Failed before, serialization failure, deadlock, lock timeout; and ended by the server for its idleness or its length. */
+const ENDED_TRANSACTION = ['25P02', '40001', '40P01', '55P03', '25P03', '25P04']
 
 function sqlState(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null | undefined)?.code
@@ -1315,15 +1319,14 @@ function explain(error: unknown, inTransaction: boolean, table: string): LockErr
   const code = sqlState(error)
   if (isPoolTimeout(error)) return noRoom(error)
   if (code === undefined) return databaseError(isConnectionFailure(error) ? 'connection' : 'other', error)
-  if (code === '42P01' || code === '3F000' || code === '42703') return notMigrated(table, error)
-  if (inTransaction && ['25P02', '40001', '40P01', '55P03'].includes(code)) return transactionAborted(error)
+  if (NOT_MIGRATED.includes(code)) return notMigrated(table, error)
+  if (inTransaction && (code === QUERY_CANCELED || ENDED_TRANSACTION.includes(code))) return transactionAborted(error)
   if (['40001', '40P01', '55P03'].includes(code)) return databaseError('conflict', error)
   if (code === IN_FAILED_TRANSACTION) return transactionLeftOpen(error)
   if (code === READ_ONLY) return readOnly(error)
   if (code === INSUFFICIENT_PRIVILEGE) return missingRight(table, error)
   if (code.startsWith(INSUFFICIENT_RESOURCES) || code === CANNOT_CONNECT_NOW) return noRoom(error)
-  // In a transaction of the caller's it has ended that, too.
-  if (code === QUERY_CANCELED && !inTransaction) return cutShort(error)
+  if (code === QUERY_CANCELED) return cutShort(error)
   if (code.startsWith('08') || code.startsWith('57P')) return databaseError('connection', error)
   return databaseError('other', error)
 }

@@ -1,4 +1,4 @@
-import { utimesSync } from 'node:fs'
+import { statSync, utimesSync } from 'node:fs'
 import { type RawBuilder, sql } from 'kysely'
 import type { SqlAdapter } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
@@ -288,6 +288,32 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     return byName((await runner.run(statements.standing({ names: namesOf(of) }))).rows)
   }
 
+  let opened: OpenedFile | null | undefined
+
+  /**
+   * A file that is replaced or deleted stays open, and whoever opens its path from then on has locks in another one. Looked at
+   * before each statement that grants or keeps a lock; a look takes some microseconds.
+   */
+  function otherFile(): DatabaseError | null {
+    if (opened == null) return null
+    const now = identityOf(opened.path)
+    if (now?.device === opened.device && now.inode === opened.inode) return null
+    return new DatabaseError(
+      'other',
+      `the file ${opened.path} was ${now === null ? 'deleted' : 'replaced'} while it was open, so others would not see these locks: close the database, open it again, and make another instance with createLocks`,
+      { cause: undefined },
+    )
+  }
+
+  async function assertSameFile(): Promise<void> {
+    if (opened === undefined) {
+      const [main] = (await runner.run(statements.changingFile({}))).rows
+      opened = main?.file ? identityOf(String(main.file)) : null
+    }
+    const other = otherFile()
+    if (other !== null) throw other
+  }
+
   async function changingFile(): Promise<string | null> {
     const [main] = (await runner.run(statements.changingFile({}))).rows
     if (!main?.file) return null
@@ -329,6 +355,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     single: adapter.single ?? false,
 
     async acquire(attempts) {
+      await assertSameFile()
       const before = await standing(attempts)
       const open = attempts.filter(({ name, owner }) => (before.get(name)?.owner ?? owner) === owner)
       if (open.length === 0) return attempts.map(({ name }) => toRefusal(before.get(name)))
@@ -338,6 +365,8 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async acquireIn(tx, attempt) {
+      const other = otherFile()
+      if (other !== null) throw other
       const attempts = JSON.stringify([attempt])
       const taken = await runner.runIn(tx, statements.acquireIn({ attempts, owner: attempt.owner }), ({ rows }) =>
         toGranted(rows[0]),
@@ -348,6 +377,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async enqueue(arrivals, maxWaiters) {
+      await assertSameFile()
       const { rows } = await runner.run(statements.enqueue({ arrivals: JSON.stringify(arrivals), maxWaiters }))
       const queued = byName(rows)
       const rest = arrivals.filter(({ name }) => !queued.has(name))
@@ -407,6 +437,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     async renew(holds): Promise<Renewal[]> {
+      if (otherFile() !== null) return holds.map(() => ({ outcome: 'lost', remainingMs: 0 }))
       // A power failure ends the holder, too.
       const renewal = { ...statements.renew({ holds: toJson(holds) }), durable: false }
       const renewed = byName((await runner.run(renewal)).rows)
@@ -417,6 +448,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     },
 
     guard(tx, holds) {
+      if (otherFile() !== null) return holds.map(() => 'lost')
       return runner.runIn(tx, statements.guard({ holds: toJson(holds) }), ({ rows }) => {
         const standing = byName(rows)
         return holds.map(({ name }) => (standing.has(name) ? 'stands' : 'lost'))
@@ -482,6 +514,18 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
       }
     },
   }
+}
+
+interface OpenedFile {
+  readonly path: string
+  readonly device: bigint
+  readonly inode: bigint
+}
+
+/** Null if there is no such file. */
+function identityOf(path: string): OpenedFile | null {
+  const stats = statSync(path, { bigint: true, throwIfNoEntry: false })
+  return stats === undefined ? null : { path, device: stats.dev, inode: stats.ino }
 }
 
 function byName(rows: readonly Row[]): Map<unknown, Row> {

@@ -1,0 +1,154 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, describe, expect, it } from 'vitest'
+import type { SqlAdapter } from '../../src/adapters/adapter.ts'
+import { createLocks, type Locks } from '../../src/index.ts'
+import { engines, freshName, type OpenEngine, type TestEngine } from '../engines.ts'
+
+const served = engines().filter(({ server }) => server !== undefined)
+const postgres = served.filter(({ engine }) => engine === 'postgres')
+const innodb = served.filter(({ engine }) => engine === 'mysql')
+
+const closing: (() => Promise<unknown>)[] = []
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close()
+})
+
+async function setUp(engine: TestEngine) {
+  const open = await engine.open()
+  closing.push(() => open.close())
+  const locks = createLocks(open.connected.adapter)
+  closing.push(() => locks.close())
+  return { open, locks, others: await open.locks() }
+}
+
+/** Another transaction has the lock for so long. */
+async function occupied(
+  open: OpenEngine,
+  locks: Locks<unknown>,
+  name: string,
+  ms: number,
+): Promise<() => Promise<void>> {
+  let resolve: () => void = () => undefined
+  const taken = new Promise<void>((done) => {
+    resolve = done
+  })
+  const holding = open.connected.transaction(async (tx) => {
+    await locks.within(tx).acquire(name)
+    resolve()
+    await sleep(ms)
+  })
+  await Promise.race([taken, holding])
+  return () => holding
+}
+
+describe.each(postgres)(
+  'limits of the session that are shorter than a wait, on $name',
+  { timeout: 60_000 },
+  (engine) => {
+    it.each(['statement_timeout', 'lock_timeout'])(
+      '%s does not end a wait in the database, and stays',
+      async (limit) => {
+        const { open, locks } = await setUp(engine)
+        const name = freshName()
+        const ended = await occupied(open, locks, name, 1500)
+        await open.connected.transaction(async (tx) => {
+          await open.connected.sql(`set local ${limit} = '400ms'`, tx)
+          await locks.within(tx).acquire(name, { wait: '20s' })
+          expect(await open.connected.sql(`show ${limit}`, tx)).toEqual([{ [limit]: '400ms' }])
+        })
+        await ended()
+      },
+    )
+
+    it.each(['statement_timeout', 'lock_timeout'])(
+      'with %s a wait that is over leaves a usable transaction',
+      async (limit) => {
+        const { open, locks } = await setUp(engine)
+        const name = freshName()
+        const ended = await occupied(open, locks, name, 1500)
+        await open.connected.transaction(async (tx) => {
+          await open.connected.sql(`set local ${limit} = '300ms'`, tx)
+          await expect(locks.within(tx).acquire(name, { wait: 700 })).rejects.toMatchObject({ code: 'LOCK_TIMEOUT' })
+          expect(await open.connected.sql('select 1 as one', tx)).toEqual([{ one: 1 }])
+        })
+        await ended()
+      },
+    )
+
+    it('idle_in_transaction_session_timeout does not end a transaction that waits for a lease', async () => {
+      const { open, locks, others } = await setUp(engine)
+      const name = freshName()
+      const lease = await others.acquire(name)
+      await open.connected.transaction(async (tx) => {
+        await open.connected.sql("set local idle_in_transaction_session_timeout = '700ms'", tx)
+        const releasing = sleep(2500).then(() => lease.release())
+        await locks.within(tx).acquire(name, { wait: '20s' })
+        expect(await releasing).toBe(true)
+      })
+    })
+
+    it('a level that the caller names is believed, and saves asking for it', async () => {
+      const { open, locks } = await setUp(engine)
+      const adapter = open.connected.adapter as { queryIn(tx: unknown, statement: { text: string }): unknown }
+      const sent: string[] = []
+      const listed = {
+        ...adapter,
+        queryIn(tx: unknown, statement: { text: string }) {
+          sent.push(statement.text)
+          return adapter.queryIn(tx, statement)
+        },
+      }
+      await using counted = createLocks(listed as unknown as SqlAdapter<unknown>)
+      await open.connected.transaction(async (tx) => {
+        await counted.within(tx, { isolation: 'read committed' }).acquire(freshName())
+        expect(sent).toHaveLength(1)
+        await counted.within(tx).acquire(freshName())
+        expect(sent).toHaveLength(3)
+      })
+      expect(() => locks.within({}, { isolation: 'chaos' as never })).toThrow(/isolation must be one of/)
+    })
+  },
+)
+
+describe.each(innodb)('limits of the session that are shorter than a wait, on $name', { timeout: 60_000 }, (engine) => {
+  it('innodb_lock_wait_timeout does not end a wait in the database, and stays', async () => {
+    const { open, locks } = await setUp(engine)
+    const name = freshName()
+    const ended = await occupied(open, locks, name, 2600)
+    await open.connected.transaction(async (tx) => {
+      await open.connected.sql('set session innodb_lock_wait_timeout = 1', tx)
+      await locks.within(tx).acquire(name, { wait: '20s' })
+      const [row] = await open.connected.sql('select @@session.innodb_lock_wait_timeout as seconds', tx)
+      expect(Number(row?.seconds)).toBe(1)
+      await open.connected.sql('set session innodb_lock_wait_timeout = default', tx)
+    })
+    await ended()
+  })
+})
+
+describe.each(engines())('the same name twice in one transaction, on $name', { timeout: 60_000 }, (engine) => {
+  it('is the same hold', async () => {
+    const { open, locks } = await setUp(engine)
+    const name = freshName()
+    await open.connected.transaction(async (tx) => {
+      const [first, second] = await Promise.all([locks.within(tx).acquire(name), locks.within(tx).acquire(name)])
+      const third = await locks.within(tx).acquire(name)
+      // A handle that serves all transactions does not tell one from the next.
+      if (engine.engine === 'sqlite') expect(third.token).toBeGreaterThan(first.token)
+      else expect([second.token, third.token]).toEqual([first.token, first.token])
+    })
+    await (await locks.acquire(name)).release()
+  })
+
+  it('is another hold in the next one', async () => {
+    const { open, locks } = await setUp(engine)
+    const name = freshName()
+    const tokens: bigint[] = []
+    for (let round = 0; round < 3; round++) {
+      await open.connected.transaction(async (tx) => {
+        tokens.push((await locks.within(tx).acquire(name)).token)
+      })
+    }
+    expect(new Set(tokens).size).toBe(3)
+  })
+})
