@@ -13,7 +13,7 @@ type Report = {
   numPassedTests: number
   testResults: {
     status: string
-    assertionResults: { status: string }[]
+    assertionResults: { status: string; fullName: string; failureMessages: string[] }[]
   }[]
 }
 
@@ -76,6 +76,7 @@ async function runVitest(node: string): Promise<Count> {
     })
     const [exitCode] = await once(running, 'exit')
     const report = await readReport(reportFile)
+    tellRepeated(report)
     const { passed, failed } = countTests(report)
     // Such as an error outside of all tests, which the report does not have.
     const hasFailedOtherwise = exitCode !== 0 && failed === 0
@@ -89,6 +90,15 @@ async function runVitest(node: string): Promise<Count> {
 async function readReport(file: string): Promise<Report> {
   const text = await readFile(file, 'utf8').catch(() => null)
   return text === null ? { numPassedTests: 0, testResults: [] } : JSON.parse(text)
+}
+
+/** Why tests failed that passed when they were repeated: Vitest itself does not say. */
+function tellRepeated({ testResults }: Report): void {
+  for (const { status, fullName, failureMessages } of testResults.flatMap(({ assertionResults }) => assertionResults)) {
+    if (status === 'passed' && failureMessages.length > 0) {
+      console.log(`\nfailed at first: ${fullName}\n${failureMessages.join('\n')}`)
+    }
+  }
 }
 
 function countTests({ numPassedTests, testResults }: Report): Count {

@@ -164,7 +164,8 @@ const shellCommands: Record<Destination['engine'], (path: string) => string> = {
 
 function prismaTables({ engine, schema = 'public', tablePrefix = 'rowlock_' }: Destination): string {
   const place = engine === 'postgres' ? `${schema}.` : ''
-  return ['locks', 'migrations'].map((table) => `'${place}${tablePrefix}${table}'`).join(', ')
+  const tables = engine === 'sqlite' ? ['locks', 'migrations'] : ['locks', 'gates', 'migrations']
+  return tables.map((table) => `'${place}${tablePrefix}${table}'`).join(', ')
 }
 
 function indent(lines: readonly string[], by = 2): string {

@@ -225,7 +225,7 @@ function mayNeverCommit(): DatabaseError {
 export function missingRight(table: string, error: unknown): DatabaseError {
   return new DatabaseError(
     'other',
-    `this user lacks a right: rowlock needs SELECT, INSERT and UPDATE on ${table} (purge also DELETE), and USAGE on its schema; migrate needs CREATE: ${messageOf(error)}`,
+    `this user lacks a right: rowlock needs SELECT, INSERT and UPDATE on ${table} and on the table of gates beside it (purge also DELETE on the first), and USAGE on its schema; migrate needs CREATE: ${messageOf(error)}`,
     { cause: error },
   )
 }

@@ -143,7 +143,11 @@ for (const kind of databaseKinds) {
       await writeMigrations({ engine: kind.engine, format: 'sql', out, ...naming })
       await tools.sql(database, out, kind)
       expect(await database.tables()).toEqual(
-        kind.engine === 'postgres' ? ['app.my_locks', 'app.my_migrations'] : ['my_locks', 'my_migrations'],
+        {
+          postgres: ['app.my_gates', 'app.my_locks', 'app.my_migrations'],
+          mysql: ['my_gates', 'my_locks', 'my_migrations'],
+          sqlite: ['my_locks', 'my_migrations'],
+        }[kind.engine === 'mariadb' ? 'mysql' : kind.engine],
       )
       await using locks = createLocks(database.connected.adapter, naming)
       expect(await locks.migrate()).toEqual([])

@@ -49,7 +49,10 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
     await migrating.close()
 
     const usage = isPostgres ? ['usage on schema app'] : []
-    const application = await createLogin([...usage, ...NEEDED.map((privilege) => `${privilege} on ${table('locks')}`)])
+    const application = await createLogin([
+      ...usage,
+      ...['locks', 'gates'].flatMap((name) => NEEDED.map((privilege) => `${privilege} on ${table(name)}`)),
+    ])
     connected = application.connection
     role = application.login
     locks = createLocks(connected.adapter, naming)

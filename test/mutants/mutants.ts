@@ -207,9 +207,11 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   {
     name: 'PostgreSQL: a release of many waits for who has a row locked',
     find: `and l.queue is null
+            order by l.name collate "C"
             for no key update skip locked
           )) and`,
     replace: `and l.queue is null
+            order by l.name collate "C"
             for no key update
           )) and`,
     tests: ['store/queue.test.ts', 'race/quiet.test.ts', 'race/batches.test.ts'],
@@ -217,9 +219,11 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   {
     name: 'PostgreSQL: a release of many passes over those who wait',
     find: `and l.queue is null
+            order by l.name collate "C"
             for no key update skip locked
           )) and`,
-    replace: `for no key update skip locked
+    replace: `order by l.name collate "C"
+            for no key update skip locked
           )) and`,
     tests: ['store/queue.test.ts', 'race/queue.test.ts'],
   },
@@ -237,8 +241,8 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   },
   {
     name: 'PostgreSQL: two transactions may create one name',
-    find: `else pg_try_advisory_xact_lock(hashtextextended(m.name, \${sql.lit(NEW_NAME_SEED)})) end`,
-    replace: `else \${sql.lit(NEW_NAME_SEED)} > 0 end`,
+    find: `else pg_try_advisory_xact_lock(\${advisoryKey(table, sql\`m.name\`)}) end`,
+    replace: 'else true end',
     tests: ['within/within.test.ts'],
   },
   {
@@ -273,7 +277,7 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   },
   {
     name: 'PostgreSQL: waiters whose process is gone are not skipped',
-    find: `then not pg_try_advisory_xact_lock_shared((entry->>'process')::bigint) else true end`,
+    find: `then not \${sessionEnded(sql\`(entry->>'process')::bigint\`)} else true end`,
     replace: 'then true else true end',
     tests: ['race/queue.test.ts', 'store/queue.test.ts'],
   },

@@ -117,9 +117,10 @@ for (const orm of orms) {
           const locks = locksOn(adapters[orm](connected.db as never, { sessions }) as Adapter<unknown>)
           const lease = await locks.acquire(freshName(), { takeover: 'session' })
           expect(await lease.release()).toBe(true)
-          await expect(locksOn(connected.adapter).acquire(freshName(), { takeover: 'session' })).rejects.toMatchObject({
-            code: 'UNSUPPORTED',
-          })
+          const without = locksOn(connected.adapter).acquire(freshName(), { takeover: 'session' })
+          // The others open a connection beside their pools.
+          if (orm === 'Prisma') await expect(without).rejects.toMatchObject({ code: 'UNSUPPORTED' })
+          else expect(await (await without).release()).toBe(true)
         })
       }
 
@@ -212,8 +213,10 @@ describe('Prisma', () => {
     ]
     for (const prisma of clients as (PrismaClient & { $disconnect(): Promise<void> })[]) {
       const locks = createLocks(fromPrisma(prisma), { statementTimeout: '5s' })
-      await expect(locks.inspect('x')).rejects.toMatchObject({ code: 'DATABASE', failure: 'connection' })
-      await expect(locks.purge({ idleFor: '1h' })).rejects.toMatchObject({ code: 'DATABASE', failure: 'connection' })
+      // The driver mariadb says that its pool had no connection in time.
+      const told = { code: 'DATABASE', failure: expect.stringMatching(/^(connection|unavailable)$/) }
+      await expect(locks.inspect('x')).rejects.toMatchObject(told)
+      await expect(locks.purge({ idleFor: '1h' })).rejects.toMatchObject(told)
       await locks.close()
       await prisma.$disconnect()
     }

@@ -77,7 +77,7 @@ async function run(db: LedgerDatabase, options: LoadOptions): Promise<Run> {
     }
     return { protection, load, audit: audit(await readBooks(db), load.acknowledged) }
   } finally {
-    await dropLedger(db)
+    await dropLedger(db, adapter.engine)
   }
 }
 

@@ -1,5 +1,6 @@
-import type { ColumnType, Generated, Kysely } from 'kysely'
+import { type ColumnType, type Generated, type Kysely, sql } from 'kysely'
 import type { SqlEngine } from '../../adapters/adapter.ts'
+import { migrations } from '../../migrate.ts'
 import { connect } from '../connect.ts'
 
 /** All tables of the demo are named so, rowlock's own included. */
@@ -72,8 +73,11 @@ export async function createLedger(db: LedgerDatabase, engine: SqlEngine): Promi
 }
 
 /** Drops the demo's tables, and rowlock's that were made for it. */
-export async function dropLedger(db: LedgerDatabase): Promise<void> {
-  await dropTables(db, ['accounts', 'ledger', 'locks', 'migrations'])
+export async function dropLedger(db: LedgerDatabase, engine: SqlEngine): Promise<void> {
+  await dropTables(db, ['accounts', 'ledger'])
+  for (const { undo } of migrations(engine, { tablePrefix: TABLE_PREFIX }).reverse()) {
+    for (const statement of undo) await sql.raw(statement).execute(db)
+  }
 }
 
 async function dropTables(db: LedgerDatabase, tables: readonly string[]): Promise<void> {
