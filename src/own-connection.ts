@@ -1,5 +1,6 @@
 import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapters/adapter.ts'
 import { LockError } from './errors.ts'
+import { isConnectionFailure } from './store/statement.ts'
 
 /** A statement waits so long for the connection to be opened; then it goes to the pool. */
 const OPENING_MS = 250
@@ -183,6 +184,10 @@ class Shared {
     this.#sentAt.add(sent)
     try {
       return await this.#connection.query(statement)
+    } catch (error) {
+      // Drivers differ in when they tell that a connection is gone, if nothing is asked on it.
+      if (isConnectionFailure(error)) this.#end(error)
+      throw error
     } finally {
       this.#sentAt.delete(sent)
     }

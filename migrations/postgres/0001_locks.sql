@@ -42,6 +42,8 @@ declare
   statement_limit_ms constant float8 := extract(epoch from current_setting('statement_timeout')::interval) * 1000;
   asked_at constant timestamptz := clock_timestamp();
   limit_ms float8 := case when statement_limit_ms > 0 then least(wait_ms, statement_limit_ms * 0.8) else wait_ms end;
+  is_ours boolean;
+  was_handed boolean;
   ignored text;
 begin
   begin
@@ -55,19 +57,13 @@ begin
     end if;
     ignored := set_config('lock_timeout', ceil(greatest(limit_ms, 1))::text, true);
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-      -- What has changed since the snapshot was taken is an error here; the update would judge by what the snapshot has.
+      -- What has changed since the snapshot was taken is an error here; the select below would judge by what the snapshot has.
       perform from rowlock_locks as l where l.name = lock_name for no key update;
     end if;
     loop
       -- WHO GETS THE LOCK: a hold of this transaction stays what it is; what was handed to it becomes its own; and what is
-      -- free goes to it unless leases wait.
-      update rowlock_locks as l
-      set owner = case when l.handed_to = this_transaction then l.owner when ttl_ms is not null then new_owner end,
-          token = case when l.handed_to = this_transaction or l.owner = new_owner then l.token
-                       else greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
-          expires_at = case when l.handed_to = this_transaction then l.expires_at
-                            else clock_timestamp() + coalesce(ttl_ms, 0) * interval '1 ms' end,
-          holder = new_holder, session = null, handed_to = this_transaction, takeover = false
+      -- free goes to it unless leases wait. FOR UPDATE, and no less, waits for a guard that is still open.
+      select l.handed_to = this_transaction, l.owner = new_owner from rowlock_locks as l
       where l.name = lock_name
         and (l.handed_to = this_transaction
              or l.owner = new_owner
@@ -75,8 +71,18 @@ begin
                  or case when l.session is not null then pg_try_advisory_xact_lock_shared(l.session) end)
                 and (l.queue is null or not l.queue @@ 'exists($[*] ? (!exists(@.transaction)))')
                 and not exists (select from rowlock_gates as g where g.name = lock_name and g.closed_until > clock_timestamp()))
-      returning l.token, coalesce(l.owner, new_owner) into token, owner;
+      for update
+      into is_ours, was_handed;
       if found then
+        update rowlock_locks as l
+        set owner = case when is_ours then l.owner when ttl_ms is not null then new_owner end,
+            token = case when is_ours or was_handed then l.token
+                         else greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
+            expires_at = case when is_ours then l.expires_at
+                              else clock_timestamp() + coalesce(ttl_ms, 0) * interval '1 ms' end,
+            holder = new_holder, session = null, handed_to = this_transaction, takeover = false
+        where l.name = lock_name
+        returning l.token, coalesce(l.owner, new_owner) into token, owner;
         outcome := 'granted';
         exit;
       end if;

@@ -152,3 +152,31 @@ describe.each(engines())('the same name twice in one transaction, on $name', { t
     expect(new Set(tokens).size).toBe(3)
   })
 })
+
+describe.each(served)('a guard that outlives its lease, on $name', { timeout: 60_000 }, (engine) => {
+  it('keeps transactions from the lock until it ends', async () => {
+    const { open, locks, others } = await setUp(engine)
+    const name = freshName()
+    const lease = await others.acquire(name, { ttl: 300, renew: false })
+    const other = await open.connect()
+    const order: string[] = []
+    let taking: Promise<unknown> | undefined
+    await open.connected.transaction(async (tx) => {
+      await lease.guard(tx)
+      await sleep(600)
+      expect(lease.isHeld()).toBe(false)
+      const taker = createLocks(other.adapter)
+      closing.push(() => taker.close())
+      expect(await other.transaction((second) => taker.within(second).tryAcquire(name))).toBeNull()
+      taking = other.transaction(async (second) => {
+        await taker.within(second).acquire(name)
+        order.push('taken')
+      })
+      await sleep(500)
+      order.push('guarded transaction ends')
+    })
+    await taking
+    expect(order).toEqual(['guarded transaction ends', 'taken'])
+    await locks.close()
+  })
+})
