@@ -189,9 +189,10 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
         if (result.holder === null && !result.queued) continue
         turn ??= queue.join(name, wait.leftMs)
         const idleMs = (result.idleLimitMs || Number.POSITIVE_INFINITY) * IDLE_PART
-        const served = await call.race(turn.served, Math.min(wait.leftMs, idleMs))
+        const { leftMs } = wait
+        const served = await call.race(turn.served, Math.min(leftMs, idleMs))
         if (served === TIME_OUT) {
-          if (wait.leftMs === 0) throw wait.timeout(turn.holder ?? result.holder ?? 'a transaction')
+          if (leftMs <= idleMs) throw wait.timeout(turn.holder ?? result.holder ?? 'a transaction')
           // Asked again for the sake of asking; and it keeps its place.
           continue
         }
