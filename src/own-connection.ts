@@ -179,7 +179,10 @@ class Shared {
     const now = performance.now()
     this.askedAt = now
     const [oldest] = this.#sentAt
-    if (oldest !== undefined && now - oldest.at > this.#timeoutMs) await this.#drop()
+    if (oldest !== undefined && now - oldest.at > this.#timeoutMs) {
+      await this.#drop()
+      throw new Error('the connection does not answer, and another one is opened')
+    }
     const sent = { at: now }
     this.#sentAt.add(sent)
     try {

@@ -444,7 +444,9 @@ export class Queue {
       for (const caller of callers) caller.entry = undefined
       line.arriving.unshift(...callers)
       const pauseMs = line.lockedMs
-      if (pauseMs >= LOCKED_BY_TRANSACTIONS_MS && entry.terms.transaction !== true) this.#closeGate(line)
+      // Leases that came after transactions of this process are kept waiting, too.
+      const leases = line.arriving.some(({ terms }) => terms.transaction !== true)
+      if (pauseMs >= LOCKED_BY_TRANSACTIONS_MS && leases) this.#closeGate(line)
       line.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
       return pauseMs
     }

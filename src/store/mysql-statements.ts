@@ -192,15 +192,15 @@ export function mysqlStatements(naming: Naming) {
         where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}`,
     ),
 
-    closeGates: batched<{ name: Buffer; by: Buffer }>(sql`
+    closeGates: batched<{ name: Buffer; closer: Buffer }>(sql`
         insert into ${gates} (name, closed_until, closed_by)
-        select asked.name, ${now} + ${sql.lit(GATE_MS)} * 1000, asked.by from ${ASKED} as asked
-        on duplicate key update closed_until = ${now} + ${sql.lit(GATE_MS)} * 1000, closed_by = asked.by`),
+        select asked.name, ${now} + ${sql.lit(GATE_MS)} * 1000, asked.closer from ${ASKED} as asked
+        on duplicate key update closed_until = ${now} + ${sql.lit(GATE_MS)} * 1000, closed_by = asked.closer`),
 
-    openGates: batched<{ name: Buffer; by: Buffer }>(sql`
+    openGates: batched<{ name: Buffer; closer: Buffer }>(sql`
         update ${ASKED} as asked straight_join ${gates} as g force index (primary) on g.name = asked.name
         set g.closed_until = ${now}
-        where g.closed_by = asked.by`),
+        where g.closed_by = asked.closer`),
 
     // Into the last entry, or behind it, by one expression: json_set() appends what it is to set behind the end.
     enqueue: batched<AskedArrival>(sql`

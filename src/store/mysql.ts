@@ -461,11 +461,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     acquireIn,
 
     async closeGates(asked) {
-      await runner.keep(statements.closeGates(asked.map(({ name, by }) => ({ name: bytes(name), by: bytes(by) }))))
+      await runner.keep(statements.closeGates(asked.map(({ name, by }) => ({ name: bytes(name), closer: bytes(by) }))))
     },
 
     async openGates(asked) {
-      await runner.keep(statements.openGates(asked.map(({ name, by }) => ({ name: bytes(name), by: bytes(by) }))))
+      await runner.keep(statements.openGates(asked.map(({ name, by }) => ({ name: bytes(name), closer: bytes(by) }))))
     },
 
     async releaseIn(tx, hold) {
