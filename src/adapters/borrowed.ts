@@ -15,19 +15,33 @@ interface Kept {
   giveBack(): Promise<void>
 }
 
+/** Pools of which a connection is kept: of each one only, or many instances on one pool would use it up. */
+const lending = new WeakSet<object>()
+
 /**
  * Lends connections of a pool, for adapters that can open none beside it: one at a time, kept until it is closed. Not the only
  * one, of which the application would be deprived. A pool that is being ended waits for all of its connections, so the one that
  * is kept is exchanged now and then; the pool has no other one to give when it has ended.
  */
-export function lender(reserve: Reserve): () => Promise<DedicatedConnection> {
+export function lender(pool: object, reserve: Reserve): () => Promise<DedicatedConnection> {
   let hasOthers = false
   return async () => {
-    let kept = await keep(reserve)
+    if (lending.has(pool)) {
+      throw new DatabaseError('unavailable', 'another instance keeps a connection of this pool', { cause: undefined })
+    }
+    lending.add(pool)
+    let kept: Kept
+    try {
+      kept = await keep(reserve)
+    } catch (error) {
+      lending.delete(pool)
+      throw error
+    }
     if (!hasOthers) {
       hasOthers = await hasAnother(reserve)
       if (!hasOthers) {
         await kept.giveBack()
+        lending.delete(pool)
         throw new DatabaseError('unavailable', 'the pool has no second connection at this moment', { cause: undefined })
       }
     }
@@ -51,6 +65,7 @@ export function lender(reserve: Reserve): () => Promise<DedicatedConnection> {
     const timer = setInterval(() => void exchange(), EXCHANGE_MS).unref()
     const end = (cause: unknown) => {
       over = true
+      lending.delete(pool)
       clearInterval(timer)
       loss.lose(cause)
       void kept.giveBack()
@@ -68,6 +83,7 @@ export function lender(reserve: Reserve): () => Promise<DedicatedConnection> {
       onLost: loss.onLost,
       async close() {
         over = true
+        lending.delete(pool)
         loss.expect()
         clearInterval(timer)
         await kept.giveBack()

@@ -65,7 +65,7 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
       return send(tx as unknown as Executor, statement).catch(explainEnd)
     },
     reserve,
-    ...(dedicate ? { dedicate } : engine !== 'sqlite' && { borrow: lender(reserve) }),
+    ...(dedicate ? { dedicate } : engine !== 'sqlite' && { borrow: lender(db, reserve) }),
   }
 }
 
