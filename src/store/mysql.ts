@@ -543,7 +543,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     },
 
     async assess() {
-      topology = undefined
+      // On the pool: the sessions that take locks are what is looked at, and how their driver answers.
+      topology = readTopology('mysql', (query) => runner.run(query)).catch((error: unknown) => {
+        topology = undefined
+        throw error
+      })
       return assess(await knownTopology())
     },
 

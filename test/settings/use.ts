@@ -89,7 +89,10 @@ export async function expectRefusal({ adapter, transaction }: Setup): Promise<vo
     const name = freshName()
     await expect(locks.acquire(name)).rejects.toMatchObject(refused)
     await expect(locks.tryAcquire(name)).rejects.toMatchObject(refused)
-    await expect(transaction(async (tx) => locks.within(tx).tryAcquire(name))).rejects.toMatchObject(refused)
+    // It looks on a connection of rowlock's own first, whose rows have rowlock's shape, and finds that there are no tables.
+    await expect(transaction(async (tx) => locks.within(tx).tryAcquire(name))).rejects.toMatchObject({
+      code: expect.stringMatching(/^(UNSUPPORTED|NOT_MIGRATED)$/),
+    })
   } finally {
     await locks.close()
   }
