@@ -64,17 +64,21 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
 
   let topology: Promise<Topology> | undefined
-  function knownTopology(): Promise<Topology> {
-    topology ??= readTopology('mysql', async (query) => {
-      const { rows } = await runner.keep(query)
+  /** Asked by `send`, in a session like those that take locks; a failure is not kept. */
+  function askTopology(send: (query: Statement) => Promise<Result>): Promise<Topology> {
+    const asked = readTopology('mysql', async (query) => {
+      const { rows } = await send(query)
       for (const row of rows) checkRow(row, 'Variable_name')
       return { rows }
     }).catch((error: unknown) => {
-      topology = undefined
+      if (topology === asked) topology = undefined
       throw error
     })
-    return topology
+    topology = asked
+    return asked
   }
+
+  const knownTopology = () => topology ?? askTopology((query) => runner.keep(query))
 
   async function look(items: readonly { readonly name: string }[]): Promise<Map<string, Row>> {
     const query = statements.look(items.map(({ name }) => bytes(name)))
@@ -336,6 +340,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
    * free, by a statement that waits for nobody, and else waits behind the transactions that have the row.
    */
   async function acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult> {
+    // Asked in the transaction if it is not known yet: there may be no other connection, and it is this one whose answers are
+    // read. It takes no snapshot.
+    if (topology === undefined) await askTopology(async (query) => runner.runIn(tx, query, (answer) => answer))
     const seen = await lookFromOutside(attempt.name)
     const same = await ownHold(tx, attempt.name, seen)
     if (same !== undefined) return { granted: true, ...same }
@@ -387,8 +394,6 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
 
   /** The token; undefined if another transaction has the row. */
   async function takeWithin(tx: Tx, asked: AskedWithin, waitMs: number): Promise<bigint | undefined> {
-    // Asked in the transaction if it is not known yet: there may be no other connection. It takes no snapshot.
-    topology ??= readTopology('mysql', async (query) => runner.runIn(tx, query, (answer) => answer))
     const { dialect, settings } = await knownTopology()
     const rollsBackOnTimeout = settings.innodb_rollback_on_timeout === 'on'
     const take = async (query: Statement) => {
@@ -543,12 +548,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     },
 
     async assess() {
-      // On the pool: the sessions that take locks are what is looked at, and how their driver answers.
-      topology = readTopology('mysql', (query) => runner.run(query)).catch((error: unknown) => {
-        topology = undefined
-        throw error
-      })
-      return assess(await knownTopology())
+      // On the pool: its sessions take the locks, and its driver's answers are what will be read.
+      return assess(await askTopology((query) => runner.run(query)))
     },
 
     async migrate() {
