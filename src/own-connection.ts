@@ -46,7 +46,9 @@ export class OwnConnection {
 
   /** Opens it beforehand: there is something to keep alive, and later the pool may have no connection to spare. */
   prepare(): void {
-    if (this.#shared === undefined) void this.#soon()
+    // A failure is told to whoever needs it; the others have the pool.
+    if (this.#shared === undefined && this.#opening === undefined && this.#mayOpen)
+      this.#opened().catch(() => undefined)
   }
 
   /** Runs one statement that commits by itself. */
@@ -74,6 +76,10 @@ export class OwnConnection {
     clearInterval(this.#idle)
     await this.#opening?.catch(() => undefined)
     await this.#shared?.close()
+  }
+
+  get #mayOpen(): boolean {
+    return this.#open !== undefined && !this.#closed && performance.now() >= this.#notBefore
   }
 
   async #soon(): Promise<Shared | undefined> {

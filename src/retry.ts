@@ -162,6 +162,19 @@ export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promis
   }
 }
 
+/** How long to wait for a connection beside a transaction, which may have the pool's last one. */
+const OUTSIDE_MS = 250
+
+/** What is asked for a transaction on another connection than its own; undefined if there is none to be had. */
+export async function fromOutside<T>(asked: Promise<T>): Promise<T | undefined> {
+  try {
+    return await bounded(asked, OUTSIDE_MS)
+  } catch (error) {
+    if (error instanceof DatabaseError && error.failure !== 'other') return undefined
+    throw error
+  }
+}
+
 export function noAnswer(timeoutMs: number): DatabaseError {
   return new DatabaseError(
     'connection',

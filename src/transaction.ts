@@ -1,11 +1,11 @@
 import type { BeforeSnapshot, Entrance } from './before-snapshot.ts'
 import { type Call, TIME_OUT } from './call.ts'
-import { DatabaseError, LockError, LockLostError, LockTimeoutError } from './errors.ts'
+import { LockError, LockLostError, LockTimeoutError } from './errors.ts'
 import type { Lease } from './lease.ts'
 import type { Handed } from './queue.ts'
 import { randomHex } from './random.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
-import { bounded } from './retry.ts'
+import { fromOutside } from './retry.ts'
 import type { Attempt, Hold, Store } from './store/store.ts'
 import type { TransactionQueue, Turn } from './transaction-queue.ts'
 
@@ -74,8 +74,6 @@ export interface TransactionContext<Tx> {
  * deadlock would be found; an abort is noticed after that time at the latest.
  */
 const LONGEST_DATABASE_WAIT_MS = 2500
-/** How long to wait for a connection for a look from outside, which is dispensable: the transaction may have the pool's last one. */
-const OUTSIDE_LOOK_MS = 250
 /** How often a transaction looks again that cannot be handed the lock. */
 const LOOK_AGAIN_MS = 50
 /** A server that ends idle transactions is asked after this part of the time that it allows. */
@@ -229,14 +227,9 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   /** Who holds the lock by a lease, or waits for one; undefined if nobody does, or if that cannot be asked from outside. */
   async #leasedTo(name: string): Promise<string | undefined> {
-    try {
-      const [sight] = await bounded(this.#context.store.look([name]), OUTSIDE_LOOK_MS)
-      if (sight === undefined || (sight.holder === null && !sight.leasesWait)) return undefined
-      return sight.holder?.label ?? 'others, who wait for it'
-    } catch (error) {
-      if (error instanceof DatabaseError && error.failure !== 'other') return undefined
-      throw error
-    }
+    const [sight] = (await fromOutside(this.#context.store.look([name]))) ?? []
+    if (sight === undefined || (sight.holder === null && !sight.leasesWait)) return undefined
+    return sight.holder?.label ?? 'others, who wait for it'
   }
 
   #attempt(name: string, ttlMs: number | null): Attempt {

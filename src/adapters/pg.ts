@@ -72,21 +72,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
         throw new LockError('TRANSACTION_ABORTED', message, { cause })
       }
     },
-    async reserve(use) {
-      const client = await pool.connect()
-      // Without a listener it would end the process. The query that is under way rejects with it.
-      const onError = () => undefined
-      client.on('error', onError)
-      let broken = true
-      try {
-        const result = await use({ query: (statement) => send(client, statement) })
-        broken = false
-        return result
-      } finally {
-        client.off('error', onError)
-        client.release(broken)
-      }
-    },
+    reserve: (use) => reserved(pool, (client) => use({ query: (statement) => send(client, statement) })),
     dedicate: () => dedicatePg(options.sessions ?? pool),
   }
 }
@@ -95,26 +81,31 @@ function withoutName({ text, values }: Statement): Statement {
   return { text, values }
 }
 
-/** As `pool.query`, but not in a transaction that somebody has left open on a connection. Before 8.21, pg does not tell. */
-async function sendAlone(pool: PgPool, statement: Statement): Promise<Result> {
+/** A client of the pool's, which is closed if `use` fails. */
+async function reserved<T>(pool: PgPool, use: (client: PgPoolClient) => Promise<T>): Promise<T> {
   const client = await pool.connect()
   // Without a listener it would end the process. The query that is under way rejects with it.
   const onError = () => undefined
   client.on('error', onError)
-  let good = false
+  let broken = true
   try {
-    const result = await send(client, statement, statement.name)
-    const status = client.getTransactionStatus?.() ?? 'I'
-    if (status !== 'I') {
-      await client.query({ text: 'rollback', values: [] })
-      throw transactionLeftOpen()
-    }
-    good = true
+    const result = await use(client)
+    broken = false
     return result
   } finally {
     client.off('error', onError)
-    client.release(!good)
+    client.release(broken)
   }
+}
+
+/** As `pool.query`, but not in a transaction that somebody has left open on a connection. Before 8.21, pg does not tell. */
+function sendAlone(pool: PgPool, statement: Statement): Promise<Result> {
+  return reserved(pool, async (client) => {
+    const result = await send(client, statement, statement.name)
+    if ((client.getTransactionStatus?.() ?? 'I') === 'I') return result
+    await client.query({ text: 'rollback', values: [] })
+    throw transactionLeftOpen()
+  })
 }
 
 /**

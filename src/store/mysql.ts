@@ -3,7 +3,7 @@ import type { Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import type { OwnConnection } from '../own-connection.ts'
-import { bounded } from '../retry.ts'
+import { fromOutside } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import { checkRow, otherShape, toNumber } from './shape.ts'
 import {
@@ -364,18 +364,14 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
 
   /** Undefined if there is no connection to look from. Makes the row, if there is none yet. */
   async function lookFromOutside(name: string): Promise<Row | undefined> {
-    const ask = async () => {
-      const row = (await look([{ name }])).get(name)
-      if (row !== undefined) return row
-      await runner.keep(statements.createFree({ name: bytes(name) }))
-      return (await look([{ name }])).get(name)
-    }
-    try {
-      return await bounded(ask(), OUTSIDE_LOOK_MS)
-    } catch (error) {
-      if (error instanceof DatabaseError && error.failure === 'connection') return undefined
-      throw error
-    }
+    return fromOutside(
+      (async () => {
+        const row = (await look([{ name }])).get(name)
+        if (row !== undefined) return row
+        await runner.keep(statements.createFree({ name: bytes(name) }))
+        return (await look([{ name }])).get(name)
+      })(),
+    )
   }
 
   /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
@@ -786,9 +782,6 @@ const LONGEST_IDLE_SECONDS = 86_400
 const LONGEST_ROW_WAIT_SECONDS = 3600
 /** For a try on a server whose lock timeouts roll back whole transactions: long enough for a free lock to be taken. */
 const SHORTEST_LIMIT_MS = 100
-
-/** How long to wait for a connection for a look from outside: the transaction may have the pool's last one. */
-const OUTSIDE_LOOK_MS = 250
 
 /** What ends a wait whose statement has a limit of its own: MySQL's, and MariaDB's. */
 const WAIT_LIMITED = 3024
