@@ -713,9 +713,14 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     const connection = await own.attach(purpose)
     try {
       const { rows } = await connection.query({
-        // In a session that is a pooler's own the lock would stay behind.
-        text: `select pg_backend_pid() as backend,
-                 case when $2::int is null or $2::int = pg_backend_pid() then pg_try_advisory_lock($1::bigint) end as locked`,
+        // In a session that is a pooler's own the lock would stay behind, and so would the settings. These come in the same
+        // message, since the next one may ask whether we live (see `sessionEnded`). An idle session would be ended, too.
+        text: `select backend,
+                 case when is_direct then pg_try_advisory_lock($1::bigint) end as locked,
+                 case when is_direct then set_config('rowlock.own_locks',
+                   concat_ws(',', nullif(current_setting('rowlock.own_locks', true), ''), $1::text), false) end as told,
+                 case when is_direct then (select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout') end as idle
+               from (select pg_backend_pid() as backend, pg_backend_pid() = coalesce($2::int, pg_backend_pid()) as is_direct) as s`,
         values: [id, connection.backendId ?? null],
       })
       const backend = Number(rows[0]?.backend)
@@ -727,12 +732,6 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
       }
       if (!toBoolean(rows[0]?.locked))
         throw new DatabaseError('conflict', 'the session lock is taken', { cause: undefined })
-      // See `sessionEnded`. And an idle session would be ended, but this one is rowlock's own.
-      await connection.query({
-        text: `select set_config('rowlock.own_locks', concat_ws(',', nullif(current_setting('rowlock.own_locks', true), ''), $1::text), false),
-                      (select set_config(name, '0', false) from pg_settings where name = 'idle_session_timeout')`,
-        values: [id],
-      })
       return connection
     } catch (error) {
       await connection.close()
