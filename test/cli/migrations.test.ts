@@ -165,7 +165,7 @@ describe('rowlock migrations', () => {
     [
       'prisma',
       '20250101000001_rowlock_0001_locks/migration.sql',
-      "external: ['public.rowlock_locks', 'public.rowlock_migrations']",
+      "external: ['public.rowlock_locks', 'public.rowlock_gates', 'public.rowlock_migrations']",
     ],
     ['drizzle', 'rowlock_0001_locks.sql', 'npx drizzle-kit generate --custom --name=rowlock_0001_locks'],
     ['typeorm', '1735689601000-rowlock-0001-locks.ts', 'npx typeorm migration:run'],

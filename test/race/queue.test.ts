@@ -173,7 +173,7 @@ describe.each(servedEngines)('on $name', { timeout: 120_000 }, (engine) => {
     })
     await locking
     const workers = await Promise.all(Array.from({ length: 8 }, () => startWorker(engine, open.url)))
-    await Promise.all(workers.map((worker) => worker.call('startBustle', all, 48)))
+    await Promise.all(workers.map((worker) => worker.call('startBustle', all, 16)))
     await sleep(3000)
     const bustles = await Promise.all(workers.map((worker) => worker.call('stopBustle')))
     told.emit('unlock')
