@@ -46,10 +46,10 @@ const POSTGRES_SETTINGS = (table: string): Statement => ({
            pg_is_in_recovery()::text as in_recovery,
            (select string_agg(name, ', ')
             from (values ('SELECT', 'r'), ('INSERT', 'a'), ('UPDATE', 'w')) as command(name, letter)
-            where row_security_active(to_regclass($1::text)::oid)
+            where row_security_active(to_regclass(nullif($1::text, ''))::oid)
               and not exists (
                 select from pg_policy
-                where polrelid = to_regclass($1::text) and polpermissive and polcmd::text in ('*', letter)
+                where polrelid = to_regclass(nullif($1::text, '')) and polpermissive and polcmd::text in ('*', letter)
                   and (polroles = '{0}' or exists (select from unnest(polroles) as role where pg_has_role(role, 'usage'))))
            ) as unpermitted`,
   values: [table],
