@@ -5,7 +5,7 @@ import type { Lease } from './lease.ts'
 import type { Handed } from './queue.ts'
 import { randomHex } from './random.ts'
 import { checkName, type LockOptions, type LockRequest } from './request.ts'
-import { fromOutside } from './retry.ts'
+import type { Outside } from './retry.ts'
 import type { Attempt, Hold, Store } from './store/store.ts'
 import type { TransactionQueue, Turn } from './transaction-queue.ts'
 
@@ -57,6 +57,7 @@ export interface TransactionContext<Tx> {
   readonly store: Store<Tx>
   readonly queue: TransactionQueue
   readonly beforeSnapshot: BeforeSnapshot
+  readonly outside: Outside
   readonly holder: string
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
@@ -227,7 +228,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   /** Who holds the lock by a lease, or waits for one; undefined if nobody does, or if that cannot be asked from outside. */
   async #leasedTo(name: string): Promise<string | undefined> {
-    const [sight] = (await fromOutside(this.#context.store.look([name]))) ?? []
+    const [sight] = (await this.#context.outside(() => this.#context.store.look([name]))) ?? []
     if (sight === undefined || (sight.holder === null && !sight.leasesWait)) return undefined
     return sight.holder?.label ?? 'others, who wait for it'
   }

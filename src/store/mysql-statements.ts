@@ -183,6 +183,10 @@ export function mysqlStatements(naming: Naming) {
     },
 
     token: statement<{ name: Buffer }>(engine, (p) => sql`select token from ${locks} where name = ${p.name}`),
+    awaited: statement<{ name: Buffer }>(
+      engine,
+      (p) => sql`select queue is not null as awaited from ${locks} where name = ${p.name}`,
+    ),
 
     // A hold that this transaction has, if it has not been undone with a savepoint.
     ownHold: statement<{ name: Buffer; token: bigint; mark: Buffer }>(

@@ -3,7 +3,7 @@ import type { Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import type { OwnConnection } from '../own-connection.ts'
-import { fromOutside } from '../retry.ts'
+import { outside } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import { checkRow, otherShape, toNumber } from './shape.ts'
 import {
@@ -62,6 +62,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
   const statements = mysqlStatements(naming)
   const table = tableName('mysql', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
+
+  const askOutside = outside()
 
   let topology: Promise<Topology> | undefined
   /** Asked by `send`, in a session like those that take locks; a failure is not kept. */
@@ -364,14 +366,12 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
 
   /** Undefined if there is no connection to look from. Makes the row, if there is none yet. */
   async function lookFromOutside(name: string): Promise<Row | undefined> {
-    return fromOutside(
-      (async () => {
-        const row = (await look([{ name }])).get(name)
-        if (row !== undefined) return row
-        await runner.keep(statements.createFree({ name: bytes(name) }))
-        return (await look([{ name }])).get(name)
-      })(),
-    )
+    return askOutside(async () => {
+      const row = (await look([{ name }])).get(name)
+      if (row !== undefined) return row
+      await runner.keep(statements.createFree({ name: bytes(name) }))
+      return (await look([{ name }])).get(name)
+    })
   }
 
   /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
@@ -476,7 +476,10 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
       })
       const result = await runner.runIn(tx, statements.releaseIn(toAskedHold(hold)), (answer) => answer)
       const token = await tokenAfter(tx, hold.name, result)
-      return token === 0n ? 'lost' : { awaited: token < 0n || adapter.tellsNoInsertId === true }
+      if (token === 0n) return 'lost'
+      if (adapter.tellsNoInsertId !== true) return { awaited: token < 0n }
+      const query = statements.awaited({ name: bytes(hold.name) })
+      return runner.runIn(tx, query, ({ rows: [row] }) => ({ awaited: toNumber(row?.awaited) === 1 }))
     },
 
     async query(tx, query) {
