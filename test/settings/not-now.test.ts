@@ -343,8 +343,10 @@ function pgPool(url: string, options: pg.PoolConfig): pg.Pool {
   return pool
 }
 
+/** On the pool alone: what is in its way, a connection of rowlock's own does not meet. */
 function instance<Tx>(adapter: Adapter<Tx>, options: InstanceOptions = {}): Locks<Tx> {
-  const locks = createLocks(adapter, { ttl: TTL, renew: false, statementTimeout: '20s', ...options })
+  const settings = { ttl: TTL, renew: false, statementTimeout: '20s', ownConnection: false } as const
+  const locks = createLocks(adapter, { ...settings, ...options })
   onTestFinished(() => locks.close())
   return locks
 }
