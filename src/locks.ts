@@ -24,7 +24,7 @@ import {
   toSettings,
   toTtl,
 } from './request.ts'
-import { bounded, noAnswer, outside, patient, untilUnlocked } from './retry.ts'
+import { bounded, noAnswer, patient, untilUnlocked } from './retry.ts'
 import { type LiveSession, Sessions } from './session.ts'
 import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
@@ -191,7 +191,7 @@ class Instance<Tx> implements Locks<Tx> {
       store,
       queue: new TransactionQueue(this.#queue),
       beforeSnapshot: new BeforeSnapshot(async (names) => (await store.lookAtTransactions?.(names)) ?? []),
-      outside: outside(),
+      outside: own.outside,
       holder: settings.holder,
       run: (signal, body) => this.#calls.run(signal, body),
       request: (name, options) => toRequest(name, options, settings.defaults),

@@ -1,15 +1,31 @@
 import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapters/adapter.ts'
-import { LockError } from './errors.ts'
+import { DatabaseError, LockError } from './errors.ts'
+import { bounded } from './retry.ts'
 import { isConnectionFailure } from './store/statement.ts'
 
 /** A statement waits so long for the connection to be opened; then it goes to the pool. */
 const OPENING_MS = 250
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5000
+/**
+ * No statement is to wait for a row on it. InnoDB cannot be told so of an INSERT, which a row stops that an open transaction
+ * has created: it waits for a second at most, instead of fifty.
+ */
+const SETUP: Partial<Record<SqlAdapter<never>['engine'], Statement>> = {
+  mysql: { text: 'set session innodb_lock_wait_timeout = 1', values: [] },
+}
 /** A connection of the pool is given back when nothing has needed it for so long. */
 const IDLE_MS = 2000
 /** What is sent to the pool has to wait behind the application, if it has no answer by then. */
 const SLOW_POOL_MS = 1000
+
+/** How long a transaction waits for a connection beside its own, which may be the pool's last one. */
+const OUTSIDE_MS = 250
+/** Where there was none, others do not wait for one within that time. */
+const NONE_OUTSIDE_MS = 1000
+
+/** Asks, for transactions, on another connection than their own; the answer is undefined if there is none to be had. */
+export type Outside = <T>(ask: () => Promise<T>) => Promise<T | undefined>
 
 export interface OwnConnectionOptions {
   readonly enabled: boolean
@@ -25,6 +41,7 @@ export interface OwnConnectionOptions {
 export class OwnConnection {
   readonly #adapter: SqlAdapter<never>
   readonly #timeoutMs: number
+  readonly #dedicate: (() => Promise<DedicatedConnection>) | undefined
   #open: (() => Promise<DedicatedConnection>) | undefined
   #shared: Shared | undefined
   #opening: Promise<Shared> | undefined
@@ -33,6 +50,7 @@ export class OwnConnection {
   #idle: NodeJS.Timeout | undefined
   #closed = false
   #warned = false
+  #noneOutsideUntil = 0
   /** Called once, if statements have to queue behind the application. */
   onWarning: ((message: string) => void) | undefined
   /** Whether there is something to keep alive, for which a connection of the pool is kept. */
@@ -41,7 +59,8 @@ export class OwnConnection {
   constructor(adapter: SqlAdapter<never>, { enabled, timeoutMs }: OwnConnectionOptions) {
     this.#adapter = adapter
     this.#timeoutMs = timeoutMs
-    if (enabled) this.#open = adapter.dedicate ?? this.#borrowing(adapter)
+    this.#dedicate = adapter.dedicate && (() => setUp(adapter.engine, adapter.dedicate!()))
+    if (enabled) this.#open = this.#dedicate ?? this.#borrowing(adapter)
   }
 
   /** Opens it beforehand: there is something to keep alive, and later the pool may have no connection to spare. */
@@ -57,16 +76,33 @@ export class OwnConnection {
     return shared === undefined ? this.#onPool(statement) : shared.query(statement)
   }
 
+  readonly outside: Outside = async (ask) => {
+    if (this.#shared === undefined && performance.now() < this.#noneOutsideUntil) return undefined
+    const answer = ask()
+    try {
+      try {
+        return await bounded(answer, OUTSIDE_MS)
+      } catch (error) {
+        // One of our own will answer, however slowly; to go on without it would cost more.
+        if (!isUnavailable(error) || this.#shared === undefined) throw error
+        return await bounded(answer, this.#timeoutMs - OUTSIDE_MS)
+      }
+    } catch (error) {
+      if (!isUnavailable(error)) throw error
+      this.#noneOutsideUntil = performance.now() + NONE_OUTSIDE_MS
+      return undefined
+    }
+  }
+
   /** The connection for as long as somebody is attached to it; `close` detaches. UNSUPPORTED if there can be none. */
   async attach(purpose: string): Promise<DedicatedConnection> {
-    const dedicate = this.#adapter.dedicate
-    if (dedicate === undefined) {
+    if (this.#dedicate === undefined) {
       throw new LockError(
         'UNSUPPORTED',
         `${purpose} needs a connection of rowlock's own, which this adapter cannot open: use fromPg or fromMysql2, or give the adapter one of them as its sessions option`,
       )
     }
-    this.#open ??= dedicate
+    this.#open ??= this.#dedicate
     const shared = this.#shared ?? (await this.#opened())
     return shared.attach()
   }
@@ -110,7 +146,7 @@ export class OwnConnection {
 
   async #openShared(): Promise<Shared> {
     try {
-      const shared = new Shared(await this.#open!(), this.#timeoutMs, () => {
+      const shared = new Shared(await this.#openInTime(), this.#timeoutMs, () => {
         if (this.#shared === shared) this.#shared = undefined
       })
       if (!shared.isLost) this.#shared = shared
@@ -122,6 +158,17 @@ export class OwnConnection {
       if (error instanceof LockError && error.code === 'UNSUPPORTED') this.#open = undefined
       this.#notBefore = performance.now() + this.#pauseMs
       this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2)
+      throw error
+    }
+  }
+
+  /** Drivers may wait for a server that never answers for as long as TCP does. One that comes too late is not needed any more. */
+  async #openInTime(): Promise<DedicatedConnection> {
+    const opening = this.#open!()
+    try {
+      return await bounded(opening, this.#timeoutMs)
+    } catch (error) {
+      opening.then((connection) => connection.close()).catch(() => undefined)
       throw error
     }
   }
@@ -153,6 +200,26 @@ export class OwnConnection {
       return connection
     }
   }
+}
+
+async function setUp(
+  engine: SqlAdapter<never>['engine'],
+  opening: Promise<DedicatedConnection>,
+): Promise<DedicatedConnection> {
+  const connection = await opening
+  const setup = SETUP[engine]
+  if (setup === undefined) return connection
+  try {
+    await connection.query(setup)
+    return connection
+  } catch (error) {
+    await connection.close()
+    throw error
+  }
+}
+
+function isUnavailable(error: unknown): boolean {
+  return error instanceof DatabaseError && error.failure !== 'other'
 }
 
 /** One such connection, while it lasts. */

@@ -162,28 +162,6 @@ export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promis
   }
 }
 
-/** How long to wait for a connection beside a transaction, which may have the pool's last one. */
-const OUTSIDE_MS = 250
-/** Where there was none, others do not wait for one within that time. */
-const NONE_OUTSIDE_MS = 1000
-
-/** Asks, for transactions, on another connection than their own; the answer is undefined if there is none to be had. */
-export type Outside = <T>(ask: () => Promise<T>) => Promise<T | undefined>
-
-export function outside(): Outside {
-  let noneUntil = 0
-  return async (ask) => {
-    if (performance.now() < noneUntil) return undefined
-    try {
-      return await bounded(ask(), OUTSIDE_MS)
-    } catch (error) {
-      if (!(error instanceof DatabaseError) || error.failure === 'other') throw error
-      noneUntil = performance.now() + NONE_OUTSIDE_MS
-      return undefined
-    }
-  }
-}
-
 export function noAnswer(timeoutMs: number): DatabaseError {
   return new DatabaseError(
     'connection',

@@ -91,6 +91,19 @@ export function mysqlStatements(naming: Naming) {
                              then json_set(l.queue, '$[0].n', cast(json_value(freed.heir, '$.n') - 1 as signed))
                            when json_length(l.queue) > 1 then json_remove(l.queue, '$[0]') end`)
 
+  /** Of MariaDB. */
+  const limited = ({ text, values }: Statement, limits: string): Statement => ({
+    text: `set statement ${limits} for ${text}`,
+    values,
+  })
+
+  const createFree = statement<{ name: Buffer }>(
+    engine,
+    (p) => sql`
+        insert into ${locks} (name, token, expires_at) values (${p.name}, ${now}, ${now})
+        on duplicate key update token = token`,
+  )
+
   const lockRow = statement<{ name: Buffer }>(
     engine,
     (p) => sql`select token from ${locks} force index (primary) where name = ${p.name} for update`,
@@ -140,11 +153,13 @@ export function mysqlStatements(naming: Naming) {
         on duplicate key update token = token + 0 * last_insert_id(0)`),
 
     // For a transaction: if it created the row itself, others would have to wait for its end to learn whether there is one.
-    createFree: statement<{ name: Buffer }>(
+    createFree,
+    createFreeInMariadb: (asked: { name: Buffer }, limits: string): Statement => limited(createFree(asked), limits),
+    // Whether an open transaction has created it. Asked before, since an INSERT of MySQL's cannot be told not to wait; asked
+    // in the INSERT itself, it would lock the gap for so long that those who create neighbours would deadlock.
+    isBeingCreated: statement<{ name: Buffer }>(
       engine,
-      (p) => sql`
-        insert into ${locks} (name, token, expires_at) values (${p.name}, ${now}, ${now})
-        on duplicate key update token = token`,
+      (p) => sql`select 1 from ${locks} force index (primary) where name = ${p.name} for update nowait`,
     ),
 
     // WHO GETS THE LOCK in a transaction: whoever has the row, unless a lease has the lock. Those who wait in the queue came
@@ -155,10 +170,7 @@ export function mysqlStatements(naming: Naming) {
     // behind a row that it skips, so that nobody could create locks there until the transaction ends.
     //
     // MariaDB limits an UPDATE. MySQL limits a SELECT only, which locks the row first; and its UPDATE finds the row NOWAIT.
-    takeRowInMariadb: (asked: AskedWithin, limits: string): Statement => {
-      const { text, values } = takeRow(asked)
-      return { text: `set statement ${limits} for ${text}`, values }
-    },
+    takeRowInMariadb: (asked: AskedWithin, limits: string): Statement => limited(takeRow(asked), limits),
     takeRow,
     takeRowNow: statement<AskedWithin>(
       engine,

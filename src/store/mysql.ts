@@ -3,7 +3,6 @@ import type { Result, SqlAdapter, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import type { OwnConnection } from '../own-connection.ts'
-import { outside } from '../retry.ts'
 import { BATCH, mysqlStatements } from './mysql-statements.ts'
 import { checkRow, otherShape, toNumber } from './shape.ts'
 import {
@@ -48,6 +47,7 @@ const MIGRATION_WAIT_SECONDS = 60
 /** An entry is dead after that time, even if somebody waits for longer; that caller queues again. */
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
 
+const BY_A_TRANSACTION: AttemptInResult = { granted: false, holder: null, queued: false }
 const REFUSED: AttemptResult = { granted: false, holder: null, queued: false }
 const OURS: AttemptResult = { granted: false, holder: null, queued: false, ours: true }
 const LOST: ReleaseResult = { outcome: 'lost', handedOver: false, grant: null, unsettled: false }
@@ -63,24 +63,21 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
   const table = tableName('mysql', 'locks', naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
 
-  const askOutside = outside()
-
-  let topology: Promise<Topology> | undefined
-  /** Asked by `send`, in a session like those that take locks; a failure is not kept. */
-  function askTopology(send: (query: Statement) => Promise<Result>): Promise<Topology> {
-    const asked = readTopology('mysql', async (query) => {
+  let topology: Topology | undefined
+  /**
+   * Asked by `send`, in a session like those that take locks. Each asks for itself until there is an answer: who waited for
+   * another's question would hang with the connection that it was sent on.
+   */
+  async function askTopology(send: (query: Statement) => Promise<Result>): Promise<Topology> {
+    topology = await readTopology('mysql', async (query) => {
       const { rows } = await send(query)
       for (const row of rows) checkRow(row, 'Variable_name')
       return { rows }
-    }).catch((error: unknown) => {
-      if (topology === asked) topology = undefined
-      throw error
     })
-    topology = asked
-    return asked
+    return topology
   }
 
-  const knownTopology = () => topology ?? askTopology((query) => runner.keep(query))
+  const knownTopology = async () => topology ?? askTopology((query) => runner.keep(query))
 
   async function look(items: readonly { readonly name: string }[]): Promise<Map<string, Row>> {
     const query = statements.look(items.map(({ name }) => bytes(name)))
@@ -345,33 +342,68 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     // Asked in the transaction if it is not known yet: there may be no other connection, and it is this one whose answers are
     // read. It takes no snapshot.
     if (topology === undefined) await askTopology(async (query) => runner.runIn(tx, query, (answer) => answer))
-    const seen = await lookFromOutside(attempt.name)
-    const same = await ownHold(tx, attempt.name, seen)
+    const { row, isBeingCreated } = await lookFromOutside(attempt.name)
+    const same = await ownHold(tx, attempt.name, row)
     if (same !== undefined) return { granted: true, ...same }
-    if (seen !== undefined && seen.owner !== attempt.owner) {
-      if (seen.held) return { granted: false, holder: seen.label, queued: false }
-      if (seen.leasesWait) return { granted: false, holder: null, queued: true }
+    if (row !== undefined && row.owner !== attempt.owner) {
+      if (row.held) return { granted: false, holder: row.label, queued: false }
+      if (row.leasesWait) return { granted: false, holder: null, queued: true }
     }
     const mark = `transaction ${randomBytes(16).toString('hex')}`
-    const { session: _, ...rest } = toAskedAttempt(attempt, seen?.sessionGone ? seen.session : null)
+    const { session: _, ...rest } = toAskedAttempt(attempt, row?.sessionGone ? row.session : null)
     const asked = { ...rest, mark: bytes(mark) }
-    if (seen === undefined) await runner.runIn(tx, statements.createFree({ name: asked.name }), () => undefined)
+    if (row === undefined && !(await createWithin(tx, asked.name, isBeingCreated, waitMs))) return BY_A_TRANSACTION
     const token = await takeWithin(tx, asked, waitMs)
-    if (token === undefined) return { granted: false, holder: null, queued: false }
+    if (token === undefined) return BY_A_TRANSACTION
     const hold = { owner: attempt.owner, token, mark }
     if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
     holdsOf.get(tx as object)!.set(attempt.name, hold)
     return { granted: true, owner: hold.owner, token }
   }
 
-  /** Undefined if there is no connection to look from. Makes the row, if there is none yet. */
-  async function lookFromOutside(name: string): Promise<Row | undefined> {
-    return askOutside(async () => {
+  /**
+   * Makes the row, if there is none yet: in a transaction, its lock would keep everybody from that name. There is no row in
+   * the answer if there is no connection to look from, or if an open transaction has created it.
+   */
+  async function lookFromOutside(name: string): Promise<{ row?: Row | undefined; isBeingCreated: boolean }> {
+    const answer = await own.outside(async () => {
       const row = (await look([{ name }])).get(name)
-      if (row !== undefined) return row
-      await runner.keep(statements.createFree({ name: bytes(name) }))
-      return (await look([{ name }])).get(name)
+      if (row !== undefined) return { row, isBeingCreated: false }
+      const { dialect } = await knownTopology()
+      try {
+        if (dialect === 'mariadb') {
+          await runner.keep(statements.createFreeInMariadb({ name: bytes(name) }, NO_WAIT))
+        } else {
+          await runner.keep(statements.isBeingCreated({ name: bytes(name) }))
+          await runner.keep(statements.createFree({ name: bytes(name) }))
+        }
+      } catch (error) {
+        if (isLocked(error)) return { isBeingCreated: true }
+        throw error
+      }
+      return { row: (await look([{ name }])).get(name), isBeingCreated: false }
     })
+    return answer ?? { isBeingCreated: false }
+  }
+
+  /** Makes the row in the transaction, for want of another connection; false if the wait for another's row ends first. */
+  async function createWithin(tx: Tx, name: Buffer, isBeingCreated: boolean, waitMs: number): Promise<boolean> {
+    const { dialect, settings } = await knownTopology()
+    const create = async (query: Statement) => {
+      await runner.runIn(tx, query, () => undefined)
+      return true
+    }
+    if (dialect === 'mariadb') {
+      const limits = limitsOf(waitMs, rollsBackOnTimeout(settings))
+      return (await unlessLocked(settings, () => create(statements.createFreeInMariadb({ name }, limits)))) ?? false
+    }
+    // Only a SELECT can be limited.
+    if (isBeingCreated) {
+      if (waitMs <= 0) return false
+      const lock = async () => runner.runIn(tx, statements.lockRow(name, waitMs), () => true)
+      if ((await unlessLocked(settings, lock)) === undefined) return false
+    }
+    return create(statements.createFree({ name }))
   }
 
   /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
@@ -381,8 +413,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     seen: Row | undefined,
   ): Promise<Omit<TransactionHold, 'mark'> | undefined> {
     const hold = holdsOf.get(tx as object)?.get(name)
-    if (hold === undefined || seen === undefined) return undefined
-    if (seen.token > hold.token || seen.handedTo === hold.mark) return undefined
+    if (hold === undefined) return undefined
+    if (seen !== undefined && (seen.token > hold.token || seen.handedTo === hold.mark)) return undefined
     const query = statements.ownHold({ name: bytes(name), token: hold.token, mark: bytes(hold.mark) })
     const stands = await runner.runIn(tx, query, ({ rows }) => rows.length === 1)
     return stands ? { owner: hold.owner, token: hold.token } : undefined
@@ -391,7 +423,6 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
   /** The token; undefined if another transaction has the row. */
   async function takeWithin(tx: Tx, asked: AskedWithin, waitMs: number): Promise<bigint | undefined> {
     const { dialect, settings } = await knownTopology()
-    const rollsBackOnTimeout = settings.innodb_rollback_on_timeout === 'on'
     const take = async (query: Statement) => {
       const result = await runner.runIn(tx, query, (answer) => answer)
       if (result.inTransaction === false) {
@@ -406,29 +437,14 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
       }
       return token
     }
-    const unlessLocked = async <T>(work: () => Promise<T>) => {
-      try {
-        return await work()
-      } catch (error) {
-        const errno = error instanceof LockError ? errnoOf(error.cause) : undefined
-        // 1205 ends the statement alone, unless the server is told otherwise.
-        const isLocked = [WAIT_LIMITED, WAIT_LIMITED_MARIADB, NO_WAIT_REFUSED].includes(errno as number)
-        if (isLocked || (errno === LOCK_WAIT_TIMEOUT && !rollsBackOnTimeout)) return undefined
-        throw error
-      }
-    }
     if (dialect === 'mariadb') {
-      const limitMs = waitMs > 0 || !rollsBackOnTimeout ? waitMs : SHORTEST_LIMIT_MS
-      const limits =
-        limitMs > 0
-          ? `max_statement_time=${limitMs / 1000}, innodb_lock_wait_timeout=${LONGEST_ROW_WAIT_SECONDS}`
-          : 'innodb_lock_wait_timeout=0'
-      return unlessLocked(() => take(statements.takeRowInMariadb(asked, limits)))
+      const limits = limitsOf(waitMs, rollsBackOnTimeout(settings))
+      return unlessLocked(settings, () => take(statements.takeRowInMariadb(asked, limits)))
     }
-    const token = await unlessLocked(() => take(statements.takeRowNow(asked)))
+    const token = await unlessLocked(settings, () => take(statements.takeRowNow(asked)))
     if (token !== undefined || waitMs <= 0) return token
-    const lock = () => runner.runIn(tx, statements.lockRow(asked.name, waitMs), ({ rows }) => rows.length > 0)
-    return (await unlessLocked(async () => lock())) ? take(statements.takeRow(asked)) : undefined
+    const lock = async () => runner.runIn(tx, statements.lockRow(asked.name, waitMs), ({ rows }) => rows.length > 0)
+    return (await unlessLocked(settings, lock)) ? take(statements.takeRow(asked)) : undefined
   }
 
   return {
@@ -785,6 +801,7 @@ const LONGEST_IDLE_SECONDS = 86_400
 const LONGEST_ROW_WAIT_SECONDS = 3600
 /** For a try on a server whose lock timeouts roll back whole transactions: long enough for a free lock to be taken. */
 const SHORTEST_LIMIT_MS = 100
+const NO_WAIT = 'innodb_lock_wait_timeout=0'
 
 /** What ends a wait whose statement has a limit of its own: MySQL's, and MariaDB's. */
 const WAIT_LIMITED = 3024
@@ -816,6 +833,38 @@ const NO_ROOM = [1040, 1203, 1226, 1135, 1037, 1038, 1041, 1021, 1114, 1206, 450
 const STATEMENT_TIMEOUT = [1969, 3024]
 /** On the database, on the table, on a column. */
 const NO_RIGHT = [1044, 1142, 1143]
+
+type Settings = Topology['settings']
+
+function rollsBackOnTimeout(settings: Settings): boolean {
+  return settings.innodb_rollback_on_timeout === 'on'
+}
+
+/** For one statement of MariaDB that may wait for so long. */
+function limitsOf(waitMs: number, isAllLostOnTimeout: boolean): string {
+  const limitMs = waitMs > 0 || !isAllLostOnTimeout ? waitMs : SHORTEST_LIMIT_MS
+  return limitMs > 0
+    ? `max_statement_time=${limitMs / 1000}, innodb_lock_wait_timeout=${LONGEST_ROW_WAIT_SECONDS}`
+    : NO_WAIT
+}
+
+/** Whether a statement was ended since somebody has the row. 1205 may have ended more than the statement. */
+function isLocked(error: unknown): boolean {
+  const errno = error instanceof LockError ? errnoOf(error.cause) : undefined
+  return [WAIT_LIMITED, WAIT_LIMITED_MARIADB, NO_WAIT_REFUSED, LOCK_WAIT_TIMEOUT].includes(errno as number)
+}
+
+/** Undefined if somebody has the row, and the transaction is as it was. */
+async function unlessLocked<T>(settings: Settings, work: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await work()
+  } catch (error) {
+    const isAllLost =
+      error instanceof LockError && errnoOf(error.cause) === LOCK_WAIT_TIMEOUT && rollsBackOnTimeout(settings)
+    if (isLocked(error) && !isAllLost) return undefined
+    throw error
+  }
+}
 
 function errnoOf(error: unknown): unknown {
   return (error as { errno?: unknown } | null | undefined)?.errno
