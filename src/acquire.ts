@@ -1,9 +1,9 @@
 import { type Call, TIME_OUT } from './call.ts'
-import { DatabaseError, LockTimeoutError } from './errors.ts'
+import { DatabaseError, type LockError, LockTimeoutError } from './errors.ts'
 import type { Place, Queue } from './queue.ts'
 import { randomHex } from './random.ts'
 import type { LockRequest } from './request.ts'
-import { backoff, noAnswer, untilUnlocked } from './retry.ts'
+import { type AnswerLimit, backoff, noAnswer, untilUnlocked } from './retry.ts'
 import type { Attempt, AttemptResult, Hold } from './store/store.ts'
 
 export interface AcquireContext {
@@ -49,6 +49,8 @@ const TRIES_AGAINST_FAILURES = 3
 /** A row of ours that another statement has locked is free again a moment later. */
 const LOCKED_ROW_PAUSE_MS = 5
 
+const BY_THE_WAIT: AnswerLimit = 'the wait and a second more'
+
 /** How long a call may take, whatever keeps the database from answering: a try (null) waits for one statement only. */
 export function answersWithin(waitMs: number | null, statementTimeoutMs: number): number {
   return waitMs === null ? statementTimeoutMs : waitMs + ANSWER_MS
@@ -71,6 +73,10 @@ export async function acquire(
   const deadline = started + (waitMs ?? 0)
   const answerBy = started + answersWithin(waitMs, statementTimeoutMs)
   const patienceMs = () => Math.max(0, Math.min(statementTimeoutMs, answerBy - performance.now()))
+  const unanswered = () => {
+    const waitedMs = performance.now() - started
+    return waitedMs < statementTimeoutMs ? noAnswer(waitedMs, BY_THE_WAIT) : noAnswer(statementTimeoutMs)
+  }
   const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
   const attempt: Unsent = { name, owner: undefined, session, ttlMs, holder: ourselves }
   const waits = waitMs !== null && waitMs > 0
@@ -81,6 +87,8 @@ export async function acquire(
   let unheard: Promise<AttemptResult>[] | undefined
   let failures = 0
   let unexplained = 0
+  /** Whether the database has said anything of this lock: what nobody is known to hold has not been waited for. */
+  let answered = false
   let holder: string | null = null
 
   try {
@@ -92,8 +100,9 @@ export async function acquire(
           const sentAt = performance.now()
           answer = context.attempt(attempt)
           const result = await call.race(answer, patienceMs())
-          if (result === TIME_OUT) throw noAnswer(statementTimeoutMs)
+          if (result === TIME_OUT) throw unanswered()
           answer = undefined
+          answered = true
           if (result.granted) {
             unheard = undefined
             const { token, takeover } = result
@@ -102,12 +111,12 @@ export async function acquire(
             return { name, owner, token, takeover, sentAt, remainingMs: ttlMs, claim: false, waitedMs }
           }
           if (result.ours === true) {
-            if (performance.now() >= answerBy) throw noAnswer(statementTimeoutMs)
+            if (performance.now() >= answerBy) throw unanswered()
             await call.race(undefined, LOCKED_ROW_PAUSE_MS)
             continue
           }
           // Nobody can be seen to hold it, so a transaction has the row locked: as our own attempt might that had no answer.
-          if (unheard !== undefined && result.holder === null && !result.queued) throw noAnswer(statementTimeoutMs)
+          if (unheard !== undefined && result.holder === null && !result.queued) throw unanswered()
           failures = 0
           holder = result.holder
           // Whom it should have gone to is dead.
@@ -117,18 +126,19 @@ export async function acquire(
         }
         if (waitMs === null) return null
         const leftMs = deadline - performance.now()
-        if (leftMs <= 0) throw timeout()
+        if (leftMs <= 0) throw timeUp()
         place = queue.join(name, { ttlMs, session }, leftMs, attempting)
         if (attempting) queue.endAttempt(name)
         attempting = false
         const served = await call.race(place.served, leftMs)
         const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), patienceMs()) : served
         holder = place.holder ?? holder
+        answered ||= place.answered
         if (handed !== undefined && handed !== TIME_OUT) {
           place = undefined
           return { ...handed, claim: true, waitedMs: performance.now() - started }
         }
-        if (served === TIME_OUT) throw timeout()
+        if (served === TIME_OUT) throw timeUp()
       } catch (error) {
         const failure = error instanceof DatabaseError ? error.failure : 'other'
         if (answer !== undefined && (call.cancelled || failure === 'connection')) {
@@ -153,8 +163,8 @@ export async function acquire(
     }
   }
 
-  function timeout(): LockTimeoutError {
-    return new LockTimeoutError(name, performance.now() - started, holder ?? undefined)
+  function timeUp(): LockError {
+    return answered ? new LockTimeoutError(name, performance.now() - started, holder ?? undefined) : unanswered()
   }
 }
 
@@ -164,15 +174,25 @@ async function giveBack(
   attempt: Unsent,
   unheard: readonly Promise<AttemptResult>[],
 ): Promise<void> {
-  const answers = await Promise.allSettled(unheard)
-  const heard = answers.find((answer) => answer.status === 'fulfilled' && answer.value.granted)
-  // Nothing heard: ask once more, by the owner id that the lost attempt had.
-  const given = heard?.status === 'fulfilled' ? heard.value : undefined
+  let given: (AttemptResult & { readonly granted: true }) | undefined
+  let isInDoubt = false
+  for (const answer of await Promise.allSettled(unheard)) {
+    if (answer.status === 'rejected') isInDoubt ||= isUnknown(answer.reason)
+    else if (answer.value.granted) given = answer.value
+    else isInDoubt ||= answer.value.ours === true
+  }
+  if (given === undefined && !isInDoubt) return
   // Somebody else's statement can have the row locked at that very moment.
   await untilUnlocked(async () => {
+    // Asked once more, by the owner id that the lost attempt had.
     const result = given ?? (await ask({ ...attempt, ttlMs: 1000 }))
     if (!result.granted) return result.ours !== true
     const { name, owner } = attempt
     return (await queue.release({ name, owner: owner!, token: result.token })) !== 'locked'
   }, statementTimeoutMs)
+}
+
+/** Whether a statement that failed so may have worked. */
+function isUnknown(error: unknown): boolean {
+  return !(error instanceof DatabaseError) || error.failure === 'connection'
 }

@@ -308,9 +308,9 @@ class Instance<Tx> implements Locks<Tx> {
     const call = this.#calls.begin(request.signal)
     try {
       call.throwIfCancelled()
-      if (!this.#assessed) await within(call, this.#assess(), started + limitMs)
+      if (!this.#assessed) await answerOf(call, this.#assess(), started, limitMs, waitMs)
       const session =
-        request.takeover === 'session' ? await within(call, this.#sessions.current(), started + limitMs) : null
+        request.takeover === 'session' ? await answerOf(call, this.#sessions.current(), started, limitMs, waitMs) : null
       const granted = await acquire(this.#acquireContext, call, request, waitMs, session?.id ?? null, started)
       return granted && this.#leaseOf(granted, request, session)
     } catch (error) {
@@ -484,11 +484,16 @@ class Guards<Tx> {
   }
 }
 
-/** What `promise` resolves with before that time of performance.now(), unless the call is cancelled. */
-async function within<T>(call: Call, promise: Promise<T>, end: number): Promise<T> {
-  const leftMs = Math.max(0, end - performance.now())
-  const answer = await call.race(promise, leftMs)
-  if (answer === TIME_OUT) throw noAnswer(Math.round(leftMs))
+/** What `promise` resolves with, if it does so within `limitMs` of `started`, unless the call is cancelled. */
+async function answerOf<T>(
+  call: Call,
+  promise: Promise<T>,
+  started: number,
+  limitMs: number,
+  waitMs: number | null,
+): Promise<T> {
+  const answer = await call.race(promise, Math.max(0, started + limitMs - performance.now()))
+  if (answer === TIME_OUT) throw waitMs === null ? noAnswer(limitMs) : noAnswer(limitMs, 'the wait and a second more')
   return answer
 }
 

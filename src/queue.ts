@@ -43,6 +43,8 @@ export interface Place {
   readonly queued: boolean
   /** Whether it has been told, and may know; its answer may be on the way. */
   readonly told: boolean
+  /** Whether the database has answered what it was told, if only that the row is locked. */
+  readonly answered: boolean
   /** Who held the lock when this process last looked, for people. */
   readonly holder: string | null
 }
@@ -103,6 +105,7 @@ class Caller implements Place {
   entry: Entry | undefined
   state: 'waiting' | 'giving up' | 'over' = 'waiting'
   handed: Handed | undefined
+  answered = false
   #resolve!: (handed: Handed | undefined) => void
   #reject!: (error: unknown) => void
 
@@ -384,6 +387,7 @@ export class Queue {
       try {
         const sentAt = performance.now()
         const result = await this.#enqueues.add(this.#toArrival(line, entry, joins, run))
+        for (const caller of run) caller.answered = true
         if (joins !== undefined) joins.joining = undefined
         if (result.outcome === 'queued') {
           this.#queued(line, result.entry === entry.id || joins === undefined ? entry : join(line, entry, joins), run)

@@ -162,10 +162,13 @@ export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promis
   }
 }
 
-export function noAnswer(timeoutMs: number): DatabaseError {
+/** What ended a wait for the database's answer: the setting, or that the caller is to have its own answer by then. */
+export type AnswerLimit = 'statementTimeout' | 'the wait and a second more'
+
+export function noAnswer(timeoutMs: number, limit: AnswerLimit = 'statementTimeout'): DatabaseError {
   return new DatabaseError(
     'connection',
-    `no answer within ${timeoutMs} ms (statementTimeout): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
+    `no answer within ${Math.round(timeoutMs)} ms (${limit}): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
     { cause: undefined },
   )
 }

@@ -1,0 +1,227 @@
+import Database from 'better-sqlite3'
+import mysql from 'mysql2/promise'
+import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import type { SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
+import { fromMysql2 } from '../../src/adapters/mysql2.ts'
+import { fromPg } from '../../src/adapters/pg.ts'
+import { createLocks, type InstanceOptions, LockError, type Locks } from '../../src/index.ts'
+import { createPgPool } from '../adapters.ts'
+import { connect } from '../connect.ts'
+import { eventually } from '../contract/harness.ts'
+import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
+import { startProxy } from '../tcp-proxy.ts'
+import { enginesOnce, servedEngines } from './one-per-engine.ts'
+
+/** What keeps the database from answering, and an instance that is exposed to it. */
+interface Obstacle {
+  instance(options: InstanceOptions): Promise<Locks<unknown>>
+  /** Resolves with what ends it. */
+  begin(): Promise<() => Promise<unknown>>
+}
+
+/** Nothing of these tests runs out by itself: what is found free was given back. */
+const TTL = '10m'
+const WAIT_MS = 300
+const TRY_TIMEOUT_MS = 3000
+/** Of an acquire's two limits this is the far one: an answer long before is due to the wait. */
+const FAR_TIMEOUT_MS = 25_000
+
+/** Rejects if `call` takes so long that it cannot have kept to its bound, on a machine as slow as can be. */
+async function answerWithin<T>(call: Promise<T>, limitMs: number): Promise<PromiseSettledResult<T>> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${limitMs} ms`)), limitMs)
+  })
+  try {
+    const [outcome] = await Promise.race([Promise.allSettled([call]), late])
+    return outcome
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function poolOf({ engine }: TestEngine, url: string, size: number) {
+  if (engine === 'postgres') {
+    const pool = createPgPool({ connectionString: url, max: size })
+    const adapter = fromPg(pool)
+    const take = async () => {
+      const client = await pool.connect()
+      return () => client.release()
+    }
+    return { adapter, take, end: () => pool.end() }
+  }
+  const pool = mysql.createPool({ uri: url, connectionLimit: size })
+  pool.pool.on('connection', (connection) => connection.on('error', () => undefined))
+  const take = async () => {
+    const connection = await pool.getConnection()
+    return () => connection.release()
+  }
+  return { adapter: fromMysql2(pool), take, end: () => pool.end() }
+}
+
+function onPool(engine: TestEngine, url: string, size: number) {
+  const pool = poolOf(engine, url, size)
+  const instance = async (options: InstanceOptions) => {
+    const locks: Locks<unknown> = createLocks(pool.adapter as never, options)
+    onTestFinished(async () => {
+      await locks.close()
+      await pool.end()
+    })
+    return locks
+  }
+  return { instance, take: pool.take }
+}
+
+const obstacles: Record<string, (engine: TestEngine, open: OpenEngine) => Promise<Obstacle>> = {
+  'a server that does not answer': async (engine, open) => {
+    const proxy = await startProxy(open.url)
+    const { instance } = onPool(engine, proxy.through(open.url), 4)
+    onTestFinished(() => proxy.close())
+    return {
+      instance,
+      async begin() {
+        proxy.blackhole()
+        return async () => proxy.restore()
+      },
+    }
+  },
+  'a pool with nothing free': async (engine, open) => {
+    const { instance, take } = onPool(engine, open.url, 1)
+    return {
+      instance,
+      async begin() {
+        const free = await take()
+        return async () => free()
+      },
+    }
+  },
+  'a table that is locked': async (engine, open) => {
+    const { instance } = onPool(engine, open.url, 4)
+    return {
+      instance,
+      async begin() {
+        const connection = await connect(open.url)
+        if (engine.engine === 'postgres') {
+          await connection.query('begin')
+          await connection.query('lock table rowlock_locks in access exclusive mode')
+        } else {
+          await connection.query('lock tables rowlock_locks write')
+        }
+        return async () => {
+          await connection.query(engine.engine === 'postgres' ? 'commit' : 'unlock tables')
+          await connection.close()
+        }
+      },
+    }
+  },
+}
+
+const fileObstacles: typeof obstacles = {
+  'a file whose write lock is held': async (_, open) => ({
+    instance: (options) => open.locks(options),
+    async begin() {
+      const writer = new Database(open.url)
+      writer.exec('begin immediate')
+      return async () => {
+        writer.exec('commit')
+        writer.close()
+      }
+    },
+  }),
+}
+
+function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[string]): void {
+  describe.each(['the first call', 'a later call'])(`${name}: %s`, (which) => {
+    let open: OpenEngine
+
+    beforeAll(async () => {
+      open = await engine.open()
+      return () => open.close()
+    })
+
+    async function set(statementTimeout: number) {
+      const { instance, begin } = await obstacle(engine, open)
+      const locks = await instance({ ttl: TTL, statementTimeout })
+      if (which === 'a later call') await (await locks.acquire(freshName())).release()
+      return { locks, end: await begin() }
+    }
+
+    async function expectNoGhost(locked: string): Promise<void> {
+      const others = await open.locks({ ttl: TTL })
+      await eventually(async () => {
+        const lease = await others.tryAcquire(locked)
+        expect(lease).not.toBeNull()
+        await lease!.release()
+      })
+    }
+
+    it('acquire answers within its wait and a second, also behind another call of this process', async () => {
+      const { locks, end } = await set(FAR_TIMEOUT_MS)
+      const locked = freshName()
+      const calls = [1, 2, 3].map(() => locks.acquire(locked, { wait: WAIT_MS }))
+      const outcomes = await Promise.all(calls.map((call) => answerWithin(call, FAR_TIMEOUT_MS / 2)))
+      await end()
+      for (const outcome of outcomes) {
+        expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'DATABASE' } })
+        expect((outcome as PromiseRejectedResult).reason).toBeInstanceOf(LockError)
+      }
+      await expectNoGhost(locked)
+    })
+
+    it('tryAcquire answers within one statementTimeout', async () => {
+      const { locks, end } = await set(TRY_TIMEOUT_MS)
+      const locked = freshName()
+      const outcome = await answerWithin(locks.tryAcquire(locked), 1.8 * TRY_TIMEOUT_MS)
+      await end()
+      expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'DATABASE' } })
+      await expectNoGhost(locked)
+    })
+
+    it('a signal ends the call at once, and nothing is left of it', async () => {
+      const { locks, end } = await set(FAR_TIMEOUT_MS)
+      const locked = freshName()
+      const controller = new AbortController()
+      const call = locks.acquire(locked, { wait: '10m', signal: controller.signal })
+      call.catch(() => undefined)
+      setTimeout(() => controller.abort(new Error('left')), 50)
+      const outcome = await answerWithin(call, FAR_TIMEOUT_MS / 2)
+      await end()
+      expect(outcome).toMatchObject({ status: 'rejected', reason: { message: 'left' } })
+      await expectNoGhost(locked)
+    })
+  })
+}
+
+describe.each(servedEngines)('on $name', { timeout: 60_000 }, (engine) => {
+  for (const [name, obstacle] of Object.entries(obstacles)) suite(engine, name, obstacle)
+
+  it('a transaction whose connection fell silent keeps no other one from its lock', async () => {
+    const open = await engine.open()
+    onTestFinished(() => open.close())
+    const { adapter, transaction } = await open.connect()
+    let asked = 0
+    const locks: Locks<unknown> = createLocks(
+      {
+        ...(adapter as SqlAdapter<unknown>),
+        // The first message in a transaction has no answer, ever.
+        queryIn: (tx: unknown, statement: Statement) =>
+          asked++ === 0 ? new Promise(() => {}) : (adapter as SqlAdapter<unknown>).queryIn(tx, statement),
+      } as unknown as SqlAdapter<unknown>,
+      { statementTimeout: '1s' },
+    )
+    const silent = transaction((tx) => locks.within(tx).tryAcquire(freshName()))
+    await expect(silent).rejects.toMatchObject({ code: 'DATABASE' })
+    await transaction(async (tx) => {
+      expect(await locks.within(tx).tryAcquire(freshName())).not.toBeNull()
+    })
+    await locks.close()
+  })
+})
+
+describe.each(enginesOnce.filter(({ connector }) => connector === 'better-sqlite3'))(
+  'on $name',
+  { timeout: 60_000 },
+  (engine) => {
+    for (const [name, obstacle] of Object.entries(fileObstacles)) suite(engine, name, obstacle)
+  },
+)
