@@ -143,6 +143,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #calls = new Calls()
   readonly #background = new Set<Promise<void>>()
   #assessed = false
+  #triedOutside = false
   #assessing: Promise<void> | undefined
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
@@ -192,6 +193,7 @@ class Instance<Tx> implements Locks<Tx> {
       queue: new TransactionQueue(this.#queue),
       beforeSnapshot: new BeforeSnapshot(async (names) => (await store.lookAtTransactions?.(names)) ?? []),
       outside: own.outside,
+      assessed: () => this.#assessOutside(own),
       holder: settings.holder,
       run: (signal, body) => this.#calls.run(signal, body),
       request: (name, options) => toRequest(name, options, settings.defaults),
@@ -344,6 +346,18 @@ class Instance<Tx> implements Locks<Tx> {
       this.#assessing = undefined
     })
     return this.#assessing
+  }
+
+  /** For transactions: once at most, since there may be no connection beside theirs. A server that is refused stays so. */
+  async #assessOutside({ outside }: OwnConnection): Promise<void> {
+    if (this.#assessed || this.#triedOutside || this.#store.single) return
+    this.#triedOutside = true
+    try {
+      await outside(() => this.#assess())
+    } catch (error) {
+      this.#triedOutside = false
+      throw error
+    }
   }
 
   async #assessOnce(): Promise<void> {

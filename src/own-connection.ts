@@ -41,7 +41,6 @@ export interface OwnConnectionOptions {
 export class OwnConnection {
   readonly #adapter: SqlAdapter<never>
   readonly #timeoutMs: number
-  readonly #dedicate: (() => Promise<DedicatedConnection>) | undefined
   #open: (() => Promise<DedicatedConnection>) | undefined
   #shared: Shared | undefined
   #opening: Promise<Shared> | undefined
@@ -59,7 +58,6 @@ export class OwnConnection {
   constructor(adapter: SqlAdapter<never>, { enabled, timeoutMs }: OwnConnectionOptions) {
     this.#adapter = adapter
     this.#timeoutMs = timeoutMs
-    this.#dedicate = adapter.dedicate && (() => setUp(adapter.engine, adapter.dedicate!()))
     if (enabled) this.#open = this.#dedicate ?? this.#borrowing(adapter)
   }
 
@@ -112,6 +110,11 @@ export class OwnConnection {
     clearInterval(this.#idle)
     await this.#opening?.catch(() => undefined)
     await this.#shared?.close()
+  }
+
+  get #dedicate(): (() => Promise<DedicatedConnection>) | undefined {
+    const { engine, dedicate } = this.#adapter
+    return dedicate && (() => setUp(engine, dedicate()))
   }
 
   get #mayOpen(): boolean {

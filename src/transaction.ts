@@ -58,6 +58,8 @@ export interface TransactionContext<Tx> {
   readonly queue: TransactionQueue
   readonly beforeSnapshot: BeforeSnapshot
   readonly outside: Outside
+  /** Rejects if the server is known not to keep the promises. */
+  assessed(): Promise<void>
   readonly holder: string
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
@@ -101,6 +103,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   async tryAcquire(name: string): Promise<TransactionHold | null> {
     const attempt = this.#attempt(checkName(name), null)
+    await this.#context.assessed()
     const result = await this.#context.store.acquireIn(this.#tx, attempt, 0)
     if (result.granted) return { name, token: result.token }
     if (result.queued && !this.#context.store.single) this.#context.settleLater(name)
@@ -149,6 +152,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
     const { store, queue } = this.#context
     const { name } = request
     const attempt = this.#attempt(name, ttlMs)
+    await this.#context.assessed()
     let turn: Turn | undefined
     let handed: Handed | undefined
     let entrance: Entrance | undefined

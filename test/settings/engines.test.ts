@@ -26,6 +26,12 @@ describe.each(inject('servers').filter(({ name }) => name === 'postgres18'))('on
     await using locks = createLocks(connected.adapter)
     await locks.migrate()
     const refused = { code: 'UNSUPPORTED', message: expect.stringContaining(engine) }
+    for (const _ of ['first', 'again']) {
+      const within = connected.transaction((tx) => locks.within(tx).acquire(freshName()))
+      await expect(within).rejects.toMatchObject(refused)
+      const trying = connected.transaction((tx) => locks.within(tx).tryAcquire(freshName()))
+      await expect(trying).rejects.toMatchObject(refused)
+    }
     await expect(locks.tryAcquire(freshName())).rejects.toMatchObject(refused)
     expect(await query(database.url, 'select name from rowlock_locks')).toEqual([])
   })
@@ -43,6 +49,12 @@ describe.each(inject('servers').filter(({ name, pid }) => name === 'mariadb' && 
       await using locks = createLocks(fromMysql2(pool))
       await locks.migrate()
       const refused = { code: 'UNSUPPORTED', message: expect.stringContaining('TiDB accepts SKIP LOCKED') }
+      const tx = await pool.getConnection()
+      await tx.beginTransaction()
+      await expect(locks.within(tx).acquire(freshName())).rejects.toMatchObject(refused)
+      await expect(locks.within(tx).tryAcquire(freshName())).rejects.toMatchObject(refused)
+      await tx.rollback()
+      tx.release()
       await expect(locks.tryAcquire(freshName())).rejects.toMatchObject(refused)
       expect(await query(server.url, 'select name from rowlock_locks')).toEqual([])
     })
