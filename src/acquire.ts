@@ -103,6 +103,7 @@ export async function acquire(
           if (result === TIME_OUT) throw unanswered()
           answer = undefined
           answered = true
+          if (attempting) queue.attemptAnswered(name)
           if (result.granted) {
             unheard = undefined
             const { token, takeover } = result
@@ -126,11 +127,15 @@ export async function acquire(
         }
         if (waitMs === null) return null
         const leftMs = deadline - performance.now()
-        if (leftMs <= 0) throw timeUp()
+        if (leftMs <= 0 && (answered || failures > 0)) throw timeUp()
         place = queue.join(name, { ttlMs, session }, leftMs, attempting)
         if (attempting) queue.endAttempt(name)
         attempting = false
-        const served = await call.race(place.served, leftMs)
+        const served = await call.race(place.served, Math.max(0, leftMs))
+        // Whether somebody holds it has to be known, or the caller would be told of the wrong thing.
+        if (served === TIME_OUT && !answered && !place.answered) {
+          await call.race(Promise.race([place.whenAnswered(), place.served]), patienceMs())
+        }
         const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), patienceMs()) : served
         holder = place.holder ?? holder
         answered ||= place.answered

@@ -3,11 +3,10 @@ import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import type { Events } from './events.ts'
 import type { Beat, Heartbeat, Renewable } from './heartbeat.ts'
 import type { Members } from './members.ts'
-import { toTtl } from './request.ts'
+import { currentTransaction, toTtl } from './request.ts'
 import { backoff, untilUnlocked } from './retry.ts'
 import { type GuardedQuery, toCallerQuery } from './store/statement.ts'
 import type { GuardResult, Hold, ReleaseResult, Renewal, Store } from './store/store.ts'
-import { currentTransaction } from './transaction.ts'
 
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.

@@ -16,6 +16,7 @@ import {
   checkName,
   checkOptions,
   checkText,
+  currentTransaction,
   type InstanceOptions,
   type InstanceSettings,
   type LockOptions,
@@ -33,7 +34,6 @@ import { sqliteStore } from './store/sqlite.ts'
 import type { AttemptResult, GuardResult, Hold, LockState, Store } from './store/store.ts'
 import {
   confirmationFailed,
-  currentTransaction,
   Transaction,
   type TransactionContext,
   type TransactionLocks,

@@ -43,8 +43,10 @@ export interface Place {
   readonly queued: boolean
   /** Whether it has been told, and may know; its answer may be on the way. */
   readonly told: boolean
-  /** Whether the database has answered what it was told, if only that the row is locked. */
+  /** Whether the database has said anything of the lock since, if only that the row is locked. */
   readonly answered: boolean
+  /** Resolves when it has. */
+  whenAnswered(): Promise<void>
   /** Who held the lock when this process last looked, for people. */
   readonly holder: string | null
 }
@@ -106,6 +108,7 @@ class Caller implements Place {
   state: 'waiting' | 'giving up' | 'over' = 'waiting'
   handed: Handed | undefined
   answered = false
+  #onAnswered: (() => void) | undefined
   #resolve!: (handed: Handed | undefined) => void
   #reject!: (error: unknown) => void
 
@@ -132,6 +135,18 @@ class Caller implements Place {
 
   get holder(): string | null {
     return this.line.holder
+  }
+
+  hear(): void {
+    this.answered = true
+    this.#onAnswered?.()
+  }
+
+  whenAnswered(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.answered) resolve()
+      else this.#onAnswered = resolve
+    })
   }
 
   serve(handed: Handed | undefined): void {
@@ -278,6 +293,11 @@ export class Queue {
     this.#attempting.add(name)
   }
 
+  /** The attempt has an answer, which is one for those who lined up behind it. */
+  attemptAnswered(name: string): void {
+    for (const caller of this.#lines.get(name)?.arriving ?? []) caller.hear()
+  }
+
   endAttempt(name: string): void {
     this.#attempting.delete(name)
     const line = this.#lines.get(name)
@@ -387,7 +407,7 @@ export class Queue {
       try {
         const sentAt = performance.now()
         const result = await this.#enqueues.add(this.#toArrival(line, entry, joins, run))
-        for (const caller of run) caller.answered = true
+        for (const caller of run) caller.hear()
         if (joins !== undefined) joins.joining = undefined
         if (result.outcome === 'queued') {
           this.#queued(line, result.entry === entry.id || joins === undefined ? entry : join(line, entry, joins), run)

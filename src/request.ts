@@ -168,3 +168,15 @@ export function checkText(what: string, text: string): void {
     )
   }
 }
+
+/**
+ * ORMs that keep their transaction in AsyncLocalStorage give a function. The transactions of Knex and postgres.js can be
+ * called, too, but take an argument: a table's name, a template.
+ */
+export function currentTransaction<Tx>(tx: Tx | (() => Tx)): Tx {
+  if (typeof tx !== 'function' || tx.length > 0) return tx as Tx
+  const current = (tx as () => Tx)()
+  if (current == null)
+    throw new LockError('INVALID_ARGUMENT', 'the function that was passed for tx knows of no transaction')
+  return current
+}

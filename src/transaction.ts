@@ -1,6 +1,6 @@
 import type { BeforeSnapshot, Entrance } from './before-snapshot.ts'
 import { type Call, TIME_OUT } from './call.ts'
-import { LockError, LockLostError, LockTimeoutError } from './errors.ts'
+import { LockLostError, LockTimeoutError } from './errors.ts'
 import type { Lease } from './lease.ts'
 import type { Outside } from './own-connection.ts'
 import type { Handed } from './queue.ts'
@@ -271,16 +271,4 @@ export function confirmationFailed(name: string): LockLostError {
     name,
     'its transaction rolled back, has not committed yet, or took longer than the ttl; or somebody force-released it',
   )
-}
-
-/**
- * ORMs that keep their transaction in AsyncLocalStorage give a function. The transactions of Knex and postgres.js can be
- * called, too, but take an argument: a table's name, a template.
- */
-export function currentTransaction<Tx>(tx: Tx | (() => Tx)): Tx {
-  if (typeof tx !== 'function' || tx.length > 0) return tx as Tx
-  const current = (tx as () => Tx)()
-  if (current == null)
-    throw new LockError('INVALID_ARGUMENT', 'the function that was passed for tx knows of no transaction')
-  return current
 }

@@ -400,7 +400,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     // Only a SELECT can be limited.
     if (isBeingCreated) {
       if (waitMs <= 0) return false
-      const lock = async () => runner.runIn(tx, statements.lockRow(name, waitMs), () => true)
+      const limitMs = await rowWaitOf(tx, settings, waitMs)
+      const lock = async () => runner.runIn(tx, statements.lockRow(name, limitMs), () => true)
       if ((await unlessLocked(settings, lock)) === undefined) return false
     }
     return create(statements.createFree({ name }))
@@ -418,6 +419,14 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     const query = statements.ownHold({ name: bytes(name), token: hold.token, mark: bytes(hold.mark) })
     const stands = await runner.runIn(tx, query, ({ rows }) => rows.length === 1)
     return stands ? { owner: hold.owner, token: hold.token } : undefined
+  }
+
+  /** How long MySQL may wait for a row, so that the statement's own limit ends it, and not the session's with all that was done. */
+  async function rowWaitOf(tx: Tx, settings: Settings, waitMs: number): Promise<number> {
+    if (!rollsBackOnTimeout(settings)) return waitMs
+    const query = { text: 'select @@innodb_lock_wait_timeout as seconds', values: [] }
+    const seconds = await runner.runIn(tx, query, ({ rows: [row] }) => toNumber(row?.seconds))
+    return Math.min(waitMs, seconds * 1000 * PART_OF_ROW_WAIT)
   }
 
   /** The token; undefined if another transaction has the row. */
@@ -443,7 +452,8 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     }
     const token = await unlessLocked(settings, () => take(statements.takeRowNow(asked)))
     if (token !== undefined || waitMs <= 0) return token
-    const lock = async () => runner.runIn(tx, statements.lockRow(asked.name, waitMs), ({ rows }) => rows.length > 0)
+    const limitMs = await rowWaitOf(tx, settings, waitMs)
+    const lock = async () => runner.runIn(tx, statements.lockRow(asked.name, limitMs), ({ rows }) => rows.length > 0)
     return (await unlessLocked(settings, lock)) ? take(statements.takeRow(asked)) : undefined
   }
 
@@ -801,6 +811,8 @@ const LONGEST_IDLE_SECONDS = 86_400
 const LONGEST_ROW_WAIT_SECONDS = 3600
 /** For a try on a server whose lock timeouts roll back whole transactions: long enough for a free lock to be taken. */
 const SHORTEST_LIMIT_MS = 100
+/** Of the time that a session lets statements wait for a row: a wait that is over by then is begun again. */
+const PART_OF_ROW_WAIT = 0.7
 const NO_WAIT = 'innodb_lock_wait_timeout=0'
 
 /** What ends a wait whose statement has a limit of its own: MySQL's, and MariaDB's. */

@@ -14,9 +14,8 @@ import {
   SqliteQueryCompiler,
   sql,
 } from 'kysely'
-import type { Result, SqlAdapter, SqlEngine, Statement } from '../adapters/adapter.ts'
+import type { Connection, Result, SqlAdapter, SqlEngine, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
-import type { OwnConnection } from '../own-connection.ts'
 import type { CallerQuery } from './store.ts'
 
 const kyselys: Record<SqlEngine, Kysely<unknown>> = {
@@ -98,12 +97,12 @@ export class Runner<Tx> {
   readonly #adapter: SqlAdapter<Tx>
   readonly #explain: (error: unknown, inTransaction: boolean) => LockError
 
-  readonly #own: Pick<OwnConnection, 'query'>
+  readonly #own: Connection
 
   constructor(
     adapter: SqlAdapter<Tx>,
     explain: (error: unknown, inTransaction: boolean) => LockError,
-    own: Pick<OwnConnection, 'query'> = adapter,
+    own: Connection = adapter,
   ) {
     this.#adapter = adapter
     this.#explain = explain
@@ -120,7 +119,7 @@ export class Runner<Tx> {
     return this.#runOn(this.#own, query)
   }
 
-  async #runOn(connection: Pick<OwnConnection, 'query'>, query: Statement): Promise<Result> {
+  async #runOn(connection: Connection, query: Statement): Promise<Result> {
     try {
       const result = await connection.query(query)
       if (result.inTransaction === true) throw mayNeverCommit()

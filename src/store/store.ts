@@ -1,4 +1,4 @@
-import type { Assessment } from './topology.ts'
+import type { LockError } from '../errors.ts'
 
 /** One attempt to hold a lock, and what it may become. */
 export interface Hold {
@@ -199,6 +199,14 @@ export interface Listening {
   ping?(): Promise<void>
   drop?(): Promise<void>
   close(): Promise<void>
+}
+
+/** What a look at the server and its settings says. */
+export interface Assessment {
+  /** Why locks cannot be had here, and what to do about it. */
+  readonly refusal: LockError | null
+  /** What a crash of the server would do to locks here, although all seems well. */
+  readonly warnings: readonly string[]
 }
 
 /**

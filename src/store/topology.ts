@@ -1,5 +1,6 @@
 import type { Result, SqlEngine, Statement } from '../adapters/adapter.ts'
 import { DatabaseError, LockError } from '../errors.ts'
+import type { Assessment } from './store.ts'
 
 /**
  * Who takes writes. With 'galera' and 'group' all nodes do, no node waits for the row locks of another, and a transaction
@@ -12,13 +13,6 @@ export interface Topology {
   readonly writers: Writers
   readonly dialect: 'mysql' | 'mariadb' | 'postgres' | 'sqlite'
   readonly settings: Settings
-}
-
-export interface Assessment {
-  /** Why locks cannot be had here, and what to do about it. */
-  readonly refusal: LockError | null
-  /** What a crash of the server would do to locks here, although all seems well. */
-  readonly warnings: readonly string[]
 }
 
 /** Lower case names and values, as the engine spells them. Only those that the server knows. */

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { DedicatedConnection, SqlAdapter } from '../../src/adapters/adapter.ts'
 import { createLocks, type Lease, type LockEvent, type Locks, LockTimeoutError } from '../../src/index.ts'
+import { eventually } from '../contract/harness.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { violations } from './contest.ts'
 import { deadlocksIn } from './deadlocks.ts'
@@ -174,7 +175,13 @@ describe.each(servedEngines)('on $name', { timeout: 120_000 }, (engine) => {
     await locking
     const workers = await Promise.all(Array.from({ length: 8 }, () => startWorker(engine, open.url)))
     await Promise.all(workers.map((worker) => worker.call('startBustle', all, 16)))
+    // For some seconds, and until each process has met the broken one, and some process each other.
     await sleep(3000)
+    await eventually(async () => {
+      const met = await Promise.all(workers.map((worker) => worker.call('bustleMet')))
+      for (const each of met) expect(each).toContain(broken)
+      expect(new Set(met.flat()).size).toBe(names.length + 1)
+    })
     const bustles = await Promise.all(workers.map((worker) => worker.call('stopBustle')))
     told.emit('unlock')
     await longTransaction

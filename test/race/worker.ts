@@ -10,7 +10,7 @@ import {
 import { type ConnectOptions, connectors } from '../adapters.ts'
 import { addUp, type Plan, type Sum } from '../within/add-up.ts'
 import { type Contest, type Report, startContest } from './contest.ts'
-import { type Bustle, LineUp, startBustle, type Turn } from './line.ts'
+import { type Bustle, LineUp, type RunningBustle, startBustle, type Turn } from './line.ts'
 
 /** What a worker process is started with. */
 export interface WorkerSettings {
@@ -75,7 +75,7 @@ const events: LockEvent[] = []
 locks.on((event) => events.push(event))
 let isToFinish = false
 let contest: Contest | undefined
-let bustle: { stop(): Promise<Bustle> } | undefined
+let bustle: RunningBustle | undefined
 const lineUp = new LineUp(locks)
 let firstTick: Promise<FirstTick> | undefined
 
@@ -182,6 +182,8 @@ const commands = {
   async startBustle(names: readonly string[], callers: number): Promise<void> {
     bustle = startBustle(locks, names, callers)
   },
+
+  bustleMet: async (): Promise<readonly number[]> => bustle!.met(),
 
   stopBustle: (): Promise<Bustle> => bustle!.stop(),
 

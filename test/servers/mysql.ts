@@ -39,7 +39,7 @@ export async function prepareMariadb(): Promise<MariadbPrograms> {
   return programs
 }
 
-export async function startMysql(env?: NodeJS.ProcessEnv): Promise<RunningServer> {
+export async function startMysql(env?: NodeJS.ProcessEnv, options: readonly string[] = []): Promise<RunningServer> {
   const recipe: Recipe = {
     kind: serverKinds.mysql,
     programs: await prepareMysql(),
@@ -64,6 +64,7 @@ export async function startMysql(env?: NodeJS.ProcessEnv): Promise<RunningServer
         '--secure-file-priv=NULL',
         '--mysqlx=OFF',
         '--max-connections=300',
+        ...options,
       ]),
     url: mysqlUrl,
   }

@@ -88,6 +88,30 @@ describe.each(postgres)(
       })
     })
 
+    it.runIf(engine.server?.name === 'postgres18')(
+      'transaction_timeout aborts the transaction, and says so',
+      async () => {
+        const { open, locks } = await setUp(engine)
+        const name = freshName()
+        const ended = await occupied(open, locks, name, 2000)
+        let said: unknown
+        const waiting = open.connected.transaction(async (tx) => {
+          await open.connected.sql("set local transaction_timeout = '500ms'", tx)
+          await locks
+            .within(tx)
+            .acquire(name, { wait: '20s' })
+            .catch((error: unknown) => {
+              said = error
+            })
+        })
+        // The session is gone, too.
+        await expect(waiting).rejects.toThrow()
+        expect(said).toMatchObject({ code: 'TRANSACTION_ABORTED' })
+        await ended()
+        await (await locks.acquire(name)).release()
+      },
+    )
+
     it('a level that the caller names is believed, and saves asking for it', async () => {
       const { open, locks } = await setUp(engine)
       const adapter = open.connected.adapter as { queryIn(tx: unknown, statement: { text: string }): unknown }
