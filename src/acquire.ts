@@ -3,7 +3,7 @@ import { DatabaseError, type LockError, LockTimeoutError } from './errors.ts'
 import type { Place, Queue } from './queue.ts'
 import { randomHex } from './random.ts'
 import type { LockRequest } from './request.ts'
-import { type AnswerLimit, backoff, noAnswer, untilUnlocked } from './retry.ts'
+import { backoff, noAnswer, untilUnlocked } from './retry.ts'
 import type { Attempt, AttemptResult, Hold } from './store/store.ts'
 
 export interface AcquireContext {
@@ -49,11 +49,40 @@ const TRIES_AGAINST_FAILURES = 3
 /** A row of ours that another statement has locked is free again a moment later. */
 const LOCKED_ROW_PAUSE_MS = 5
 
-const BY_THE_WAIT: AnswerLimit = 'the wait and a second more'
-
 /** How long a call may take, whatever keeps the database from answering: a try (null) waits for one statement only. */
-export function answersWithin(waitMs: number | null, statementTimeoutMs: number): number {
-  return waitMs === null ? statementTimeoutMs : waitMs + ANSWER_MS
+export class AnswerBound {
+  readonly #statementTimeoutMs: number
+  readonly #limitMs: number
+  /** A time of performance.now(). */
+  readonly started = performance.now()
+
+  constructor(waitMs: number | null, statementTimeoutMs: number) {
+    this.#statementTimeoutMs = statementTimeoutMs
+    this.#limitMs = waitMs === null ? statementTimeoutMs : waitMs + ANSWER_MS
+  }
+
+  get leftMs(): number {
+    return Math.max(0, this.started + this.#limitMs - performance.now())
+  }
+
+  /** For one statement. */
+  get patienceMs(): number {
+    return Math.min(this.#statementTimeoutMs, this.leftMs)
+  }
+
+  /** Nothing was heard. Of the two limits the shorter one is told. */
+  noAnswer(): DatabaseError {
+    return this.#limitMs < this.#statementTimeoutMs
+      ? noAnswer(this.#limitMs, 'the wait and a second more')
+      : noAnswer(this.#statementTimeoutMs)
+  }
+
+  /** What `promise` resolves with in time. */
+  async race<T>(call: Call, promise: Promise<T>): Promise<T> {
+    const answer = await call.race(promise, this.leftMs)
+    if (answer === TIME_OUT) throw this.noAnswer()
+    return answer
+  }
 }
 
 /**
@@ -66,17 +95,12 @@ export async function acquire(
   request: LockRequest,
   waitMs: number | null,
   session: string | null,
-  started: number,
+  bound: AnswerBound,
 ): Promise<Granted | null> {
-  const { queue, holder: ourselves, statementTimeoutMs } = context
+  const { queue, holder: ourselves } = context
   const { name } = request
+  const { started } = bound
   const deadline = started + (waitMs ?? 0)
-  const answerBy = started + answersWithin(waitMs, statementTimeoutMs)
-  const patienceMs = () => Math.max(0, Math.min(statementTimeoutMs, answerBy - performance.now()))
-  const unanswered = () => {
-    const waitedMs = performance.now() - started
-    return waitedMs < statementTimeoutMs ? noAnswer(waitedMs, BY_THE_WAIT) : noAnswer(statementTimeoutMs)
-  }
   const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
   const attempt: Unsent = { name, owner: undefined, session, ttlMs, holder: ourselves }
   const waits = waitMs !== null && waitMs > 0
@@ -99,8 +123,8 @@ export async function acquire(
           if (attempting) queue.beginAttempt(name)
           const sentAt = performance.now()
           answer = context.attempt(attempt)
-          const result = await call.race(answer, patienceMs())
-          if (result === TIME_OUT) throw unanswered()
+          const result = await call.race(answer, bound.patienceMs)
+          if (result === TIME_OUT) throw bound.noAnswer()
           answer = undefined
           answered = true
           if (attempting) queue.attemptAnswered(name)
@@ -112,31 +136,31 @@ export async function acquire(
             return { name, owner, token, takeover, sentAt, remainingMs: ttlMs, claim: false, waitedMs }
           }
           if (result.ours === true) {
-            if (performance.now() >= answerBy) throw unanswered()
+            if (bound.leftMs === 0) throw bound.noAnswer()
             await call.race(undefined, LOCKED_ROW_PAUSE_MS)
             continue
           }
           // Nobody can be seen to hold it, so a transaction has the row locked: as our own attempt might that had no answer.
-          if (unheard !== undefined && result.holder === null && !result.queued) throw unanswered()
+          if (unheard !== undefined && result.holder === null && !result.queued) throw bound.noAnswer()
           failures = 0
           holder = result.holder
           // Whom it should have gone to is dead.
-          if (result.queued && (await call.race(queue.settle(name), patienceMs())) === 'idle') continue
+          if (result.queued && (await call.race(queue.settle(name), bound.patienceMs)) === 'idle') continue
           // Nobody was seen to hold it, as when its row was purged at that very moment: look again, once.
           if (holder === null && !result.queued && ++unexplained === 1) continue
         }
         if (waitMs === null) return null
-        const leftMs = deadline - performance.now()
-        if (leftMs <= 0 && (answered || failures > 0)) throw timeUp()
+        const leftMs = Math.max(0, deadline - performance.now())
+        if (leftMs === 0 && (answered || failures > 0)) throw timeUp()
         place = queue.join(name, { ttlMs, session }, leftMs, attempting)
         if (attempting) queue.endAttempt(name)
         attempting = false
-        const served = await call.race(place.served, Math.max(0, leftMs))
+        const served = await call.race(place.served, leftMs)
         // Whether somebody holds it has to be known, or the caller would be told of the wrong thing.
         if (served === TIME_OUT && !answered && !place.answered) {
-          await call.race(Promise.race([place.whenAnswered(), place.served]), patienceMs())
+          await call.race(Promise.race([place.whenAnswered(), place.served]), bound.patienceMs)
         }
-        const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), patienceMs()) : served
+        const handed = served === TIME_OUT ? await call.race(queue.giveUp(place), bound.patienceMs) : served
         holder = place.holder ?? holder
         answered ||= place.answered
         if (handed !== undefined && handed !== TIME_OUT) {
@@ -154,7 +178,7 @@ export async function acquire(
         failures++
         const pauseMs = backoff(failures)
         const mayRepeat = performance.now() < deadline || failures < TRIES_AGAINST_FAILURES
-        if (failure === 'other' || !mayRepeat || performance.now() + pauseMs >= answerBy) throw error
+        if (failure === 'other' || !mayRepeat || pauseMs >= bound.leftMs) throw error
         if (attempting) queue.endAttempt(name)
         attempting = false
         await call.race(undefined, pauseMs)
@@ -169,7 +193,7 @@ export async function acquire(
   }
 
   function timeUp(): LockError {
-    return answered ? new LockTimeoutError(name, performance.now() - started, holder ?? undefined) : unanswered()
+    return answered ? new LockTimeoutError(name, performance.now() - started, holder ?? undefined) : bound.noAnswer()
   }
 }
 

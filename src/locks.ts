@@ -1,9 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { type AcquireContext, acquire, answersWithin, type Granted, sentTogether, type Unsent } from './acquire.ts'
+import { type AcquireContext, AnswerBound, acquire, type Granted, sentTogether, type Unsent } from './acquire.ts'
 import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 import { Batches, Crowd } from './batch.ts'
 import { BeforeSnapshot } from './before-snapshot.ts'
-import { type Call, Calls, TIME_OUT } from './call.ts'
+import { Calls } from './call.ts'
 import { type Duration, toMilliseconds } from './duration.ts'
 import { DatabaseError, LockError, LockLostError } from './errors.ts'
 import { Events, type LockListener } from './events.ts'
@@ -25,7 +25,7 @@ import {
   toSettings,
   toTtl,
 } from './request.ts'
-import { bounded, noAnswer, patient, untilUnlocked } from './retry.ts'
+import { bounded, patient, untilUnlocked } from './retry.ts'
 import { type LiveSession, Sessions } from './session.ts'
 import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
@@ -304,16 +304,14 @@ class Instance<Tx> implements Locks<Tx> {
   async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
     const request = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
-    const started = performance.now()
     const waitMs = waits ? request.waitMs : null
-    const limitMs = answersWithin(waitMs, this.#settings.statementTimeoutMs)
+    const bound = new AnswerBound(waitMs, this.#settings.statementTimeoutMs)
     const call = this.#calls.begin(request.signal)
     try {
       call.throwIfCancelled()
-      if (!this.#assessed) await answerOf(call, this.#assess(), started, limitMs, waitMs)
-      const session =
-        request.takeover === 'session' ? await answerOf(call, this.#sessions.current(), started, limitMs, waitMs) : null
-      const granted = await acquire(this.#acquireContext, call, request, waitMs, session?.id ?? null, started)
+      if (!this.#assessed) await bound.race(call, this.#assess())
+      const session = request.takeover === 'session' ? await bound.race(call, this.#sessions.current()) : null
+      const granted = await acquire(this.#acquireContext, call, request, waitMs, session?.id ?? null, bound)
       return granted && this.#leaseOf(granted, request, session)
     } catch (error) {
       if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
@@ -351,13 +349,8 @@ class Instance<Tx> implements Locks<Tx> {
   /** For transactions: once at most, since there may be no connection beside theirs. A server that is refused stays so. */
   async #assessOutside({ outside }: OwnConnection): Promise<void> {
     if (this.#assessed || this.#triedOutside || this.#store.single) return
+    await outside(() => this.#assess())
     this.#triedOutside = true
-    try {
-      await outside(() => this.#assess())
-    } catch (error) {
-      this.#triedOutside = false
-      throw error
-    }
   }
 
   async #assessOnce(): Promise<void> {
@@ -496,19 +489,6 @@ class Guards<Tx> {
     }
     return batches.add(hold)
   }
-}
-
-/** What `promise` resolves with, if it does so within `limitMs` of `started`, unless the call is cancelled. */
-async function answerOf<T>(
-  call: Call,
-  promise: Promise<T>,
-  started: number,
-  limitMs: number,
-  waitMs: number | null,
-): Promise<T> {
-  const answer = await call.race(promise, Math.max(0, started + limitMs - performance.now()))
-  if (answer === TIME_OUT) throw waitMs === null ? noAnswer(limitMs) : noAnswer(limitMs, 'the wait and a second more')
-  return answer
 }
 
 function closedError(): LockError {

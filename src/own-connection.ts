@@ -1,6 +1,6 @@
-import type { DedicatedConnection, Result, SqlAdapter, Statement } from './adapters/adapter.ts'
+import type { DedicatedConnection, Result, SqlAdapter, SqlEngine, Statement } from './adapters/adapter.ts'
 import { DatabaseError, LockError } from './errors.ts'
-import { bounded } from './retry.ts'
+import { bounded, openedInTime } from './retry.ts'
 import { isConnectionFailure } from './store/statement.ts'
 
 /** A statement waits so long for the connection to be opened; then it goes to the pool. */
@@ -11,7 +11,7 @@ const LONGEST_PAUSE_MS = 5000
  * No statement is to wait for a row on it. InnoDB cannot be told so of an INSERT, which a row stops that an open transaction
  * has created: it waits for a second at most, instead of fifty.
  */
-const SETUP: Partial<Record<SqlAdapter<never>['engine'], Statement>> = {
+const SETUP: Partial<Record<SqlEngine, Statement>> = {
   mysql: { text: 'set session innodb_lock_wait_timeout = 1', values: [] },
 }
 /** A connection of the pool is given back when nothing has needed it for so long. */
@@ -78,15 +78,13 @@ export class OwnConnection {
     if (this.#shared === undefined && performance.now() < this.#noneOutsideUntil) return undefined
     const answer = ask()
     try {
-      try {
-        return await bounded(answer, OUTSIDE_MS)
-      } catch (error) {
+      return await bounded(answer, OUTSIDE_MS).catch((error: unknown) => {
         // One of our own will answer, however slowly; to go on without it would cost more.
-        if (!isUnavailable(error) || this.#shared === undefined) throw error
-        return await bounded(answer, this.#timeoutMs - OUTSIDE_MS)
-      }
+        if (this.#shared === undefined) throw error
+        return bounded(answer, this.#timeoutMs - OUTSIDE_MS)
+      })
     } catch (error) {
-      if (!isUnavailable(error)) throw error
+      if (!(error instanceof DatabaseError) || error.failure === 'other') throw error
       this.#noneOutsideUntil = performance.now() + NONE_OUTSIDE_MS
       return undefined
     }
@@ -149,7 +147,7 @@ export class OwnConnection {
 
   async #openShared(): Promise<Shared> {
     try {
-      const shared = new Shared(await this.#openInTime(), this.#timeoutMs, () => {
+      const shared = new Shared(await openedInTime(this.#open!(), this.#timeoutMs), this.#timeoutMs, () => {
         if (this.#shared === shared) this.#shared = undefined
       })
       if (!shared.isLost) this.#shared = shared
@@ -161,17 +159,6 @@ export class OwnConnection {
       if (error instanceof LockError && error.code === 'UNSUPPORTED') this.#open = undefined
       this.#notBefore = performance.now() + this.#pauseMs
       this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2)
-      throw error
-    }
-  }
-
-  /** Drivers may wait for a server that never answers for as long as TCP does. One that comes too late is not needed any more. */
-  async #openInTime(): Promise<DedicatedConnection> {
-    const opening = this.#open!()
-    try {
-      return await bounded(opening, this.#timeoutMs)
-    } catch (error) {
-      opening.then((connection) => connection.close()).catch(() => undefined)
       throw error
     }
   }
@@ -205,10 +192,7 @@ export class OwnConnection {
   }
 }
 
-async function setUp(
-  engine: SqlAdapter<never>['engine'],
-  opening: Promise<DedicatedConnection>,
-): Promise<DedicatedConnection> {
+async function setUp(engine: SqlEngine, opening: Promise<DedicatedConnection>): Promise<DedicatedConnection> {
   const connection = await opening
   const setup = SETUP[engine]
   if (setup === undefined) return connection
@@ -219,10 +203,6 @@ async function setUp(
     await connection.close()
     throw error
   }
-}
-
-function isUnavailable(error: unknown): boolean {
-  return error instanceof DatabaseError && error.failure !== 'other'
 }
 
 /** One such connection, while it lasts. */

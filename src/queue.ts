@@ -39,10 +39,6 @@ export interface Terms {
 export interface Place {
   /** The hold; or undefined if the lock's row is gone, so that it is time to try, or after `giveUp`. */
   readonly served: Promise<Handed | undefined>
-  /** Whether the database knows that this caller waits. */
-  readonly queued: boolean
-  /** Whether it has been told, and may know; its answer may be on the way. */
-  readonly told: boolean
   /** Whether the database has said anything of the lock since, if only that the row is locked. */
   readonly answered: boolean
   /** Resolves when it has. */
@@ -123,14 +119,6 @@ class Caller implements Place {
     })
     // The caller may have stopped listening.
     this.served.catch(() => undefined)
-  }
-
-  get queued(): boolean {
-    return this.entry?.confirmedAt !== undefined
-  }
-
-  get told(): boolean {
-    return this.entry !== undefined
   }
 
   get holder(): string | null {

@@ -112,16 +112,24 @@ export async function untilUnlocked(attempt: () => Promise<boolean>, limitMs: nu
 async function boundedSession<
   Session extends { ping?(): Promise<unknown>; drop?(): Promise<void>; close(): Promise<void> },
 >(opening: Promise<Session>, timeoutMs: number): Promise<Session> {
+  const session = await openedInTime(opening, timeoutMs)
+  return {
+    ...session,
+    ...(session.ping && { ping: () => bounded(session.ping!(), timeoutMs) }),
+    close: () => bounded(session.close(), timeoutMs),
+  }
+}
+
+/** As `bounded`, for what has to be closed again: drivers may wait for a silent server for as long as TCP does. */
+export async function openedInTime<Opened extends { close(): Promise<void> }>(
+  opening: Promise<Opened>,
+  timeoutMs: number,
+): Promise<Opened> {
   try {
-    const session = await bounded(opening, timeoutMs)
-    return {
-      ...session,
-      ...(session.ping && { ping: () => bounded(session.ping!(), timeoutMs) }),
-      close: () => bounded(session.close(), timeoutMs),
-    }
+    return await bounded(opening, timeoutMs)
   } catch (error) {
     // One that comes too late is not needed any more.
-    opening.then((session) => session.close()).catch(() => undefined)
+    opening.then((opened) => opened.close()).catch(() => undefined)
     throw error
   }
 }
@@ -162,13 +170,11 @@ export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promis
   }
 }
 
-/** What ended a wait for the database's answer: the setting, or that the caller is to have its own answer by then. */
-export type AnswerLimit = 'statementTimeout' | 'the wait and a second more'
-
-export function noAnswer(timeoutMs: number, limit: AnswerLimit = 'statementTimeout'): DatabaseError {
+/** `limit`: what ended the wait for the database, in words. */
+export function noAnswer(timeoutMs: number, limit = 'statementTimeout'): DatabaseError {
   return new DatabaseError(
     'connection',
-    `no answer within ${Math.round(timeoutMs)} ms (${limit}): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
+    `no answer within ${timeoutMs} ms (${limit}): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
     { cause: undefined },
   )
 }

@@ -394,16 +394,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
       return true
     }
     if (dialect === 'mariadb') {
-      const limits = limitsOf(waitMs, rollsBackOnTimeout(settings))
+      const limits = limitsOf(settings, waitMs)
       return (await unlessLocked(settings, () => create(statements.createFreeInMariadb({ name }, limits)))) ?? false
     }
     // Only a SELECT can be limited.
-    if (isBeingCreated) {
-      if (waitMs <= 0) return false
-      const limitMs = await rowWaitOf(tx, settings, waitMs)
-      const lock = async () => runner.runIn(tx, statements.lockRow(name, limitMs), () => true)
-      if ((await unlessLocked(settings, lock)) === undefined) return false
-    }
+    if (isBeingCreated && (waitMs <= 0 || (await lockRow(tx, name, settings, waitMs)) === undefined)) return false
     return create(statements.createFree({ name }))
   }
 
@@ -421,12 +416,18 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     return stands ? { owner: hold.owner, token: hold.token } : undefined
   }
 
-  /** How long MySQL may wait for a row, so that the statement's own limit ends it, and not the session's with all that was done. */
-  async function rowWaitOf(tx: Tx, settings: Settings, waitMs: number): Promise<number> {
-    if (!rollsBackOnTimeout(settings)) return waitMs
-    const query = { text: 'select @@innodb_lock_wait_timeout as seconds', values: [] }
-    const seconds = await runner.runIn(tx, query, ({ rows: [row] }) => toNumber(row?.seconds))
-    return Math.min(waitMs, seconds * 1000 * PART_OF_ROW_WAIT)
+  /** Of MySQL. Whether there is such a row, which is locked now; undefined if the wait for it has ended first. */
+  async function lockRow(tx: Tx, name: Buffer, settings: Settings, waitMs: number): Promise<boolean | undefined> {
+    let limitMs = waitMs
+    if (rollsBackOnTimeout(settings)) {
+      // The statement's own limit has to end it, and not the session's with all that the transaction has done.
+      const query = { text: 'select @@innodb_lock_wait_timeout as seconds', values: [] }
+      const seconds = await runner.runIn(tx, query, ({ rows: [row] }) => toNumber(row?.seconds))
+      limitMs = Math.min(waitMs, seconds * 1000 * PART_OF_ROW_WAIT)
+    }
+    return unlessLocked(settings, async () =>
+      runner.runIn(tx, statements.lockRow(name, limitMs), ({ rows }) => rows.length > 0),
+    )
   }
 
   /** The token; undefined if another transaction has the row. */
@@ -447,14 +448,12 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
       return token
     }
     if (dialect === 'mariadb') {
-      const limits = limitsOf(waitMs, rollsBackOnTimeout(settings))
+      const limits = limitsOf(settings, waitMs)
       return unlessLocked(settings, () => take(statements.takeRowInMariadb(asked, limits)))
     }
     const token = await unlessLocked(settings, () => take(statements.takeRowNow(asked)))
     if (token !== undefined || waitMs <= 0) return token
-    const limitMs = await rowWaitOf(tx, settings, waitMs)
-    const lock = async () => runner.runIn(tx, statements.lockRow(asked.name, limitMs), ({ rows }) => rows.length > 0)
-    return (await unlessLocked(settings, lock)) ? take(statements.takeRow(asked)) : undefined
+    return (await lockRow(tx, asked.name, settings, waitMs)) ? take(statements.takeRow(asked)) : undefined
   }
 
   return {
@@ -853,8 +852,8 @@ function rollsBackOnTimeout(settings: Settings): boolean {
 }
 
 /** For one statement of MariaDB that may wait for so long. */
-function limitsOf(waitMs: number, isAllLostOnTimeout: boolean): string {
-  const limitMs = waitMs > 0 || !isAllLostOnTimeout ? waitMs : SHORTEST_LIMIT_MS
+function limitsOf(settings: Settings, waitMs: number): string {
+  const limitMs = waitMs > 0 || !rollsBackOnTimeout(settings) ? waitMs : SHORTEST_LIMIT_MS
   return limitMs > 0
     ? `max_statement_time=${limitMs / 1000}, innodb_lock_wait_timeout=${LONGEST_ROW_WAIT_SECONDS}`
     : NO_WAIT
@@ -871,10 +870,9 @@ async function unlessLocked<T>(settings: Settings, work: () => Promise<T>): Prom
   try {
     return await work()
   } catch (error) {
-    const isAllLost =
-      error instanceof LockError && errnoOf(error.cause) === LOCK_WAIT_TIMEOUT && rollsBackOnTimeout(settings)
-    if (isLocked(error) && !isAllLost) return undefined
-    throw error
+    const isAllLost = rollsBackOnTimeout(settings) && errnoOf((error as Error).cause) === LOCK_WAIT_TIMEOUT
+    if (!isLocked(error) || isAllLost) throw error
+    return undefined
   }
 }
 

@@ -147,3 +147,28 @@ export function settled<T>(promise: Promise<T>): Promise<PromiseSettledResult<T>
     (reason: unknown) => ({ status: 'rejected', reason }),
   )
 }
+
+/** A transaction that has done `body` and stays open. Resolves with what commits it. */
+export async function openTransaction(
+  connected: Connected,
+  body: (tx: unknown) => Promise<unknown>,
+): Promise<() => Promise<void>> {
+  let commit!: () => void
+  const committing = new Promise<void>((resolve) => {
+    commit = resolve
+  })
+  let begun!: () => void
+  const beginning = new Promise<void>((resolve) => {
+    begun = resolve
+  })
+  const transaction = connected.transaction(async (tx) => {
+    await body(tx)
+    begun()
+    await committing
+  })
+  await Promise.race([beginning, transaction])
+  return async () => {
+    commit()
+    await transaction
+  }
+}

@@ -1,13 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
-import mysql from 'mysql2/promise'
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import type { SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
-import { fromMysql2 } from '../../src/adapters/mysql2.ts'
-import { fromPg } from '../../src/adapters/pg.ts'
 import { createLocks, type InstanceOptions, LockError, type Locks } from '../../src/index.ts'
-import { createPgPool } from '../adapters.ts'
+import { connectors } from '../adapters.ts'
 import { connect } from '../connect.ts'
-import { eventually } from '../contract/harness.ts'
+import { eventually, openTransaction, settled } from '../contract/harness.ts'
 import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
 import { startProxy } from '../tcp-proxy.ts'
 import { enginesOnce, servedEngines } from './one-per-engine.ts'
@@ -28,55 +26,29 @@ const FAR_TIMEOUT_MS = 25_000
 
 /** Rejects if `call` takes so long that it cannot have kept to its bound, on a machine as slow as can be. */
 async function answerWithin<T>(call: Promise<T>, limitMs: number): Promise<PromiseSettledResult<T>> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${limitMs} ms`)), limitMs)
+  const late = sleep(limitMs, undefined, { ref: false }).then(() => {
+    throw new Error(`no answer within ${limitMs} ms`)
   })
-  try {
-    const [outcome] = await Promise.race([Promise.allSettled([call]), late])
-    return outcome
-  } finally {
-    clearTimeout(timer)
-  }
+  return Promise.race([settled(call), late])
 }
 
-function poolOf({ engine }: TestEngine, url: string, size: number) {
-  if (engine === 'postgres') {
-    const pool = createPgPool({ connectionString: url, max: size })
-    const adapter = fromPg(pool)
-    const take = async () => {
-      const client = await pool.connect()
-      return () => client.release()
-    }
-    return { adapter, take, end: () => pool.end() }
-  }
-  const pool = mysql.createPool({ uri: url, connectionLimit: size })
-  pool.pool.on('connection', (connection) => connection.on('error', () => undefined))
-  const take = async () => {
-    const connection = await pool.getConnection()
-    return () => connection.release()
-  }
-  return { adapter: fromMysql2(pool), take, end: () => pool.end() }
-}
-
-function onPool(engine: TestEngine, url: string, size: number) {
-  const pool = poolOf(engine, url, size)
+/** An instance on a pool of its own. */
+function onPool({ engine }: TestEngine, url: string, poolSize: number) {
+  const connected = (engine === 'postgres' ? connectors.pg : connectors.mysql2)(url, { poolSize })
+  onTestFinished(() => connected.close())
   const instance = async (options: InstanceOptions) => {
-    const locks: Locks<unknown> = createLocks(pool.adapter as never, options)
-    onTestFinished(async () => {
-      await locks.close()
-      await pool.end()
-    })
+    const locks = createLocks(connected.adapter, options)
+    onTestFinished(() => locks.close())
     return locks
   }
-  return { instance, take: pool.take }
+  return { connected, instance }
 }
 
 const obstacles: Record<string, (engine: TestEngine, open: OpenEngine) => Promise<Obstacle>> = {
   'a server that does not answer': async (engine, open) => {
     const proxy = await startProxy(open.url)
-    const { instance } = onPool(engine, proxy.through(open.url), 4)
     onTestFinished(() => proxy.close())
+    const { instance } = onPool(engine, proxy.through(open.url), 4)
     return {
       instance,
       async begin() {
@@ -86,29 +58,22 @@ const obstacles: Record<string, (engine: TestEngine, open: OpenEngine) => Promis
     }
   },
   'a pool with nothing free': async (engine, open) => {
-    const { instance, take } = onPool(engine, open.url, 1)
-    return {
-      instance,
-      async begin() {
-        const free = await take()
-        return async () => free()
-      },
-    }
+    const { connected, instance } = onPool(engine, open.url, 1)
+    return { instance, begin: () => openTransaction(connected, async () => undefined) }
   },
   'a table that is locked': async (engine, open) => {
     const { instance } = onPool(engine, open.url, 4)
+    const [lock, unlock] =
+      engine.engine === 'postgres'
+        ? ['begin; lock table rowlock_locks in access exclusive mode', 'commit']
+        : ['lock tables rowlock_locks write', 'unlock tables']
     return {
       instance,
       async begin() {
         const connection = await connect(open.url)
-        if (engine.engine === 'postgres') {
-          await connection.query('begin')
-          await connection.query('lock table rowlock_locks in access exclusive mode')
-        } else {
-          await connection.query('lock tables rowlock_locks write')
-        }
+        await connection.query(lock)
         return async () => {
-          await connection.query(engine.engine === 'postgres' ? 'commit' : 'unlock tables')
+          await connection.query(unlock)
           await connection.close()
         }
       },

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import mysql from 'mysql2/promise'
 import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
-import { fromMysql2 } from '../../src/adapters/mysql2.ts'
 import { createLocks, type Locks } from '../../src/index.ts'
+import { type Connected, connectors } from '../adapters.ts'
+import { openTransaction } from '../contract/harness.ts'
 import { freshName } from '../engines.ts'
 import { startMariadb, startMysql } from '../servers/mysql.ts'
 import type { RunningServer } from '../servers/server.ts'
@@ -18,96 +18,59 @@ const privateServers = inject('servers').filter(({ name, pid }) => starts[name] 
 /** After a wait for a row that took too long, such a server rolls back the transaction and not the statement alone. */
 describe.each(privateServers)('innodb_rollback_on_timeout on $name', { timeout: 60_000 }, ({ name: serverName }) => {
   let server: RunningServer
-  let pool: mysql.Pool
-  let locks: Locks<mysql.Connection>
+  let connected: Connected
+  let locks: Locks<unknown>
 
   beforeAll(async () => {
     server = await starts[serverName]!()
-    pool = mysql.createPool({ uri: server.url })
-    pool.pool.on('connection', (connection) => connection.query('set session innodb_lock_wait_timeout = 1', () => {}))
-    locks = createLocks(fromMysql2(pool))
+    connected = connectors.mysql2(server.url)
+    locks = createLocks(connected.adapter)
     await locks.migrate()
-    await pool.query('create table entries (name varchar(100))')
+    await connected.sql('create table entries (name varchar(100))')
   })
 
   afterAll(async () => {
     await locks?.close()
-    await pool?.end()
+    await connected?.close()
     await server?.stop()
   })
 
-  async function transaction(body: (tx: mysql.PoolConnection) => Promise<void>): Promise<void> {
-    const tx = await pool.getConnection()
-    try {
-      await tx.beginTransaction()
-      await body(tx)
-      await tx.commit()
-    } finally {
-      tx.release()
-    }
-  }
-
-  async function entries(name: string): Promise<number> {
-    const [rows] = await pool.query<mysql.RowDataPacket[]>('select name from entries where name = ?', [name])
-    return rows.length
-  }
-
-  const insert = (tx: mysql.Connection, name: string) => tx.query('insert into entries values (?)', [name])
-
-  async function besideOneThatHas(name: string, body: () => Promise<void>): Promise<void> {
-    let end!: () => void
-    const ending = new Promise<void>((resolve) => {
-      end = resolve
-    })
-    let taken!: () => void
-    const taking = new Promise<void>((resolve) => {
-      taken = resolve
-    })
-    const holding = transaction(async (tx) => {
-      await locks.within(tx).acquire(name)
-      taken()
-      await ending
-    })
-    await Promise.race([taking, holding])
-    try {
-      await body()
-    } finally {
-      end()
-      await holding
-    }
-  }
+  const insert = (name: string, tx: unknown) => connected.sql(`insert into entries values ('${name}')`, tx)
+  const entries = (name: string) => connected.sql(`select name from entries where name = '${name}'`)
+  const holding = (name: string) => openTransaction(connected, (tx) => locks.within(tx).acquire(name))
 
   it('is on', async () => {
-    const [[row]] = await pool.query<mysql.RowDataPacket[]>('select @@innodb_rollback_on_timeout as setting')
+    const [row] = await connected.sql('select @@innodb_rollback_on_timeout as setting')
     expect(Number(row?.setting)).toBe(1)
   })
 
   it('a wait that is over leaves a transaction of which nothing is lost', async () => {
     const name = freshName()
-    await besideOneThatHas(name, async () => {
-      await transaction(async (tx) => {
-        await insert(tx, name)
-        // Longer than the session lets other statements wait.
-        await expect(locks.within(tx).acquire(name, { wait: 1800 })).rejects.toMatchObject({ code: 'LOCK_TIMEOUT' })
-        expect(await locks.within(tx).tryAcquire(name)).toBeNull()
-        await insert(tx, name)
-      })
+    const commit = await holding(name)
+    await connected.transaction(async (tx) => {
+      await connected.sql('set session innodb_lock_wait_timeout = 1', tx)
+      await insert(name, tx)
+      // Longer than the session lets other statements wait.
+      await expect(locks.within(tx).acquire(name, { wait: 1800 })).rejects.toMatchObject({ code: 'LOCK_TIMEOUT' })
+      expect(await locks.within(tx).tryAcquire(name)).toBeNull()
+      await insert(name, tx)
     })
-    expect(await entries(name)).toBe(2)
+    await commit()
+    expect(await entries(name)).toHaveLength(2)
   })
 
   it('a wait that is served, too', async () => {
     const name = freshName()
-    let waiting: Promise<void> | undefined
-    await besideOneThatHas(name, async () => {
-      waiting = transaction(async (tx) => {
-        await insert(tx, name)
-        await locks.within(tx).acquire(name, { wait: '20s' })
-        await insert(tx, name)
-      })
-      await sleep(1500)
+    const commit = await holding(name)
+    const waiting = connected.transaction(async (tx) => {
+      await connected.sql('set session innodb_lock_wait_timeout = 1', tx)
+      await insert(name, tx)
+      await locks.within(tx).acquire(name, { wait: '20s' })
+      await insert(name, tx)
     })
+    await sleep(1500)
+    await commit()
     await waiting
-    expect(await entries(name)).toBe(2)
+    expect(await entries(name)).toHaveLength(2)
   })
 })
