@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, describe, expect, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { createLocks, type Locks } from '../../src/index.ts'
-import { eventually } from '../contract/harness.ts'
+import { eventually, openTransaction, recordEvents } from '../contract/harness.ts'
 import { engines, freshName, type OpenEngine, type TestEngine } from '../engines.ts'
 
 const served = engines().filter(({ server }) => server !== undefined)
@@ -148,6 +148,34 @@ describe.each(innodb)('limits of the session that are shorter than a wait, on $n
       await open.connected.sql('set session innodb_lock_wait_timeout = default', tx)
     })
     await ended()
+  })
+})
+
+describe.each(innodb)('a name that an open transaction has created, on $name', { timeout: 60_000 }, (engine) => {
+  it("is not waited for by rowlock's own connection, nor by a try, and a wait ends with that transaction", async () => {
+    const { open, locks } = await setUp(engine)
+    const events = recordEvents(locks)
+    const lease = await locks.acquire(freshName(), { ttl: 600 })
+    const name = freshName()
+    const user = await open.connect()
+    const commit = await openTransaction(user, (tx) =>
+      user.sql(`insert into rowlock_locks (name, token, expires_at) values ('${name}', 1, 0)`, tx),
+    )
+    let taken = false
+    const waiting = open.connected.transaction(async (tx) => {
+      await locks.within(tx).acquire(name, { wait: '40s' })
+      taken = true
+    })
+    await open.connected.transaction(async (tx) => {
+      expect(await locks.within(tx).tryAcquire(name)).toBeNull()
+    })
+    const renewals = () => events.filter(({ type }) => type === 'renewed').length
+    const before = renewals()
+    await eventually(() => expect(renewals()).toBeGreaterThan(before + 5))
+    expect([taken, lease.isHeld()]).toEqual([false, true])
+    await commit()
+    await waiting
+    expect(await lease.release()).toBe(true)
   })
 })
 
