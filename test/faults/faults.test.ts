@@ -16,8 +16,6 @@ const wanted = (...engines: EngineName[]) => engines.filter(isWanted)
 /** The schedule is the same each time, what it meets is not. `npm run faults` takes other seeds. */
 const SEED = 5
 const TTL_MS = 600
-/** Of leases that a repeated attempt has to find: it has that much time, on a machine that is busy with other tests. */
-const GHOST_TTL_MS = 1500
 
 describe('guarded writes survive', { timeout: 120_000 }, () => {
   it.each(wanted('postgres18', 'mysql', 'mariadb', 'sqlite'))('every kind of fault on %s', async (engine) => {
@@ -42,7 +40,7 @@ describe('guarded writes survive', { timeout: 120_000 }, () => {
 
 describe('campaigns', { timeout: 120_000 }, () => {
   it.each(wanted('postgres18', 'mysql'))('no acquire whose reply was cut leaves a ghost on %s', async (engine) => {
-    const result = await ghosts({ engine, times: 20, ttlMs: GHOST_TTL_MS })
+    const result = await ghosts({ engine, times: 20, ttlMs: TTL_MS })
     expect(result.violations, campaignReport(result)).toEqual([])
     expect(result.figures.cuts).toBeGreaterThanOrEqual(20)
   })

@@ -66,7 +66,7 @@ const PENDING_WAIT_MS = 1000
 /** Callers who leave do so within that time, so that many a hand-off is under way. */
 const LEAVE_WITHIN_MS = 3
 /** After a failure that came at once, as when there is no server. */
-const REST_MS = 25
+const REST_MS = 100
 
 const settings = JSON.parse(process.argv[2] ?? '') as WorkerSettings
 const { number, locks: names, dialect } = settings

@@ -48,8 +48,8 @@ describe.each(enginesOnce)('on $name', { timeout: 300_000 }, (engine) => {
     )
     expect(errors).toEqual([])
     expect(ends.left).toBeGreaterThan(CROSSINGS)
-    // What nobody passes on is free when it has not been claimed in time. All else takes a few round trips, on a busy machine too.
-    expect(at(0.999)).toBeLessThan(CLAIM_MS)
+    // What nobody passes on is free when it has not been claimed in time. All else takes a few round trips.
+    expect(at(0.999)).toBeLessThan(CLAIM_MS / 2)
   })
 })
 

@@ -72,10 +72,8 @@ export function startBustle(locks: Locks<unknown>, names: readonly string[], cal
       try {
         await call(index, Math.random() < 0.5)
       } catch (error) {
-        // On a busy machine some statement takes longer than the wait and a second.
-        const isLate = error instanceof DatabaseError && error.failure === 'connection'
-        if (error instanceof DatabaseError && !isLate) failed.add(index)
-        else if (!isLate && !(error instanceof LockTimeoutError)) throw error
+        if (error instanceof DatabaseError) failed.add(index)
+        else if (!(error instanceof LockTimeoutError)) throw error
       }
     }
   }
