@@ -103,8 +103,7 @@ class Caller implements Place {
   entry: Entry | undefined
   state: 'waiting' | 'giving up' | 'over' = 'waiting'
   handed: Handed | undefined
-  answered = false
-  #onAnswered: (() => void) | undefined
+  readonly #joinedAt = performance.now()
   #resolve!: (handed: Handed | undefined) => void
   #reject!: (error: unknown) => void
 
@@ -125,16 +124,12 @@ class Caller implements Place {
     return this.line.holder
   }
 
-  hear(): void {
-    this.answered = true
-    this.#onAnswered?.()
+  get answered(): boolean {
+    return this.line.answeredAt >= this.#joinedAt
   }
 
   whenAnswered(): Promise<void> {
-    return new Promise((resolve) => {
-      if (this.answered) resolve()
-      else this.#onAnswered = resolve
-    })
+    return this.answered ? Promise.resolve() : this.line.nextAnswer()
   }
 
   serve(handed: Handed | undefined): void {
@@ -191,6 +186,9 @@ class Line {
   lastToken = 0n
   seenToken = 0n
   holder: string | null = null
+  /** When the database last said anything of the lock. */
+  answeredAt = Number.NEGATIVE_INFINITY
+  #onAnswer: (() => void)[] = []
   enqueuing = false
   departing = false
   lockedMs = SHORTEST_LOCKED_MS
@@ -199,6 +197,15 @@ class Line {
   gate: Gate | undefined
 
   constructor(readonly name: string) {}
+
+  answered(): void {
+    this.answeredAt = performance.now()
+    for (const resolve of this.#onAnswer.splice(0)) resolve()
+  }
+
+  nextAnswer(): Promise<void> {
+    return new Promise((resolve) => this.#onAnswer.push(resolve))
+  }
 
   /** A hand-off has taken one caller off the entry: somebody who leaves, if nobody else of it waits, and who need not be counted again. */
   takenOff(entry: string, caller: Caller | undefined): void {
@@ -283,7 +290,7 @@ export class Queue {
 
   /** The attempt has an answer, which is one for those who lined up behind it. */
   attemptAnswered(name: string): void {
-    for (const caller of this.#lines.get(name)?.arriving ?? []) caller.hear()
+    this.#lines.get(name)?.answered()
   }
 
   endAttempt(name: string): void {
@@ -395,7 +402,7 @@ export class Queue {
       try {
         const sentAt = performance.now()
         const result = await this.#enqueues.add(this.#toArrival(line, entry, joins, run))
-        for (const caller of run) caller.hear()
+        line.answered()
         if (joins !== undefined) joins.joining = undefined
         if (result.outcome === 'queued') {
           this.#queued(line, result.entry === entry.id || joins === undefined ? entry : join(line, entry, joins), run)
@@ -620,6 +627,7 @@ export class Queue {
 
   #see(line: Line, sight: Sight, sentAt: number): void {
     const { holder } = sight
+    line.answered()
     line.holder = holder?.label ?? null
     if (holder !== null && holder.token !== line.seenToken) {
       line.seenToken = holder.token
