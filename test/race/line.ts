@@ -40,12 +40,12 @@ export interface Bustle {
   /** By the number of the name. */
   readonly claims: readonly (readonly Claim[])[]
   readonly tokens: readonly bigint[]
-  /** The names whose callers were told of an error of the database. */
+  /** The names whose callers were told that the database refuses their statement. On a busy machine it may also be silent for long. */
   readonly failed: readonly number[]
 }
 
 export interface RunningBustle {
-  /** The numbers of the names that were held, or whose callers were told of an error, up to now. */
+  /** The numbers of the names that were held or failed, up to now. */
   met(): readonly number[]
   stop(): Promise<Bustle>
 }
@@ -72,8 +72,9 @@ export function startBustle(locks: Locks<unknown>, names: readonly string[], cal
       try {
         await call(index, Math.random() < 0.5)
       } catch (error) {
-        if (error instanceof DatabaseError) failed.add(index)
-        else if (!(error instanceof LockTimeoutError)) throw error
+        if (error instanceof DatabaseError) {
+          if (error.failure === 'other') failed.add(index)
+        } else if (!(error instanceof LockTimeoutError)) throw error
       }
     }
   }
