@@ -285,9 +285,9 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
 
 function statementsAlone({ url }: Target, connections: number): Contender {
   const pool = openPgPool(url, connections)
-  const { takeOne, releaseOne } = postgresStatements({})
+  const { acquireOne, releaseOne } = postgresStatements({})
   return postgresPair(pool, 'rowlock_locks', {
-    take: (name, owner) => takeOne({ name, owner, session: null, ttlMs: TTL_MS, holder: 'bench' }),
+    take: (name, owner) => acquireOne({ name, owner, session: null, ttlMs: TTL_MS, holder: 'bench' }),
     give: (name, owner, token) => releaseOne({ name, owner, token: BigInt(token), process: '0' }),
   })
 }

@@ -7,7 +7,8 @@ async function built<Module>(path: string): Promise<Module> {
 }
 
 export const { createLocks, isTransactionAborted } = await built<typeof import('../src/index.ts')>('index.js')
-export const { postgresStatements } = await built<typeof import('../src/store/postgres.ts')>('store/postgres.js')
+export const { postgresStatements } =
+  await built<typeof import('../src/engines/postgres/store.ts')>('engines/postgres/store.js')
 export const { fromBetterSqlite3 } =
   await built<typeof import('../src/adapters/better-sqlite3.ts')>('adapters/better-sqlite3.js')
 export const { fromKnex } = await built<typeof import('../src/adapters/knex.ts')>('adapters/knex.js')

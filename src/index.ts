@@ -1,4 +1,16 @@
-export type { Duration } from './duration.ts'
+export type { LockEvent, LockListener } from './api/events.ts'
+export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
+export { type Adapter, createLocks, type LockInfo, type Locks, type RunOutcome } from './api/locks.ts'
+export type { InstanceOptions, LockOptions } from './api/options.ts'
+export type {
+  PendingLease,
+  PendingLeaseOptions,
+  TransactionHold,
+  TransactionLocks,
+  TransactionOptions,
+  WithinOptions,
+} from './api/transaction.ts'
+export type { Duration } from './base/duration.ts'
 export {
   DatabaseError,
   isTransactionAborted,
@@ -7,17 +19,4 @@ export {
   LockLostError,
   LockTimeoutError,
   QueueFullError,
-} from './errors.ts'
-export type { LockEvent, LockListener } from './events.ts'
-export type { Lease, LeaseJson } from './lease.ts'
-export { type Adapter, createLocks, type LockInfo, type Locks, type RunOutcome } from './locks.ts'
-export type { InstanceOptions, LockOptions } from './request.ts'
-export type { GuardedQuery } from './store/statement.ts'
-export type {
-  PendingLease,
-  PendingLeaseOptions,
-  TransactionHold,
-  TransactionLocks,
-  TransactionOptions,
-  WithinOptions,
-} from './transaction.ts'
+} from './base/errors.ts'

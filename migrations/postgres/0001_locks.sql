@@ -104,3 +104,158 @@ begin
   end;
 end
 $function$;
+
+-- Takes a lock for a lease, if it is free and nobody waits for it. Waits for nothing itself. The verbs of a single caller are
+-- functions, since most drivers and ORMs prepare nothing, and planning such a statement takes longer than executing it.
+--
+-- Either a token, or who holds the lock; or `queued`: nobody does, but others wait for it; or `ours`: this owner has it
+-- already, but the row is locked at this moment.
+create function rowlock_acquire_1(
+  lock_name text, new_owner text, ttl_ms float8, new_holder text, new_session bigint,
+  out token text, out takeover boolean, out holder text, out queued boolean, out ours boolean
+) language plpgsql as $function$
+declare
+  place tid;
+  ignored text;
+begin
+  -- WHO GETS THE LOCK: whoever finds it free, with nobody waiting, and an attempt that is repeated finds its own. Free is what
+  -- was released, what has run out, and what was held by a session that is gone: its advisory lock can be had.
+  select l.ctid from rowlock_locks as l
+  where l.name = lock_name
+    and (l.owner = new_owner
+         or l.queue is null
+            and (l.owner is null or l.expires_at <= clock_timestamp()
+                 or case when l.session is null
+                           or l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+                         else pg_try_advisory_xact_lock_shared(l.session) end))
+  for update skip locked
+  into place;
+  if found then
+    update rowlock_locks as l
+    set owner = new_owner,
+        token = case when l.owner = new_owner then l.token
+                     else greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
+        expires_at = clock_timestamp() + ttl_ms * interval '1 ms',
+        holder = new_holder,
+        session = new_session,
+        handed_to = null,
+        takeover = case when l.owner = new_owner then l.takeover else l.owner is not null end
+    where l.ctid = place
+    returning l.token, l.takeover into token, takeover;
+  else
+    select case when l.expires_at > clock_timestamp() then l.holder end,
+           l.queue is not null and (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null
+                       or l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+                     else pg_try_advisory_xact_lock_shared(l.session) end),
+           l.owner is not distinct from new_owner
+    from rowlock_locks as l
+    where l.name = lock_name
+    into holder, queued, ours;
+    -- Two inserts of one new name would wait for each other's transactions.
+    if not found and pg_try_advisory_xact_lock(hashtextextended('rowlock_locks'::regclass::oid || ' ' || lock_name, 7239615)) then
+      insert into rowlock_locks as l (name, owner, token, expires_at, holder, session)
+      values (lock_name, new_owner, (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+              clock_timestamp() + ttl_ms * interval '1 ms', new_holder, new_session)
+      on conflict do nothing
+      returning l.token, l.takeover into token, takeover;
+    end if;
+  end if;
+  if token is not null and current_setting('synchronous_commit') = 'off' then
+    -- Who is told of a grant counts on it.
+    ignored := set_config('synchronous_commit', 'on', true);
+  end if;
+end
+$function$;
+
+-- Releases a lease, and hands the lock over to the first living waiter of its queue. Waits for nothing.
+--
+-- outcome: 'released', 'lost', or 'locked' (ours, but the row is locked at this moment). promote_later: others wait, but a
+-- guarded transaction is open, so that nobody can be given the lock. The rest tells to whom it was handed over.
+create function rowlock_release_1(
+  lock_name text, old_owner text, old_token bigint, own_process text,
+  out outcome text, out promote_later boolean,
+  out owner text, out token text, out takeover boolean, out process text, out remaining float8
+) language plpgsql as $function$
+declare
+  place tid;
+  waiting jsonb;
+  next_ticket jsonb;
+  next_position bigint;
+  ignored text;
+begin
+  outcome := 'released';
+  select l.ctid, l.queue from rowlock_locks as l
+  where l.name = lock_name and l.owner = old_owner and l.token = old_token
+  for update skip locked
+  into place, waiting;
+  if not found then
+    -- A guard lets a weaker lock pass.
+    select l.ctid from rowlock_locks as l
+    where l.name = lock_name and l.owner = old_owner and l.token = old_token
+    for no key update skip locked
+    into place;
+    promote_later := place is not null;
+  end if;
+
+  if waiting is not null then
+    -- Those whose time is over are dead, and those whose process has no session any more: its advisory lock can be had.
+    select t.ticket, t.position from jsonb_array_elements(waiting) with ordinality as t(ticket, position)
+    where (t.ticket->>'until')::float8 > extract(epoch from clock_timestamp()) * 1000000
+      and case when not (t.ticket->>'provenAlive')::boolean
+                 or t.ticket->>'process' = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then true
+               else not pg_try_advisory_xact_lock_shared((t.ticket->>'process')::bigint) end
+    limit 1
+    into next_ticket, next_position;
+  end if;
+
+  if next_ticket is not null then
+    if (next_ticket->>'n')::int > 1 then
+      waiting := jsonb_set(jsonb_path_query_array(waiting, ('$[' || next_position - 1 || ' to last]')::jsonpath),
+                           '{0,n}', to_jsonb((next_ticket->>'n')::int - 1));
+    else
+      waiting := nullif(jsonb_path_query_array(waiting, ('$[' || next_position || ' to last]')::jsonpath), '[]');
+    end if;
+    update rowlock_locks as l
+    set (owner, token) = (select (next_ticket->>'id') || lpad(to_hex(next_token), 16, '0'), next_token
+                          from greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as next_token),
+        expires_at = clock_timestamp() + least((next_ticket->>'ttl')::float8, 1000) * interval '1 ms',
+        holder = next_ticket->>'holder',
+        session = (next_ticket->>'session')::bigint,
+        handed_to = next_ticket->>'process',
+        takeover = false,
+        queue = waiting
+    where l.ctid = place
+    returning l.owner, l.token, false, l.handed_to, extract(epoch from l.expires_at - clock_timestamp()) * 1000
+    into owner, token, takeover, process, remaining;
+    if (next_ticket->>'listening')::boolean and process <> own_process then
+      perform pg_notify('rowlock_' || process, json_build_object(
+        'name', lock_name, 'owner', owner, 'token', token, 'takeover', false,
+        'expiresAt', extract(epoch from clock_timestamp()) * 1000 + remaining)::text);
+    end if;
+    if current_setting('synchronous_commit') = 'off' then
+      ignored := set_config('synchronous_commit', 'on', true);
+    end if;
+  elsif place is not null then
+    update rowlock_locks as l
+    set owner = null, session = null, handed_to = null, takeover = false,
+        expires_at = least(l.expires_at, clock_timestamp()),
+        queue = case when promote_later then l.queue end
+    where l.ctid = place
+    returning promote_later and l.queue is not null into promote_later;
+    if not found then
+      place := null;
+    else
+      -- What a crash undoes of a release costs the next holder one ttl, so its commit need not wait for the disk.
+      ignored := set_config('synchronous_commit', 'off', true);
+    end if;
+  end if;
+
+  if place is null then
+    promote_later := false;
+    outcome := case when exists (
+      select from rowlock_locks as l where l.name = lock_name and l.owner = old_owner and l.token = old_token
+    ) then 'locked' else 'lost' end;
+  end if;
+end
+$function$;

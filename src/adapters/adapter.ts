@@ -1,5 +1,5 @@
-import { DatabaseError, LockError } from '../errors.ts'
-import type { MemoryDatabase } from '../store/memory.ts'
+import { DatabaseError, LockError } from '../base/errors.ts'
+import type { MemoryDatabase } from './memory-database.ts'
 
 /** Text and values in ... */
 export interface Statement {

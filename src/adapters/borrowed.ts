@@ -1,6 +1,6 @@
-import { DatabaseError } from '../errors.ts'
-import { isConnectionFailure } from '../store/statement.ts'
+import { DatabaseError } from '../base/errors.ts'
 import { type Connection, type DedicatedConnection, Loss } from './adapter.ts'
+import { isConnectionFailure } from './driver-errors.ts'
 
 /** Whether the pool has a connection beside the one that is kept shows within that time, or it is taken to have none. */
 const SECOND_CONNECTION_MS = 100

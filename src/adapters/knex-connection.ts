@@ -1,4 +1,4 @@
-import { LockError } from '../errors.ts'
+import { LockError } from '../base/errors.ts'
 import type { DedicatedConnection, SqlEngine } from './adapter.ts'
 import { connectedRaw } from './raw-connection.ts'
 

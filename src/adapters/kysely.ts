@@ -1,4 +1,4 @@
-import { LockError } from '../errors.ts'
+import { LockError } from '../base/errors.ts'
 import type { Connection, Result, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
 import { lender } from './borrowed.ts'
 

@@ -1,4 +1,4 @@
-import { LockError } from '../errors.ts'
+import { LockError } from '../base/errors.ts'
 import { type DedicatedConnection, Loss, type Result, type Statement } from './adapter.ts'
 import { DEFAULT_SHAPE, toResult } from './mysql-result.ts'
 

@@ -1,4 +1,4 @@
-import { LockError } from '../errors.ts'
+import { LockError } from '../base/errors.ts'
 import { type Result, type SqlAdapter, type Statement, transactionLeftOpen } from './adapter.ts'
 import { dedicateMysql2, type Mysql2Queries, send } from './mysql2-connection.ts'
 

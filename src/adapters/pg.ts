@@ -1,4 +1,4 @@
-import { LockError } from '../errors.ts'
+import { LockError } from '../base/errors.ts'
 import { type Result, type SqlAdapter, type Statement, transactionLeftOpen } from './adapter.ts'
 import { dedicatePg, type PgTransaction, send } from './pg-connection.ts'
 import { assertTransactionOpen } from './postgres-transaction.ts'

@@ -1,6 +1,6 @@
-import { LockError } from '../errors.ts'
-import { otherShape, toBoolean, toNumber } from '../store/shape.ts'
+import { LockError } from '../base/errors.ts'
 import type { Result } from './adapter.ts'
+import { otherShape, toBoolean, toNumber } from './shape.ts'
 
 /** What of its settings changes rows on their way here. */
 export interface PostgresJsOptions {

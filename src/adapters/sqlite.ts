@@ -1,4 +1,4 @@
-import { DatabaseError, LockError } from '../errors.ts'
+import { DatabaseError, LockError } from '../base/errors.ts'
 import type { Result, SqlAdapter, Statement } from './adapter.ts'
 
 interface SqliteStatement {

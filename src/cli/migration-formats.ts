@@ -1,5 +1,5 @@
 import { basename, join } from 'node:path'
-import type { Migration } from '../migrate.ts'
+import type { Migration } from '../engines/migrations.ts'
 
 /** A migration on its way into a file. */
 export interface Part {

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { migrations, preparationStatements } from '../engines/migrations.ts'
 import { LockError } from '../index.ts'
-import { migrations, preparationStatements } from '../migrate.ts'
 import { type Destination, type FormatName, formats } from './migration-formats.ts'
 
 const engines = { postgres: 'postgres', mysql: 'mysql', mariadb: 'mysql', sqlite: 'sqlite' } as const

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inject } from 'vitest'
 import type { SqlEngine } from '../../src/adapters/adapter.ts'
-import { migrations } from '../../src/migrate.ts'
+import { migrations } from '../../src/engines/migrations.ts'
 import { type Connected, connectors } from '../adapters.ts'
 import { createDatabase } from '../connect.ts'
 

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
-import { assess, readTopology, sessionRefusal } from '../../src/store/topology.ts'
+import { assess, readTopology, sessionRefusal } from '../../src/engines/topology.ts'
 import { connect, query } from '../connect.ts'
 import { freshName } from '../engines.ts'
 import { wantedServers } from '../servers/index.ts'

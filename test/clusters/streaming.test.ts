@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
+import { assess, readTopology } from '../../src/engines/topology.ts'
 import type { Lease, LockError } from '../../src/index.ts'
-import { assess, readTopology } from '../../src/store/topology.ts'
 import { freshName } from '../engines.ts'
 import { wantedServers } from '../servers/index.ts'
 import { type Application, openApplication, untilSeen } from './application.ts'

@@ -3,8 +3,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { SqlEngine, Statement } from '../../src/adapters/adapter.ts'
-import { DatabaseError } from '../../src/errors.ts'
-import { afterAllCommits, assess, readTopology, sessionRefusal, type Topology } from '../../src/store/topology.ts'
+import { DatabaseError } from '../../src/base/errors.ts'
+import { afterAllCommits, assess, readTopology, sessionRefusal, type Topology } from '../../src/engines/topology.ts'
 import { connectors } from '../adapters.ts'
 
 /** As a server with these settings would answer. */

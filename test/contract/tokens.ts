@@ -127,8 +127,10 @@ async function purge({ locks, engine, connected }: Subject, name: string): Promi
 }
 
 async function storeToken({ engine, connected }: Subject, name: string, token: bigint): Promise<void> {
-  if (engine.engine === 'memory') memoryRow(connected.adapter, name)!.token = token
-  else await connected.sql(`update rowlock_locks set token = ${token} where name = '${name}'`)
+  if (engine.engine === 'memory') {
+    const found = memoryRow(connected.adapter, name)!
+    found.row = { ...found.row, token }
+  } else await connected.sql(`update rowlock_locks set token = ${token} where name = '${name}'`)
 }
 
 function memoryRow(adapter: Subject['connected']['adapter'], name: string) {

@@ -1,4 +1,4 @@
-import { CLAIM_MS } from '../../src/store/store.ts'
+import { CONFIRM_MS } from '../../src/protocol/store.ts'
 import type { Books } from './books.ts'
 import type { History, Hold, Mode, Wait } from './history.ts'
 import type { RegisterEntry } from './register.ts'
@@ -251,7 +251,7 @@ export function takeovers(evidence: Evidence): Takeover[] {
         invokedAt < firstAt + ARRIVAL_SLACK_MS &&
         invokedAt + waitMs + graceMs > diedAt
       const dead = new Set(waitsForIt.filter(isDeadAndFirst).map(({ worker }) => worker))
-      const most = ttlMs + TAKEOVER_SLACK_MS + (seesTheDead ? 0 : dead.size * CLAIM_MS)
+      const most = ttlMs + TAKEOVER_SLACK_MS + (seesTheDead ? 0 : dead.size * CONFIRM_MS)
       const end = diedAt + most
       const isThen = (each: { from: number; until: number }) => each.from < end && each.until > diedAt
       const disturbs = ({ worker }: { worker: number | null }) =>

@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { Command, InvalidArgumentError, Option } from 'commander'
-import { toMilliseconds } from '../../src/duration.ts'
+import { toMilliseconds } from '../../src/base/duration.ts'
 import { compile } from '../compiled.ts'
 import type { CampaignResult } from './campaign.ts'
 import { ghosts } from './ghosts.ts'

@@ -5,7 +5,7 @@ type Weakening = Pick<Mutant, 'name' | 'find' | 'replace' | 'tests'>
 const on = (engine: Mutant['engine'], file: string, mutants: readonly Weakening[]): Mutant[] =>
   mutants.map((mutant) => ({ ...mutant, engine, file }))
 
-const sqlite = on('better-sqlite3', 'src/store/sqlite.ts', [
+const sqlite = on('better-sqlite3', 'src/engines/sqlite/sqlite.ts', [
   {
     name: 'SQLite: acquire does not look at the expiry',
     find: `where \${again} or (l.queue is null and \${free})`,
@@ -141,7 +141,7 @@ const sqlite = on('better-sqlite3', 'src/store/sqlite.ts', [
   },
 ])
 
-const memory = on('memory', 'src/store/memory.ts', [
+const memory = on('memory', 'src/engines/memory/memory.ts', [
   {
     name: 'memory: acquire does not look at the guards',
     find: '(isHeld(row) || lockedByOthers || row.queue.length > 0)',
@@ -157,7 +157,7 @@ const memory = on('memory', 'src/store/memory.ts', [
 ])
 
 const pg = 'pg on PostgreSQL 18'
-const postgres = on(pg, 'src/store/postgres.ts', [
+const postgres = on(pg, 'src/engines/postgres/postgres.ts', [
   {
     name: 'PostgreSQL: nothing looks at the expiry',
     find: `(l.owner is null or l.expires_at <= clock_timestamp() or \${sessionGone})`,
@@ -283,7 +283,7 @@ const postgres = on(pg, 'src/store/postgres.ts', [
   },
 ])
 
-const pglite = on('pglite', 'src/store/postgres.ts', [
+const pglite = on('pglite', 'src/engines/postgres/postgres.ts', [
   {
     name: 'PGlite: acquire does not raise the token',
     find: `token = case when l.owner = \${a.owner} then l.token else greatest(l.token + 1, (select \${clockToken})) end`,
@@ -292,7 +292,7 @@ const pglite = on('pglite', 'src/store/postgres.ts', [
   },
 ])
 
-const mysql = on('mysql2 on MySQL', 'src/store/mysql-statements.ts', [
+const mysql = on('mysql2 on MySQL', 'src/engines/mysql/mysql-statements.ts', [
   {
     name: 'MySQL: acquire does not look at the expiry',
     find: `or l.queue is null and (l.expires_at <= \${now} or l.session = asked.deadSession)`,

@@ -1,9 +1,9 @@
 import { afterEach, beforeEach, describe, expect, inject, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
+import { OwnConnection } from '../../src/adapters/own-connection.ts'
+import { postgresStore } from '../../src/engines/postgres/store.ts'
 import { createLocks } from '../../src/index.ts'
-import { OwnConnection } from '../../src/own-connection.ts'
-import { postgresStore } from '../../src/store/postgres.ts'
-import type { Arrival, Hold, Store } from '../../src/store/store.ts'
+import type { Hold, NewTicket, Store } from '../../src/protocol/store.ts'
 import { type Connected, connectors } from '../adapters.ts'
 import { connect, createDatabase, type TestConnection, type TestDatabase } from '../connect.ts'
 import { freshName } from '../engines.ts'
@@ -93,9 +93,9 @@ describe.each(servers)('on $name', (server) => {
     'two statements to $verb find a row changed since they began, under an open guard, and do not wait for each other',
     async ({ call, queued }) => {
       const hold = await held(plain)
-      if (queued) await plain.enqueue([arrival(hold.name, queued)], 100)
+      if (queued) await plain.enqueue([newTicket(hold.name, queued)], 100)
       for (const each of [first, second]) {
-        await each.store.look([hold.name])
+        await each.store.poll([hold.name])
         await each.connected.sql("select set_config('test.turn', '0', false)")
       }
       await close(first, 1)
@@ -130,12 +130,12 @@ interface Gated {
   readonly store: Store<unknown>
 }
 
-const ENTRY = 'e'.repeat(16)
+const TICKET = 'e'.repeat(16)
 
 const verbs: { verb: string; queued?: string; call(store: Store<unknown>, hold: Hold): Promise<unknown> }[] = [
   { verb: 'renew', call: (store, hold) => store.renew([{ ...hold, ttlMs: TTL_MS }]) },
-  { verb: 'enqueue', call: (store, { name }) => store.enqueue([arrival(name, ENTRY)], 100) },
-  { verb: 'leave', queued: ENTRY, call: (store, { name }) => store.leave([{ name, entry: ENTRY, count: 1 }]) },
+  { verb: 'enqueue', call: (store, { name }) => store.enqueue([newTicket(name, TICKET)], 100) },
+  { verb: 'withdraw', queued: TICKET, call: (store, { name }) => store.withdraw([{ name, ticket: TICKET, count: 1 }]) },
 ]
 
 function storeOf({ adapter }: Connected): Store<unknown> {
@@ -150,7 +150,7 @@ async function held(store: Store<unknown>): Promise<Hold> {
   return { ...attempt, token: result.token }
 }
 
-function arrival(name: string, entry: string): Arrival {
+function newTicket(name: string, ticket: string): NewTicket {
   const terms = { ttlMs: TTL_MS, holder: 'test', session: null, process: PROCESS, waitMs: TTL_MS }
-  return { name, entry, count: 5, joins: null, listening: false, provenAlive: false, transaction: false, ...terms }
+  return { name, ticket, count: 5, joins: null, listening: false, provenAlive: false, transaction: false, ...terms }
 }

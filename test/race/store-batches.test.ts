@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
-import { DatabaseError } from '../../src/errors.ts'
-import { OwnConnection } from '../../src/own-connection.ts'
-import { patient } from '../../src/retry.ts'
-import { mysqlStore } from '../../src/store/mysql.ts'
-import { postgresStore } from '../../src/store/postgres.ts'
-import type { Hold, Store } from '../../src/store/store.ts'
+import { OwnConnection } from '../../src/adapters/own-connection.ts'
+import { DatabaseError } from '../../src/base/errors.ts'
+import { mysqlStore } from '../../src/engines/mysql/store.ts'
+import { postgresStore } from '../../src/engines/postgres/store.ts'
+import { withRetries } from '../../src/process/store/retries.ts'
+import type { Hold, Store } from '../../src/protocol/store.ts'
 import type { Connected } from '../adapters.ts'
 import type { OpenEngine } from '../engines.ts'
 import { deadlocksIn } from './deadlocks.ts'
@@ -46,7 +46,7 @@ describe.each(servedEngines)('on $name', (engine) => {
     while (clients.some((client) => client.waits || client.holds.size > 0)) {
       await Promise.all(
         clients.map(async (client) => {
-          await client.look()
+          await client.poll()
           await client.release([...client.holds.values()])
         }),
       )
@@ -56,8 +56,8 @@ describe.each(servedEngines)('on $name', (engine) => {
     expect(referee.conflicts).toEqual([])
     expect(await deadlocksIn(open)).toBe(0)
     expect(referee.grants).toBeGreaterThan(NAMES.length)
-    const sights = await clients[0]!.store.look(NAMES)
-    expect(sights.filter(({ holder, entries }) => holder !== null || entries.length > 0)).toEqual([])
+    const views = await clients[0]!.store.poll(NAMES)
+    expect(views.filter(({ holders, tickets }) => holders.length > 0 || tickets.length > 0)).toEqual([])
   })
 })
 
@@ -92,8 +92,8 @@ class Client {
   readonly store: Store<unknown>
   readonly holds = new Map<string, Hold>()
   readonly #releasing = new Map<string, Hold>()
-  /** Callers who wait, by entry. */
-  readonly #entries = new Map<string, { readonly name: string; callers: number }>()
+  /** Callers who wait, by ticket. */
+  readonly #tickets = new Map<string, { readonly name: string; callers: number }>()
   readonly #process = (randomBytes(8).readBigInt64BE() >> 1n).toString()
   readonly #connected: Connected
   readonly #referee: Referee
@@ -102,13 +102,13 @@ class Client {
     const adapter = connected.adapter as SqlAdapter<unknown>
     const own = onPool(adapter)
     const store = adapter.engine === 'mysql' ? mysqlStore(adapter, {}, own) : postgresStore(adapter, {}, own)
-    this.store = patient(store, TIMEOUT_MS)
+    this.store = withRetries(store, TIMEOUT_MS)
     this.#connected = connected
     this.#referee = referee
   }
 
   get waits(): boolean {
-    return this.#entries.size > 0 || this.#releasing.size > 0
+    return this.#tickets.size > 0 || this.#releasing.size > 0
   }
 
   async doAnything(): Promise<void> {
@@ -116,9 +116,9 @@ class Client {
     const verbs = [
       () => this.acquire(),
       () => this.enqueue(),
-      () => this.look(),
+      () => this.poll(),
       () => this.release(sample(holds)),
-      () => this.leave(),
+      () => this.withdraw(),
       () => this.renew(holds),
       () => this.guard(holds),
     ]
@@ -135,50 +135,54 @@ class Client {
   }
 
   async enqueue(): Promise<void> {
-    const arrivals = sample(NAMES).map((name) => ({
+    const asked = sample(NAMES).map((name) => ({
       name,
       ...terms(),
       count: 1 + Math.floor(Math.random() * 3),
-      entry: randomBytes(8).toString('hex'),
-      joins: [...this.#entries].findLast(([, entry]) => entry.name === name)?.[0] ?? null,
+      ticket: randomBytes(8).toString('hex'),
+      joins: [...this.#tickets].findLast(([, ticket]) => ticket.name === name)?.[0] ?? null,
       process: this.#process,
       listening: false,
       provenAlive: false,
       transaction: false,
       waitMs: TTL_MS,
     }))
-    const results = await this.#send(() => this.store.enqueue(arrivals, 1_000_000))
+    const results = await this.#send(() => this.store.enqueue(asked, 1_000_000))
     results?.forEach((result, index) => {
-      const { name, count, entry, joins } = arrivals[index]!
+      const { name, count, ticket, joins } = asked[index]!
       this.#referee.expect('enqueue', result.outcome, ['queued', 'locked', 'missing'])
       if (result.outcome !== 'queued') return
-      if (result.entry !== entry && result.entry !== joins) this.#referee.wrongs.push('queued in a foreign entry')
-      const callers = (this.#entries.get(result.entry)?.callers ?? 0) + count
-      this.#entries.set(result.entry, { name, callers })
+      if (result.ticket !== ticket && result.ticket !== joins) this.#referee.wrongs.push('queued in a foreign ticket')
+      const callers = (this.#tickets.get(result.ticket)?.callers ?? 0) + count
+      this.#tickets.set(result.ticket, { name, callers })
     })
   }
 
-  /** Takes what was handed over since, and settles what is free. */
-  async look(): Promise<void> {
-    const names = [...new Set([...this.#entries.values()].map(({ name }) => name))]
-    const expected = new Map(this.#entries)
-    const sights = await this.#send(() => this.store.look(names))
+  /** Takes what was handed over since, and promotes what is free. */
+  async poll(): Promise<void> {
+    const names = [...new Set([...this.#tickets.values()].map(({ name }) => name))]
+    const expected = new Map(this.#tickets)
+    const views = await this.#send(() => this.store.poll(names))
     const handed: Hold[] = []
-    for (const { name, holder, entries } of sights ?? []) {
-      const entry = holder?.owner.slice(0, 16) ?? ''
-      const isNew = holder !== null && holder.token !== this.holds.get(name)?.token && !this.#releasing.has(name)
-      if (isNew && this.#entries.has(entry)) handed.push(holder)
-      // Taken from the queue with its last caller, or together with all entries of a process that was too slow.
+    for (const {
+      name,
+      holders: [holder],
+      tickets,
+    } of views ?? []) {
+      const ticket = holder?.owner.slice(0, 16) ?? ''
+      const isNew = holder !== undefined && holder.token !== this.holds.get(name)?.token && !this.#releasing.has(name)
+      if (isNew && this.#tickets.has(ticket)) handed.push(holder)
+      // Taken from the queue with its last caller, or together with all tickets of a process that was too slow.
       for (const [id, waiting] of expected) {
-        if (waiting.name === name && id !== entry && !entries.includes(id)) this.#entries.delete(id)
+        if (waiting.name === name && id !== ticket && !tickets.includes(id)) this.#tickets.delete(id)
       }
     }
-    await this.#claim(handed)
-    const free = (sights ?? []).filter(({ ready }) => ready).map(({ name }) => name)
-    const settlements = await this.#send(() => this.store.settle(free, this.#process))
-    for (const { outcome, grant } of settlements ?? []) {
-      this.#referee.expect('settle', outcome, ['handed over', 'idle', 'held', 'locked'])
-      if (grant?.process === this.#process) await this.#claim([grant])
+    await this.#confirm(handed)
+    const free = (views ?? []).filter(({ promotable }) => promotable).map(({ name }) => name)
+    const promotions = await this.#send(() => this.store.promote(free, this.#process))
+    for (const { outcome, grants } of promotions ?? []) {
+      this.#referee.expect('promote', outcome, ['handed over', 'idle', 'held', 'locked'])
+      await this.#confirm(grants.filter(({ process }) => process === this.#process))
     }
   }
 
@@ -195,16 +199,16 @@ class Client {
     }
   }
 
-  async leave(): Promise<void> {
-    const byName = new Map([...this.#entries].map(([entry, { name, callers }]) => [name, { name, entry, callers }]))
-    const departures = sample([...byName.values()])
+  async withdraw(): Promise<void> {
+    const byName = new Map([...this.#tickets].map(([ticket, { name, callers }]) => [name, { name, ticket, callers }]))
+    const withdrawals = sample([...byName.values()])
       .slice(0, 3)
-      .map(({ name, entry, callers }) => ({ name, entry, count: 1 + Math.floor(Math.random() * callers) }))
-    const results = (await this.#send(() => this.store.leave(departures))) ?? []
-    for (const [index, { left }] of results.entries()) {
-      if (left) this.#served(departures[index]!.entry, departures[index]!.count)
+      .map(({ name, ticket, callers }) => ({ name, ticket, count: 1 + Math.floor(Math.random() * callers) }))
+    const results = (await this.#send(() => this.store.withdraw(withdrawals))) ?? []
+    for (const [index, { withdrawn }] of results.entries()) {
+      if (withdrawn) this.#served(withdrawals[index]!.ticket, withdrawals[index]!.count)
     }
-    await this.#claim(results.flatMap(({ grant }) => grant ?? []))
+    await this.#confirm(results.flatMap(({ grants }) => grants))
   }
 
   async renew(holds: readonly Hold[]): Promise<void> {
@@ -221,7 +225,7 @@ class Client {
   }
 
   /** What was handed over lasts only if it is claimed in time; in a look it may be over already. */
-  async #claim(holds: readonly Hold[]): Promise<void> {
+  async #confirm(holds: readonly Hold[]): Promise<void> {
     let unknown = holds.filter(({ name }) => !this.holds.has(name) && !this.#releasing.has(name))
     while (unknown.length > 0) {
       const asked = unknown
@@ -243,16 +247,16 @@ class Client {
     this.holds.set(name, hold)
   }
 
-  /** A hand-off to an entry without callers comes from a departure that met a locked row: it is taken nevertheless. */
-  #served(entry: string, count: number): void {
-    const waiting = this.#entries.get(entry)
+  /** A hand-off to an ticket without callers comes from a departure that met a locked row: it is taken nevertheless. */
+  #served(ticket: string, count: number): void {
+    const waiting = this.#tickets.get(ticket)
     if (waiting === undefined) return
     waiting.callers = Math.max(1, waiting.callers - count)
   }
 
   /** Names that this client neither holds nor waits for. */
   #others(): string[] {
-    const waiting = new Set([...this.#entries.values()].map(({ name }) => name))
+    const waiting = new Set([...this.#tickets.values()].map(({ name }) => name))
     return NAMES.filter((name) => !this.holds.has(name) && !this.#releasing.has(name) && !waiting.has(name))
   }
 

@@ -1,12 +1,12 @@
 import { Client } from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { postgresStatements } from '../../src/store/postgres.ts'
+import { postgresStatements } from '../../src/engines/postgres/store.ts'
 import { engines, type OpenEngine } from '../engines.ts'
 
 /** They look at every lock, or, the guard of many, at few locks in their order. */
-const MAY_SCAN = ['list', 'purge', 'guard']
+const MAY_SCAN = ['list', 'purge', 'guardMany']
 /** What many callers ask most, and in one statement for all. */
-const ALWAYS_LOOK_UP = ['take', 'giveBack']
+const ALWAYS_LOOK_UP = ['acquireAlike', 'releaseUnawaited']
 
 describe.each(engines().filter(({ connector }) => connector === 'pg'))('plans on $name', (engine) => {
   let open: OpenEngine

@@ -1,27 +1,28 @@
 import { randomBytes } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import type { SqlAdapter } from '../../src/adapters/adapter.ts'
-import { DatabaseError } from '../../src/errors.ts'
+import { OwnConnection } from '../../src/adapters/own-connection.ts'
+import { DatabaseError } from '../../src/base/errors.ts'
+import { memoryStore } from '../../src/engines/memory/store.ts'
+import { mysqlStore } from '../../src/engines/mysql/store.ts'
+import { postgresStore } from '../../src/engines/postgres/store.ts'
+import { sqliteStore } from '../../src/engines/sqlite/store.ts'
 import type { Adapter } from '../../src/index.ts'
-import { OwnConnection } from '../../src/own-connection.ts'
-import { memoryStore } from '../../src/store/memory.ts'
-import { mysqlStore } from '../../src/store/mysql.ts'
-import { postgresStore } from '../../src/store/postgres.ts'
-import { sqliteStore } from '../../src/store/sqlite.ts'
+import { watchFile } from '../../src/process/wake/watch.ts'
 import {
-  type Arrival,
-  type ArrivalResult,
   type Attempt,
   type AttemptResult,
-  CLAIM_MS,
+  CONFIRM_MS,
+  type EnqueueResult,
   type Grant,
   type Hold,
+  type Holder,
+  type LockView,
+  type NewTicket,
+  type Promotion,
   type ReleaseResult,
-  type Settlement,
-  type Sight,
   type Store,
-} from '../../src/store/store.ts'
-import { watchFile } from '../../src/wake/watch.ts'
+} from '../../src/protocol/store.ts'
 import { eventually, sleep } from '../contract/harness.ts'
 import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
 
@@ -71,13 +72,13 @@ export function queueSuite(engine: Subject): void {
         const names = [held, awaited, fresh, released, expired] as string[]
         const results = await two.store.acquire(attemptsOn(names))
         expect(results).toEqual([
-          { granted: false, holder: 'the holder', queued: false },
-          { granted: false, holder: null, queued: true },
+          { granted: false, holders: ['the holder'], queued: false },
+          { granted: false, holders: [], queued: true },
           { granted: true, token: expect.any(BigInt), takeover: false },
           { granted: true, token: expect.any(BigInt), takeover: false },
           { granted: true, token: expect.any(BigInt), takeover: true },
         ])
-        expect(await two.store.look([awaited!])).toMatchObject([{ holder: null, ready: true }])
+        expect(await two.store.poll([awaited!])).toMatchObject([{ holders: [], promotable: true }])
       },
     )
 
@@ -92,11 +93,11 @@ export function queueSuite(engine: Subject): void {
         attempt({ name, ttlMs: ttls[at]!, holder: holders[at]!, owner: owners[at]! }),
       )
       const results = await two.store.acquire(asked)
-      const sights = await two.store.look(names)
+      const views = await two.store.poll(names)
       for (const [at, { name, owner }] of asked.entries()) {
         expect(results[at]).toMatchObject({ granted: true, takeover: false })
         const { token } = results[at] as { token: bigint }
-        const holder = sights.find((sight) => sight.name === name)?.holder
+        const holder = views.find((view) => view.name === name)?.holders[0]
         expect(holder).toMatchObject({ owner, token, label: holders[at] })
         expect(holder!.remainingMs).toBeLessThanOrEqual(ttls[at]!)
         expect(holder!.remainingMs).toBeGreaterThan(ttls[at]! - LONG_MS / 2)
@@ -114,7 +115,7 @@ export function queueSuite(engine: Subject): void {
         const again = await two.store.acquire(asked.map((each) => ({ ...each, ttlMs: LONG_MS })))
         expect(first).toMatchObject([{ granted: true, takeover: true }, ...rest.map(() => ({ takeover: false }))])
         expect(again).toEqual(first)
-        expect((await two.look(name)).holder?.remainingMs).toBeGreaterThan(30_000)
+        expect((await two.poll(name)).holder?.remainingMs).toBeGreaterThan(30_000)
       },
     )
 
@@ -124,21 +125,21 @@ export function queueSuite(engine: Subject): void {
       const first = await one.store.acquire(asked)
       await two.arrive(name)
       expect(await one.store.acquire(asked)).toEqual(first)
-      expect((await one.look(name)).entries).toHaveLength(1)
+      expect((await one.poll(name)).tickets).toHaveLength(1)
     })
 
     it.each(ALONE_OR_NOT)('does not barge $how when a lease has run out and somebody waits', async ({ others }) => {
       const [name, ...rest] = freshNames(1 + others) as [string, ...string[]]
       for (const each of rest) await one.release(await one.acquire(each))
       await one.acquire(name, { ttlMs: SHORT_MS })
-      const entry = await two.arrive(name)
+      const ticket = await two.arrive(name)
       await one.untilFree(name)
       expect(await one.store.acquire(alike([name, ...rest]))).toEqual([
-        { granted: false, holder: null, queued: true },
+        { granted: false, holders: [], queued: true },
         ...rest.map(() => ({ granted: true, token: expect.any(BigInt), takeover: false })),
       ])
-      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
-      await expectHandedTo(two, name, entry)
+      expect(await two.promote(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, ticket)
     })
   })
 
@@ -151,13 +152,13 @@ export function queueSuite(engine: Subject): void {
       await inTransaction(async (tx) => {
         for (const ttlMs of [null, LONG_MS]) {
           const refused = await one.store.acquireIn(tx, attempt({ name: awaited!, ttlMs }), 0)
-          expect(refused).toMatchObject({ granted: false, holder: null, queued: true })
+          expect(refused).toMatchObject({ granted: false, holders: [], queued: true })
         }
         expect(await one.store.acquireIn(tx, attempt({ name: fresh!, ttlMs: null }), 0)).toMatchObject({
           granted: true,
         })
       })
-      expect((await one.look(awaited!)).ready).toBe(true)
+      expect((await one.poll(awaited!)).promotable).toBe(true)
     })
 
     it('does not touch a lock that is held', async () => {
@@ -165,7 +166,7 @@ export function queueSuite(engine: Subject): void {
       const hold = await two.acquire(name, { holder: 'the holder' })
       await inTransaction(async (tx) => {
         const refused = await one.store.acquireIn(tx, attempt({ name }), 0)
-        expect(refused).toMatchObject({ granted: false, holder: 'the holder', queued: false })
+        expect(refused).toMatchObject({ granted: false, holders: ['the holder'], queued: false })
       })
       expect(await two.release(hold)).toMatchObject({ outcome: 'released' })
     })
@@ -173,24 +174,24 @@ export function queueSuite(engine: Subject): void {
     it('turns a hold that was handed over into one that ends with the transaction', async () => {
       const name = freshName()
       const holder = await one.acquire(name)
-      const entry = await one.arrive(name, { count: 2 })
+      const ticket = await one.arrive(name, { count: 2 })
       await two.release(holder)
-      const handed = await handedTo(one, name, entry)
+      const handed = await handedTo(one, name, ticket)
       await inTransaction(async (tx) => {
         const taken = await one.store.acquireIn(tx, attempt({ name, owner: handed.owner, ttlMs: null }), 0)
         expect(taken).toEqual({ granted: true, owner: handed.owner, token: handed.token })
       })
-      expect(await one.look(name)).toMatchObject({ holder: null, ready: true, entries: [entry] })
-      await one.settle(name)
-      expect((await handedTo(one, name, entry)).token).toBeGreaterThan(handed.token)
+      expect(await one.poll(name)).toMatchObject({ holder: null, promotable: true, tickets: [ticket] })
+      await one.promote(name)
+      expect((await handedTo(one, name, ticket)).token).toBeGreaterThan(handed.token)
     })
 
     it('leaves such a hold as it was if the transaction rolls back', async () => {
       const name = freshName()
       const holder = await one.acquire(name)
-      const entry = await one.arrive(name)
+      const ticket = await one.arrive(name)
       await two.release(holder)
-      const handed = await handedTo(one, name, entry)
+      const handed = await handedTo(one, name, ticket)
       await one.claim(handed)
       const undo = new Error('undo')
       const transaction = inTransaction(async (tx) => {
@@ -198,81 +199,81 @@ export function queueSuite(engine: Subject): void {
         throw undo
       })
       await expect(transaction).rejects.toBe(undo)
-      expect((await one.look(name)).holder).toMatchObject(handed)
+      expect((await one.poll(name)).holder).toMatchObject(handed)
     })
   })
 
   describe('enqueue', () => {
-    it('serves entries in the order of their arrival, whoever releases', async () => {
+    it('serves tickets in the order of their arrival, whoever releases', async () => {
       const name = freshName()
       let hold: Hold = await one.acquire(name)
-      const entries = [await two.arrive(name), await one.arrive(name), await two.arrive(name), await one.arrive(name)]
-      expect((await one.look(name)).entries).toEqual(entries)
-      for (const [index, entry] of entries.entries()) {
+      const tickets = [await two.arrive(name), await one.arrive(name), await two.arrive(name), await one.arrive(name)]
+      expect((await one.poll(name)).tickets).toEqual(tickets)
+      for (const [index, ticket] of tickets.entries()) {
         const releasing = index % 2 === 0 ? one : two
         expect(await releasing.release(hold)).toMatchObject({ outcome: 'released', handedOver: true })
-        hold = await handedTo(one, name, entry)
-        expect((await two.look(name)).entries).toEqual(entries.slice(index + 1))
+        hold = await handedTo(one, name, ticket)
+        expect((await two.poll(name)).tickets).toEqual(tickets.slice(index + 1))
       }
       expect(await one.release(hold)).toEqual(RELEASED_TO_NOBODY)
     })
 
-    it('adds callers to the last entry of the queue if it is theirs', async () => {
+    it('adds callers to the last ticket of the queue if it is theirs', async () => {
       const name = freshName()
       await one.acquire(name)
       const first = await one.arrive(name)
-      const joined = await one.enqueue(arrival({ name, joins: first, count: 2 }))
-      expect(joined).toMatchObject({ outcome: 'queued', entry: first, sight: { entries: [first] } })
+      const joined = await one.enqueue(newTicket({ name, joins: first, count: 2 }))
+      expect(joined).toMatchObject({ outcome: 'queued', ticket: first, view: { tickets: [first] } })
       const foreign = await two.arrive(name)
       // Not the last one any more: to join it would overtake.
-      const own = arrival({ name, joins: first })
+      const own = newTicket({ name, joins: first })
       const apart = await one.enqueue(own)
-      expect(apart).toMatchObject({ entry: own.entry, sight: { entries: [first, foreign, own.entry] } })
+      expect(apart).toMatchObject({ ticket: own.ticket, view: { tickets: [first, foreign, own.ticket] } })
       expect((await one.store.inspect(name))?.waiters).toBe(5)
     })
 
-    it('takes one caller off the first entry with each hand-off', async () => {
+    it('takes one caller off the first ticket with each hand-off', async () => {
       const name = freshName()
       let hold: Hold = await one.acquire(name)
       const first = await one.arrive(name, { count: 2 })
       await one.arrive(name, { joins: first })
       const second = await two.arrive(name)
-      for (const [entry, rest] of [
+      for (const [ticket, rest] of [
         [first, [first, second]],
         [first, [first, second]],
         [first, [second]],
         [second, []],
       ] as const) {
         await one.release(hold)
-        hold = await handedTo(one, name, entry)
-        expect((await one.look(name)).entries).toEqual(rest)
+        hold = await handedTo(one, name, ticket)
+        expect((await one.poll(name)).tickets).toEqual(rest)
       }
     })
 
-    it('keeps an entry alive as long as the one who joined it last', async () => {
+    it('keeps an ticket alive as long as the one who joined it last', async () => {
       const name = freshName()
       const hold = await one.acquire(name)
-      const entry = await two.arrive(name, { waitMs: SHORT_MS })
-      await two.arrive(name, { joins: entry, waitMs: LONG_MS })
+      const ticket = await two.arrive(name, { waitMs: SHORT_MS })
+      await two.arrive(name, { joins: ticket, waitMs: LONG_MS })
       // Not shortened, either.
-      await two.arrive(name, { joins: entry, waitMs: 1 })
+      await two.arrive(name, { joins: ticket, waitMs: 1 })
       await sleep(2 * SHORT_MS)
       expect(await one.release(hold)).toMatchObject({ handedOver: true })
-      await expectHandedTo(one, name, entry)
+      await expectHandedTo(one, name, ticket)
     })
 
     it('lets no queue get longer than it is allowed to, counted in callers', async () => {
       const name = freshName()
       await one.acquire(name)
       const enqueue = (count: number, joins: string | null, maxWaiters: number) =>
-        one.store.enqueue([arrival({ name, count, joins })], maxWaiters)
+        one.store.enqueue([newTicket({ name, count, joins })], maxWaiters)
       expect(await enqueue(4, null, 3)).toEqual([{ outcome: 'full' }])
       const [first] = await enqueue(2, null, 3)
-      const entry = (first as { entry: string }).entry
+      const ticket = (first as { ticket: string }).ticket
       expect(await enqueue(2, null, 3)).toEqual([{ outcome: 'full' }])
-      expect(await enqueue(2, entry, 3)).toEqual([{ outcome: 'full' }])
-      expect(await enqueue(1, entry, 3)).toMatchObject([{ outcome: 'queued', entry }])
-      expect(await enqueue(1, entry, 3)).toEqual([{ outcome: 'full' }])
+      expect(await enqueue(2, ticket, 3)).toEqual([{ outcome: 'full' }])
+      expect(await enqueue(1, ticket, 3)).toMatchObject([{ outcome: 'queued', ticket }])
+      expect(await enqueue(1, ticket, 3)).toEqual([{ outcome: 'full' }])
       expect((await one.store.inspect(name))?.waiters).toBe(3)
     })
 
@@ -283,20 +284,20 @@ export function queueSuite(engine: Subject): void {
       await one.arrive(full!, { count: 3 })
       await one.release(await one.acquire(free!))
       const results = await two.store.enqueue(
-        [free, missing, full, held].map((name) => arrival({ name: name! })),
+        [free, missing, full, held].map((name) => newTicket({ name: name! })),
         3,
       )
       expect(results).toMatchObject([
-        { outcome: 'queued', sight: { name: free, holder: null, ready: true } },
+        { outcome: 'queued', view: { name: free, holders: [], promotable: true } },
         { outcome: 'missing' },
         { outcome: 'full' },
-        { outcome: 'queued', sight: { name: held, holder: { label: 'the holder' }, ready: false } },
+        { outcome: 'queued', view: { name: held, holders: [{ label: 'the holder' }], promotable: false } },
       ])
     })
 
     it('takes no lock that is created at that moment for one whose queue is full', async () => {
       for (const name of freshNames(20)) {
-        const enqueue = () => two.store.enqueue([arrival({ name })], MANY)
+        const enqueue = () => two.store.enqueue([newTicket({ name })], MANY)
         const [before, , after] = await Promise.all([enqueue(), one.store.acquire([attempt({ name })]), enqueue()])
         for (const [result] of [before, after]) expect(['queued', 'missing', 'locked']).toContain(result?.outcome)
       }
@@ -305,99 +306,99 @@ export function queueSuite(engine: Subject): void {
     it('loses nobody when many arrive and leave at once', async () => {
       const name = freshName()
       let hold: Hold = await one.acquire(name)
-      const arrivals = Array.from({ length: 30 }, (_, index) => ({ peer: index % 2 ? one : two, ...arrival({ name }) }))
+      const asked = Array.from({ length: 30 }, (_, index) => ({ peer: index % 2 ? one : two, ...newTicket({ name }) }))
       await Promise.all(
-        arrivals.map(({ peer, ...each }) =>
+        asked.map(({ peer, ...each }) =>
           repeated(
             () => peer.enqueue(each),
             ({ outcome }) => outcome !== 'locked',
           ),
         ),
       )
-      const leaving = arrivals.filter((_, index) => index % 3 === 0)
+      const leaving = asked.filter((_, index) => index % 3 === 0)
       // A row that is locked at that moment stays as it is.
       await Promise.all(
-        leaving.map(({ peer, entry }) =>
+        leaving.map(({ peer, ticket }) =>
           repeated(
-            () => peer.store.leave([{ name, entry, count: 1 }]),
-            ([result]) => result!.left,
+            () => peer.store.withdraw([{ name, ticket, count: 1 }]),
+            ([result]) => result!.withdrawn,
           ),
         ),
       )
 
-      const { entries } = await one.look(name)
-      const staying = arrivals.filter((each) => !leaving.includes(each))
-      expect([...entries].sort()).toEqual(staying.map(({ entry }) => entry).sort())
-      for (const entry of entries) {
+      const { tickets } = await one.poll(name)
+      const staying = asked.filter((each) => !leaving.includes(each))
+      expect([...tickets].sort()).toEqual(staying.map(({ ticket }) => ticket).sort())
+      for (const ticket of tickets) {
         await one.release(hold)
-        hold = await handedTo(one, name, entry)
+        hold = await handedTo(one, name, ticket)
       }
     })
   })
 
-  describe('leave', () => {
-    it('takes entries out at the head, in the middle and at the end', async () => {
+  describe('withdraw', () => {
+    it('takes tickets out at the head, in the middle and at the end', async () => {
       const name = freshName()
       let hold: Hold = await one.acquire(name)
-      const entries: string[] = []
-      for (let index = 0; index < 5; index++) entries.push(await (index % 2 ? one : two).arrive(name))
-      const [head, second, middle, fourth, last] = entries as [string, string, string, string, string]
-      for (const entry of [head, middle, last]) expect(await one.leave(name, entry)).toBeNull()
-      expect((await one.look(name)).entries).toEqual([second, fourth])
-      for (const entry of [second, fourth]) {
+      const tickets: string[] = []
+      for (let index = 0; index < 5; index++) tickets.push(await (index % 2 ? one : two).arrive(name))
+      const [head, second, middle, fourth, last] = tickets as [string, string, string, string, string]
+      for (const ticket of [head, middle, last]) expect(await one.withdraw(name, ticket)).toBeNull()
+      expect((await one.poll(name)).tickets).toEqual([second, fourth])
+      for (const ticket of [second, fourth]) {
         await one.release(hold)
-        hold = await handedTo(one, name, entry)
+        hold = await handedTo(one, name, ticket)
       }
       expect(await one.release(hold)).toEqual(RELEASED_TO_NOBODY)
     })
 
-    it('takes as many callers as leave, and the entry with the last of them', async () => {
+    it('takes as many callers as leave, and the ticket with the last of them', async () => {
       const name = freshName()
       await one.acquire(name)
-      const entry = await one.arrive(name, { count: 5 })
+      const ticket = await one.arrive(name, { count: 5 })
       const waiters = async () => (await one.store.inspect(name))?.waiters
-      await one.leave(name, entry, 2)
+      await one.withdraw(name, ticket, 2)
       expect(await waiters()).toBe(3)
-      await one.leave(name, entry, 2)
-      expect(await one.look(name)).toMatchObject({ entries: [entry] })
-      await one.leave(name, entry, 1)
+      await one.withdraw(name, ticket, 2)
+      expect(await one.poll(name)).toMatchObject({ tickets: [ticket] })
+      await one.withdraw(name, ticket, 1)
       expect(await waiters()).toBe(0)
-      expect(await one.look(name)).toMatchObject({ entries: [] })
+      expect(await one.poll(name)).toMatchObject({ tickets: [] })
     })
 
     it('opens the lock to everybody once the last one has left', async () => {
       const name = freshName()
       await one.acquire(name, { ttlMs: SHORT_MS })
-      const entry = await two.arrive(name)
+      const ticket = await two.arrive(name)
       await one.untilFree(name)
-      await two.leave(name, entry)
-      expect(await one.look(name)).toMatchObject({ ready: false })
+      await two.withdraw(name, ticket)
+      expect(await one.poll(name)).toMatchObject({ promotable: false })
       expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: true, takeover: true }])
     })
 
-    it('answers the hold that the entry has just been handed', async () => {
+    it('answers the hold that the ticket has just been handed', async () => {
       const [only, more, held] = freshNames(3)
-      const leaving: { name: string; entry: string; count: number }[] = []
+      const leaving: { name: string; ticket: string; count: number }[] = []
       for (const [name, count] of [
         [only!, 1],
         [more!, 2],
       ] as const) {
         const hold = await one.acquire(name)
-        leaving.push({ name, entry: await two.arrive(name, { count }), count: 1 })
+        leaving.push({ name, ticket: await two.arrive(name, { count }), count: 1 })
         await one.release(hold)
       }
       await one.acquire(held!)
-      leaving.push({ name: held!, entry: await two.arrive(held!), count: 1 })
+      leaving.push({ name: held!, ticket: await two.arrive(held!), count: 1 })
 
-      const results = await two.store.leave(leaving)
-      expect(results.map(({ left }) => left)).toEqual([true, true, true])
-      const grants = results.map(({ grant }) => grant)
+      const results = await two.store.withdraw(leaving)
+      expect(results.map(({ withdrawn }) => withdrawn)).toEqual([true, true, true])
+      const grants = results.map(({ grants: [grant] }) => grant)
       for (const [index, name] of [only!, more!].entries()) {
-        expect(grants[index]).toMatchObject({ ...(await handedTo(two, name, leaving[index]!.entry)), takeover: false })
+        expect(grants[index]).toMatchObject({ ...(await handedTo(two, name, leaving[index]!.ticket)), takeover: false })
         expect(grants[index]).toMatchObject({ process: two.process, remainingMs: expect.any(Number) })
-        expect((await two.look(name)).entries).toEqual([])
+        expect((await two.poll(name)).tickets).toEqual([])
       }
-      expect(grants[2]).toBeNull()
+      expect(grants[2]).toBeUndefined()
     })
 
     it('says of which lock a transaction has the row', async (context) => {
@@ -407,36 +408,36 @@ export function queueSuite(engine: Subject): void {
       const [locked, other] = freshNames(2)
       const hold = await one.acquire(locked!)
       await one.acquire(other!)
-      const departures: { name: string; entry: string; count: number }[] = []
-      for (const name of [locked!, other!]) departures.push({ name, entry: await two.arrive(name), count: 1 })
+      const withdrawals: { name: string; ticket: string; count: number }[] = []
+      for (const name of [locked!, other!]) withdrawals.push({ name, ticket: await two.arrive(name), count: 1 })
       await inTransaction(async (tx) => {
         expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: true })
-        expect(await two.store.leave(departures)).toEqual([
-          { left: false, grant: null },
-          { left: true, grant: null },
+        expect(await two.store.withdraw(withdrawals)).toEqual([
+          { withdrawn: false, grants: [] },
+          { withdrawn: true, grants: [] },
         ])
       })
-      expect((await two.look(locked!)).entries).toEqual([departures[0]!.entry])
-      expect(await two.leave(locked!, departures[0]!.entry)).toBeNull()
-      expect((await two.look(locked!)).entries).toEqual([])
+      expect((await two.poll(locked!)).tickets).toEqual([withdrawals[0]!.ticket])
+      expect(await two.withdraw(locked!, withdrawals[0]!.ticket)).toBeNull()
+      expect((await two.poll(locked!)).tickets).toEqual([])
     })
 
-    it('answers nothing about holds of others, unknown entries and unknown locks', async () => {
+    it('answers nothing about holds of others, unknown tickets and unknown locks', async () => {
       const [held, missing] = freshNames(2)
       const hold = await one.acquire(held!)
-      const entry = await two.arrive(held!)
+      const ticket = await two.arrive(held!)
       const other = await one.arrive(held!)
       await one.release(hold)
       const unknown = randomBytes(8).toString('hex')
-      expect(await one.leave(held!, other)).toBeNull()
-      expect(await one.leave(held!, unknown)).toBeNull()
-      expect(await one.leave(missing!, unknown)).toBeNull()
-      await expectHandedTo(one, held!, entry)
+      expect(await one.withdraw(held!, other)).toBeNull()
+      expect(await one.withdraw(held!, unknown)).toBeNull()
+      expect(await one.withdraw(missing!, unknown)).toBeNull()
+      await expectHandedTo(one, held!, ticket)
     })
   })
 
-  describe('look', () => {
-    it('tells who holds each lock, who waits, and whether it is time to settle', async () => {
+  describe('poll', () => {
+    it('tells who holds each lock, who waits, and whether it is time to promote', async () => {
       const [held, ready, idle, missing] = freshNames(4)
       const hold = await one.acquire(held!, { holder: 'the holder' })
       const waiting = [await two.arrive(held!), await one.arrive(held!)]
@@ -444,14 +445,26 @@ export function queueSuite(engine: Subject): void {
       const early = await two.arrive(ready!)
       await one.release(await one.acquire(idle!))
 
-      const sights = new Map((await two.store.look([held!, ready!, idle!, missing!])).map((each) => [each.name, each]))
+      const views = new Map((await two.store.poll([held!, ready!, idle!, missing!])).map((each) => [each.name, each]))
       const holder = { ...hold, label: 'the holder', takeover: false, remainingMs: expect.closeTo(LONG_MS, -5) }
-      const nobody = { holder: null, bySession: false }
+      const nobody = { holders: [], bySession: false }
       const waited = { bySession: false, leasesWait: true }
-      expect(sights.get(held!)).toEqual({ name: held, holder, ready: false, entries: waiting, ...waited })
-      expect(sights.get(ready!)).toEqual({ name: ready, ...nobody, ready: true, leasesWait: true, entries: [early] })
-      expect(sights.get(idle!)).toEqual({ name: idle, ...nobody, ready: false, leasesWait: false, entries: [] })
-      expect(sights.size).toBe(3)
+      expect(views.get(held!)).toEqual({
+        name: held,
+        holders: [holder],
+        promotable: false,
+        tickets: waiting,
+        ...waited,
+      })
+      expect(views.get(ready!)).toEqual({
+        name: ready,
+        ...nobody,
+        promotable: true,
+        leasesWait: true,
+        tickets: [early],
+      })
+      expect(views.get(idle!)).toEqual({ name: idle, ...nobody, promotable: false, leasesWait: false, tickets: [] })
+      expect(views.size).toBe(3)
     })
 
     // On SQLite there is one writer, and no transaction beside one that waits.
@@ -460,14 +473,14 @@ export function queueSuite(engine: Subject): void {
       async () => {
         const name = freshName()
         const hold = await one.acquire(name)
-        const first = arrival({ name, transaction: true })
+        const first = newTicket({ name, transaction: true })
         await two.store.enqueue([first], 100)
-        expect(await two.look(name)).toMatchObject({ leasesWait: false, entries: [first.entry] })
-        const second = arrival({ name })
+        expect(await two.poll(name)).toMatchObject({ leasesWait: false, tickets: [first.ticket] })
+        const second = newTicket({ name })
         await two.store.enqueue([second], 100)
-        expect(await two.look(name)).toMatchObject({ leasesWait: true, entries: [first.entry, second.entry] })
+        expect(await two.poll(name)).toMatchObject({ leasesWait: true, tickets: [first.ticket, second.ticket] })
         await one.release(hold)
-        await expectHandedTo(one, name, first.entry)
+        await expectHandedTo(one, name, first.ticket)
       },
     )
 
@@ -475,7 +488,7 @@ export function queueSuite(engine: Subject): void {
       const name = freshName()
       const hold = await one.acquire(name)
       await whileGuarded(hold, async () => {
-        expect((await two.look(name)).holder).toMatchObject(hold)
+        expect((await two.poll(name)).holder).toMatchObject(hold)
         expect(await two.store.inspect(name)).toMatchObject(hold)
         expect(await two.store.list(name)).toMatchObject([hold])
         expect(await two.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: false }])
@@ -483,31 +496,33 @@ export function queueSuite(engine: Subject): void {
     })
   })
 
-  describe('settle', () => {
+  describe('promote', () => {
     it('tells apart what is held, what nobody waits for, and what has never been held', async () => {
       const [held, expired, missing, awaited] = freshNames(4)
       await one.acquire(held!)
       await two.arrive(held!)
       await one.acquire(expired!, { ttlMs: SHORT_MS })
       await one.release(await one.acquire(awaited!))
-      const entry = await two.arrive(awaited!)
+      const ticket = await two.arrive(awaited!)
       await one.untilFree(expired!)
-      const settled = await one.store.settle([missing!, held!, awaited!, expired!], one.process)
+      const settled = await one.store.promote([missing!, held!, awaited!, expired!], one.process)
       expect(settled.map(({ outcome }) => outcome)).toEqual(['idle', 'held', 'handed over', 'idle'])
-      await expectHandedTo(two, awaited!, entry)
+      await expectHandedTo(two, awaited!, ticket)
     })
 
     it('hands over a lease that ran out, and says that it was not released', async () => {
       const name = freshName()
       const lost = await one.acquire(name, { ttlMs: SHORT_MS })
-      const entry = await two.arrive(name)
+      const ticket = await two.arrive(name)
       await one.untilFree(name)
-      const { grant } = await two.settle(name)
-      const handed = await handedTo(two, name, entry, { takeover: true })
-      if (grant !== null) expect(grant).toMatchObject({ ...handed, process: two.process, takeover: true })
+      const {
+        grants: [grant],
+      } = await two.promote(name)
+      const handed = await handedTo(two, name, ticket, { takeover: true })
+      if (grant !== undefined) expect(grant).toMatchObject({ ...handed, process: two.process, takeover: true })
       expect(handed.token).toBeGreaterThan(lost.token)
       expect(await one.release(lost)).toMatchObject({ outcome: 'lost' })
-      expect(await two.settle(name)).toMatchObject({ outcome: 'held' })
+      expect(await two.promote(name)).toMatchObject({ outcome: 'held' })
     })
 
     it('passes a lock over all callers of a process that did not claim it, and takes them off the queue', async () => {
@@ -515,24 +530,24 @@ export function queueSuite(engine: Subject): void {
       const holder = await one.acquire(name)
       await two.arrive(name, { count: 2, ttlMs: SHORT_MS })
       await two.arrive(name)
-      const entry = await one.arrive(name, { count: 2 })
+      const ticket = await one.arrive(name, { count: 2 })
       await two.arrive(name)
       await one.release(holder)
       await one.untilFree(name)
-      expect(await one.settle(name)).toMatchObject({ outcome: 'handed over' })
-      await expectHandedTo(one, name, entry, { takeover: true })
-      expect((await one.look(name)).entries).toEqual([entry])
+      expect(await one.promote(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(one, name, ticket, { takeover: true })
+      expect((await one.poll(name)).tickets).toEqual([ticket])
     })
 
     it('does not hold it against a process that a lease which it had claimed ran out', async () => {
       const name = freshName()
       const holder = await one.acquire(name)
-      const entry = await two.arrive(name, { count: 2, ttlMs: SHORT_MS })
+      const ticket = await two.arrive(name, { count: 2, ttlMs: SHORT_MS })
       await one.release(holder)
-      await two.claim(await handedTo(two, name, entry), SHORT_MS)
+      await two.claim(await handedTo(two, name, ticket), SHORT_MS)
       await two.untilFree(name)
-      await one.settle(name)
-      await expectHandedTo(one, name, entry, { takeover: true })
+      await one.promote(name)
+      await expectHandedTo(one, name, ticket, { takeover: true })
     })
 
     it('passes over those whose time is over', async () => {
@@ -543,9 +558,9 @@ export function queueSuite(engine: Subject): void {
       const living = await two.arrive(name, { count: 2 })
       const next = await one.arrive(name)
       await sleep(20)
-      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      expect(await two.promote(name)).toMatchObject({ outcome: 'handed over' })
       await expectHandedTo(two, name, living, { takeover: false })
-      expect((await two.look(name)).entries).toEqual([living, next])
+      expect((await two.poll(name)).tickets).toEqual([living, next])
     })
 
     it('still tells that the last holder had not released, when it has passed over the dead', async () => {
@@ -554,7 +569,7 @@ export function queueSuite(engine: Subject): void {
       await two.arrive(name, { waitMs: 1 })
       const living = await one.arrive(name)
       await one.untilFree(name)
-      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
+      expect(await two.promote(name)).toMatchObject({ outcome: 'handed over' })
       await expectHandedTo(two, name, living, { takeover: true })
     })
 
@@ -564,8 +579,8 @@ export function queueSuite(engine: Subject): void {
       await two.arrive(name, { waitMs: 1 })
       await one.untilFree(name)
       expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: true }])
-      expect(await one.settle(name)).toEqual({ outcome: 'idle', grant: null })
-      expect(await one.look(name)).toMatchObject({ holder: null, ready: false, entries: [] })
+      expect(await one.promote(name)).toEqual({ outcome: 'idle', grants: [] })
+      expect(await one.poll(name)).toMatchObject({ holder: null, promotable: false, tickets: [] })
       expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: true }])
     })
   })
@@ -583,7 +598,7 @@ export function queueSuite(engine: Subject): void {
       const names = freshNames(4)
       const [mine, foreign, stale, missing] = names as [string, string, string, string]
       const holds = await Promise.all([mine, foreign, stale].map((name) => repeated(() => one.acquire(name))))
-      const entry = await two.arrive(mine)
+      const ticket = await two.arrive(mine)
       await two.arrive(foreign)
       await two.arrive(stale)
       const results = await one.store.release(
@@ -597,9 +612,9 @@ export function queueSuite(engine: Subject): void {
       )
       expect(results.map(({ outcome }) => outcome)).toEqual(['lost', 'lost', 'released', 'lost'])
       expect(results.map(({ handedOver }) => handedOver)).toEqual([false, false, true, false])
-      await expectHandedTo(two, mine, entry)
-      expect((await two.look(foreign)).holder).toMatchObject(holds[1]!)
-      expect((await two.look(stale)).holder).toMatchObject(holds[2]!)
+      await expectHandedTo(two, mine, ticket)
+      expect((await two.poll(foreign)).holder).toMatchObject(holds[1]!)
+      expect((await two.poll(stale)).holder).toMatchObject(holds[2]!)
     })
 
     it('releases no hold of a later owner along with the others of that owner', async () => {
@@ -612,22 +627,24 @@ export function queueSuite(engine: Subject): void {
       const [standing, other] = toHolds(second, await two.store.acquire(second))
       const released = await one.store.release([...stale, other!], one.process)
       expect(released.map(({ outcome }) => outcome)).toEqual(['lost', 'released', 'released'])
-      expect((await two.look(both)).holder).toMatchObject(standing!)
-      for (const { holder } of await two.store.look([early, late])) expect(holder).toBeNull()
+      expect((await two.poll(both)).holder).toMatchObject(standing!)
+      for (const { holders } of await two.store.poll([early, late])) expect(holders).toEqual([])
     })
 
     it('hands over a claim that is short, under the label of the one who waited', async () => {
       const name = freshName()
       const hold = await one.acquire(name)
-      const entry = await two.arrive(name, { holder: 'the waiter' })
-      const { grant } = await one.release(hold)
-      const { holder } = await two.look(name)
+      const ticket = await two.arrive(name, { holder: 'the waiter' })
+      const {
+        grants: [grant],
+      } = await one.release(hold)
+      const { holder } = await two.poll(name)
       expect(holder).toMatchObject({ label: 'the waiter', takeover: false })
-      expect(holder?.remainingMs).toBeLessThanOrEqual(CLAIM_MS)
-      const handed = await handedTo(two, name, entry)
-      if (grant !== null) {
+      expect(holder?.remainingMs).toBeLessThanOrEqual(CONFIRM_MS)
+      const handed = await handedTo(two, name, ticket)
+      if (grant !== undefined) {
         expect(grant).toEqual({ ...handed, process: two.process, takeover: false, remainingMs: expect.any(Number) })
-        expect(grant.remainingMs).toBeLessThanOrEqual(CLAIM_MS)
+        expect(grant.remainingMs).toBeLessThanOrEqual(CONFIRM_MS)
         expect(grant.remainingMs).toBeGreaterThan(0)
       }
     })
@@ -637,28 +654,28 @@ export function queueSuite(engine: Subject): void {
       const hold = await one.acquire(name)
       await two.arrive(name, { ttlMs: SHORT_MS })
       await one.release(hold)
-      expect((await two.look(name)).holder?.remainingMs).toBeLessThanOrEqual(SHORT_MS)
+      expect((await two.poll(name)).holder?.remainingMs).toBeLessThanOrEqual(SHORT_MS)
     })
 
     it('hands over a hold that is claimed by renewing it', async () => {
       const name = freshName()
       const holder = await one.acquire(name)
-      const entry = await two.arrive(name)
+      const ticket = await two.arrive(name)
       await one.release(holder)
-      const handed = await handedTo(two, name, entry)
+      const handed = await handedTo(two, name, ticket)
       const [renewal] = await two.store.renew([{ ...handed, ttlMs: LONG_MS }])
       expect(renewal).toEqual({ outcome: 'renewed', remainingMs: expect.closeTo(LONG_MS, -5) })
-      expect((await one.look(name)).holder).toMatchObject(handed)
+      expect((await one.poll(name)).holder).toMatchObject(handed)
       expect(await two.release(handed)).toEqual(RELEASED_TO_NOBODY)
     })
 
     it('hands over a hold that can be released and guarded without being claimed', async () => {
       const name = freshName()
       const holder = await one.acquire(name)
-      const entry = await one.arrive(name)
+      const ticket = await one.arrive(name)
       const next = await two.arrive(name)
       await one.release(holder)
-      const handed = await handedTo(one, name, entry)
+      const handed = await handedTo(one, name, ticket)
       await inTransaction(async (tx) => {
         expect(await one.store.guard(tx, [{ ...handed, ttlMs: LONG_MS }])).toEqual(['stands'])
       })
@@ -676,17 +693,17 @@ export function queueSuite(engine: Subject): void {
       expect(await two.release(hold)).toMatchObject({ handedOver: true })
       await expectHandedTo(one, name, living)
       expect(await one.release(await handedTo(one, name, living))).toEqual(RELEASED_TO_NOBODY)
-      expect(await one.look(name)).toMatchObject({ holder: null, ready: false, entries: [] })
+      expect(await one.poll(name)).toMatchObject({ holder: null, promotable: false, tickets: [] })
     })
 
     it('raises the token with each hand-off', async () => {
       const name = freshName()
       let hold: Hold = await one.acquire(name)
       const tokens = [hold.token]
-      const entry = await one.arrive(name, { count: 20 })
+      const ticket = await one.arrive(name, { count: 20 })
       for (let round = 0; round < 20; round++) {
         await two.release(hold)
-        hold = await handedTo(two, name, entry)
+        hold = await handedTo(two, name, ticket)
         tokens.push(hold.token)
       }
       await one.release(hold)
@@ -700,17 +717,17 @@ export function queueSuite(engine: Subject): void {
       const [awaited, plain, lost] = freshNames(3)
       const holds = new Map<string, Hold>()
       for (const name of [awaited!, plain!, lost!]) holds.set(name, await one.acquire(name))
-      const entry = await two.arrive(awaited!)
+      const ticket = await two.arrive(awaited!)
       await inTransaction(async (tx) => {
         expect(await one.store.releaseIn(tx, holds.get(awaited!)!)).toEqual({ awaited: true })
         expect(await one.store.releaseIn(tx, holds.get(plain!)!)).toEqual({ awaited: false })
         expect(await one.store.releaseIn(tx, { ...holds.get(lost!)!, token: 1n })).toBe('lost')
       })
-      expect(await one.look(awaited!)).toMatchObject({ holder: null, ready: true, entries: [entry] })
-      expect(await one.look(plain!)).toMatchObject({ holder: null, ready: false })
-      expect((await one.look(lost!)).holder).toMatchObject(holds.get(lost!)!)
-      expect(await one.settle(awaited!)).toMatchObject({ outcome: 'handed over' })
-      await expectHandedTo(one, awaited!, entry, { takeover: false })
+      expect(await one.poll(awaited!)).toMatchObject({ holder: null, promotable: true, tickets: [ticket] })
+      expect(await one.poll(plain!)).toMatchObject({ holder: null, promotable: false })
+      expect((await one.poll(lost!)).holder).toMatchObject(holds.get(lost!)!)
+      expect(await one.promote(awaited!)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(one, awaited!, ticket, { takeover: false })
     })
 
     it('has released nothing if the transaction rolls back', async () => {
@@ -723,7 +740,7 @@ export function queueSuite(engine: Subject): void {
         throw undo
       })
       await expect(transaction).rejects.toBe(undo)
-      expect((await one.look(name)).holder).toMatchObject(hold)
+      expect((await one.poll(name)).holder).toMatchObject(hold)
     })
   })
 
@@ -784,10 +801,10 @@ export function queueSuite(engine: Subject): void {
       const holds = toHolds(attempts, await one.store.acquire(attempts))
       const tokens = new Map(holds.map(({ name, token }) => [name, token]))
       const shuffled = names.toReversed()
-      const arrivals = shuffled.map((name) => arrival({ name, process: two.process, count: 2 }))
-      const entries = new Map(arrivals.map(({ name, entry }) => [name, entry]))
-      const queued = await two.store.enqueue(arrivals, MANY)
-      expect(queued.map((each) => each.outcome === 'queued' && each.sight.name)).toEqual(shuffled)
+      const asked = shuffled.map((name) => newTicket({ name, process: two.process, count: 2 }))
+      const tickets = new Map(asked.map(({ name, ticket }) => [name, ticket]))
+      const queued = await two.store.enqueue(asked, MANY)
+      expect(queued.map((each) => each.outcome === 'queued' && each.view.name)).toEqual(shuffled)
 
       const renewals = await one.store.renew(holds.map((hold) => ({ ...hold, ttlMs: LONG_MS })))
       expect(new Set(renewals.map(({ outcome }) => outcome))).toEqual(new Set(['renewed']))
@@ -800,18 +817,19 @@ export function queueSuite(engine: Subject): void {
       })
       const released = await one.store.release(holds, one.process)
       expect(released).toEqual(names.map(() => expect.objectContaining({ outcome: 'released', handedOver: true })))
-      for (const [index, { grant }] of released.entries()) if (grant !== null) expect(grant.name).toBe(names[index])
+      for (const [index, { grants }] of released.entries())
+        for (const grant of grants) expect(grant.name).toBe(names[index])
 
-      const handed = (await two.store.look(names)).map(({ name, holder }) => ({ ...(holder as Hold), name }))
+      const handed = (await two.store.poll(names)).map(({ name, holders: [holder] }) => ({ ...(holder as Hold), name }))
       expect(handed).toHaveLength(300)
       for (const { name, owner, token } of handed) {
-        expect(owner.slice(0, 16)).toBe(entries.get(name))
+        expect(owner.slice(0, 16)).toBe(tickets.get(name))
         expect(token).toBeGreaterThan(tokens.get(name)!)
       }
-      const left = await two.store.leave(shuffled.map((name) => ({ name, entry: entries.get(name)!, count: 1 })))
-      expect(left.map(({ grant }) => grant?.name)).toEqual(shuffled)
+      const left = await two.store.withdraw(shuffled.map((name) => ({ name, ticket: tickets.get(name)!, count: 1 })))
+      expect(left.map(({ grants: [grant] }) => grant?.name)).toEqual(shuffled)
       await two.store.release(handed, two.process)
-      expect((await one.store.settle(names, one.process)).map(({ outcome }) => outcome)).toEqual(
+      expect((await one.store.promote(names, one.process)).map(({ outcome }) => outcome)).toEqual(
         names.map(() => 'idle'),
       )
     })
@@ -820,9 +838,9 @@ export function queueSuite(engine: Subject): void {
       const { store, process } = one
       expect(await store.acquire([])).toEqual([])
       expect(await store.enqueue([], MANY)).toEqual([])
-      expect(await store.leave([])).toEqual([])
-      expect(await store.look([])).toEqual([])
-      expect(await store.settle([], process)).toEqual([])
+      expect(await store.withdraw([])).toEqual([])
+      expect(await store.poll([])).toEqual([])
+      expect(await store.promote([], process)).toEqual([])
       expect(await store.release([], process)).toEqual([])
       expect(await store.renew([])).toEqual([])
     })
@@ -832,7 +850,7 @@ export function queueSuite(engine: Subject): void {
     it.for(ALONE_OR_NOT)('can be handed over after the transaction, released $how', async ({ others }) => {
       const name = freshName()
       const hold = await one.acquire(name)
-      const entry = await two.arrive(name)
+      const ticket = await two.arrive(name)
       const holds = [hold, ...(await Promise.all(freshNames(others).map((other) => two.acquire(other))))]
       await whileGuarded(hold, async () => {
         if (engine.engine === 'sqlite') {
@@ -846,15 +864,15 @@ export function queueSuite(engine: Subject): void {
         expect(result).toEqual({
           outcome: locked ? 'locked' : 'released',
           handedOver: false,
-          grant: null,
-          unsettled: !locked,
+          grants: [],
+          promoteLater: !locked,
         })
-        expect((await two.settle(name)).outcome).toBe(locked ? 'held' : 'locked')
+        expect((await two.promote(name)).outcome).toBe(locked ? 'held' : 'locked')
         expect(await two.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: !locked }])
       })
-      if ((await two.look(name)).holder !== null) await two.release(hold)
-      else expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
-      await expectHandedTo(two, name, entry, { takeover: false })
+      if ((await two.poll(name)).holder !== null) await two.release(hold)
+      else expect(await two.promote(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, ticket, { takeover: false })
     })
 
     it.for(ALONE_OR_NOT)('is released $how at once if nobody waits for it', async ({ others }, context) => {
@@ -884,21 +902,21 @@ export function queueSuite(engine: Subject): void {
         expect(locked).toMatchObject({ granted: true })
 
         expect(await two.store.acquire([taken, fresh].map((name) => attempt({ name })))).toMatchObject([
-          { granted: false, holder: null, queued: false },
+          { granted: false, holders: [], queued: false },
           { granted: true },
         ])
-        const arrivals = [taken, held].map((name) => arrival({ name, process: two.process }))
-        expect(await two.store.enqueue(arrivals, MANY)).toMatchObject([{ outcome: 'locked' }, { outcome: 'queued' }])
-        expect((await two.store.settle([taken, awaited], two.process))[1]).toMatchObject({ outcome: 'handed over' })
+        const asked = [taken, held].map((name) => newTicket({ name, process: two.process }))
+        expect(await two.store.enqueue(asked, MANY)).toMatchObject([{ outcome: 'locked' }, { outcome: 'queued' }])
+        expect((await two.store.promote([taken, awaited], two.process))[1]).toMatchObject({ outcome: 'handed over' })
         await expectHandedTo(two, awaited, waiting)
         const holds = [{ ...hold, name: taken }, mine]
         expect((await two.store.release(holds, two.process))[1]).toMatchObject({ outcome: 'released' })
-        const departures = arrivals.map(({ name, entry }) => ({ name, entry, count: 1 }))
-        expect((await two.store.leave(departures))[1]).toEqual({ left: true, grant: null })
-        expect((await two.look(held)).entries).toEqual([])
+        const withdrawals = asked.map(({ name, ticket }) => ({ name, ticket, count: 1 }))
+        expect((await two.store.withdraw(withdrawals))[1]).toEqual({ withdrawn: true, grants: [] })
+        expect((await two.poll(held)).tickets).toEqual([])
         const renewals = await two.store.renew([taken, held].map((name) => ({ ...hold, name, ttlMs: LONG_MS })))
         expect(renewals[1]).toMatchObject({ outcome: 'renewed' })
-        expect((await two.store.look(names)).map(({ name }) => name).sort()).toEqual([...names].sort())
+        expect((await two.store.poll(names)).map(({ name }) => name).sort()).toEqual([...names].sort())
       })
     })
   })
@@ -922,13 +940,13 @@ export function queueSuite(engine: Subject): void {
     it('gives a lock that was taken by force to the one who waits', async () => {
       const name = freshName()
       const evicted = await one.acquire(name)
-      const entry = await two.arrive(name)
+      const ticket = await two.arrive(name)
       expect(await two.store.forceRelease(name)).toBe('released')
-      expect(await two.look(name)).toMatchObject({ holder: null, ready: true })
+      expect(await two.poll(name)).toMatchObject({ holder: null, promotable: true })
       expect(await one.store.acquire([attempt({ name })])).toMatchObject([{ granted: false, queued: true }])
       expect(await one.store.acquire([attempt({ name, owner: evicted.owner })])).toMatchObject([{ granted: false }])
-      expect(await two.settle(name)).toMatchObject({ outcome: 'handed over' })
-      const handed = await handedTo(two, name, entry, { takeover: false })
+      expect(await two.promote(name)).toMatchObject({ outcome: 'handed over' })
+      const handed = await handedTo(two, name, ticket, { takeover: false })
       expect(handed.token).toBeGreaterThan(evicted.token + 1n)
       expect(await one.release(evicted)).toMatchObject({ outcome: 'lost' })
     })
@@ -936,12 +954,12 @@ export function queueSuite(engine: Subject): void {
     it('takes a lock by force from one who has been handed it', async () => {
       const name = freshName()
       const holder = await one.acquire(name)
-      const entry = await two.arrive(name, { count: 2 })
+      const ticket = await two.arrive(name, { count: 2 })
       await one.release(holder)
-      const first = await handedTo(two, name, entry)
+      const first = await handedTo(two, name, ticket)
       expect(await one.store.forceRelease(name)).toBe('released')
-      expect(await one.settle(name)).toMatchObject({ outcome: 'handed over' })
-      expect((await handedTo(two, name, entry)).token).toBeGreaterThan(first.token)
+      expect(await one.promote(name)).toMatchObject({ outcome: 'handed over' })
+      expect((await handedTo(two, name, ticket)).token).toBeGreaterThan(first.token)
       expect(await two.release(first)).toMatchObject({ outcome: 'lost' })
     })
 
@@ -950,16 +968,16 @@ export function queueSuite(engine: Subject): void {
       const kept = await one.acquire(held!)
       await one.release(await one.acquire(awaited!))
       await one.release(await one.acquire(abandoned!))
-      const entry = await two.arrive(awaited!)
+      const ticket = await two.arrive(awaited!)
       await two.arrive(abandoned!, { waitMs: 1 })
       await sleep(20)
       expect(await one.store.purge(0)).toBeGreaterThanOrEqual(1)
-      expect((await one.store.look([abandoned!, awaited!, held!])).map(({ name }) => name).sort()).toEqual(
+      expect((await one.store.poll([abandoned!, awaited!, held!])).map(({ name }) => name).sort()).toEqual(
         [awaited, held].sort(),
       )
-      expect((await one.look(held!)).holder).toMatchObject(kept)
-      expect(await one.settle(awaited!)).toMatchObject({ outcome: 'handed over' })
-      await expectHandedTo(one, awaited!, entry)
+      expect((await one.poll(held!)).holder).toMatchObject(kept)
+      expect(await one.promote(awaited!)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(one, awaited!, ticket)
     })
   })
 
@@ -967,7 +985,7 @@ export function queueSuite(engine: Subject): void {
     it('tells a process that listens of what others hand over to it, and counts it as alive until it ends', async (context) => {
       const listen = two.store.listen?.bind(two.store)
       const tells = engine.engine === 'memory' || (engine.engine === 'postgres' && engine.sessions)
-      if (listen === undefined || !tells) return context.skip('who waits there has to look')
+      if (listen === undefined || !tells) return context.skip('who waits there has to poll')
       const name = freshName()
       const grants: Grant[] = []
       const listening = await listen(
@@ -977,17 +995,17 @@ export function queueSuite(engine: Subject): void {
       )
       expect(listening.provesLife).toBe(true)
       const holder = await one.acquire(name)
-      const entry = await two.arrive(name, { listening: true, provenAlive: true, count: 3 })
+      const ticket = await two.arrive(name, { listening: true, provenAlive: true, count: 3 })
       await one.release(holder)
       const [grant] = await eventually(() => {
         expect(grants).toHaveLength(1)
         return grants
       })
-      const handed = await handedTo(two, name, entry)
+      const handed = await handedTo(two, name, ticket)
       expect(grant).toEqual({ ...handed, process: two.process, takeover: false, remainingMs: expect.any(Number) })
-      expect(grant!.remainingMs).toBeLessThanOrEqual(CLAIM_MS)
+      expect(grant!.remainingMs).toBeLessThanOrEqual(CONFIRM_MS)
       // What a process hands over to itself is in the answer.
-      expect((await two.release(handed)).grant).toMatchObject({ process: two.process })
+      expect((await two.release(handed)).grants).toMatchObject([{ process: two.process }])
       await listening.ping?.()
       expect(grants).toHaveLength(1)
 
@@ -996,10 +1014,10 @@ export function queueSuite(engine: Subject): void {
       const living = await one.arrive(name)
       await listening.close()
       await eventually(async () => {
-        await two.release((await two.look(name)).holder!)
+        await two.release((await two.poll(name)).holder!)
         await expectHandedTo(one, name, living)
       })
-      expect((await one.look(name)).entries).not.toContain(gone)
+      expect((await one.poll(name)).tickets).not.toContain(gone)
     })
 
     it('touches the file that other processes watch, after the hand-offs to them', async (context) => {
@@ -1017,23 +1035,23 @@ export function queueSuite(engine: Subject): void {
       )
       const hold = await one.acquire(name)
       const arriving = [two, one, two, one, two]
-      const entries: string[] = []
-      for (const process of arriving) entries.push(await process.arrive(name))
+      const tickets: string[] = []
+      for (const process of arriving) tickets.push(await process.arrive(name))
 
       await one.release(hold)
       // What came before the first touch may have been taken for one.
       await eventually(() => expect(touches).toBeGreaterThan(0))
       await sleep(50)
       touches = 0
-      await one.release(await handedTo(one, name, entries[0]!))
+      await one.release(await handedTo(one, name, tickets[0]!))
       await sleep(50)
       expect(touches).toBe(0)
-      await one.release(await handedTo(one, name, entries[1]!))
+      await one.release(await handedTo(one, name, tickets[1]!))
       await eventually(() => expect(touches).toBe(1))
-      await one.release(await handedTo(two, name, entries[2]!))
+      await one.release(await handedTo(two, name, tickets[2]!))
       wanted = false
-      await one.release(await handedTo(one, name, entries[3]!))
-      await expectHandedTo(two, name, entries[4]!)
+      await one.release(await handedTo(one, name, tickets[3]!))
+      await expectHandedTo(two, name, tickets[4]!)
       await sleep(50)
       expect(touches).toBe(1)
       watch.close()
@@ -1063,39 +1081,39 @@ export function textSuite(engine: Subject): void {
       const plain = freshName()
       const attempts = alike([text, plain], { holder: text })
       const holds = toHolds(attempts, await one.store.acquire(attempts))
-      const arrivals = [plain, text].map((name) => arrival({ name, holder: text, process: two.process, count: 2 }))
-      const queued = await two.store.enqueue(arrivals, MANY)
+      const asked = [plain, text].map((name) => newTicket({ name, holder: text, process: two.process, count: 2 }))
+      const queued = await two.store.enqueue(asked, MANY)
       expect(queued).toMatchObject([
-        { outcome: 'queued', sight: { name: plain, holder: { label: text } } },
-        { outcome: 'queued', sight: { name: text, holder: { label: text } } },
+        { outcome: 'queued', view: { name: plain, holders: [{ label: text }] } },
+        { outcome: 'queued', view: { name: text, holders: [{ label: text }] } },
       ])
       expect(await one.store.renew(holds.map((hold) => ({ ...hold, ttlMs: LONG_MS })))).toMatchObject([
         { outcome: 'renewed' },
         { outcome: 'renewed' },
       ])
-      expect(await one.store.acquire([attempt({ name: text })])).toMatchObject([{ granted: false, holder: text }])
+      expect(await one.store.acquire([attempt({ name: text })])).toMatchObject([{ granted: false, holders: [text] }])
       const results = await one.store.release(holds, one.process)
       expect(results).toMatchObject([{ handedOver: true }, { handedOver: true }])
-      for (const { name, entry } of arrivals) {
-        await expectHandedTo(two, name, entry)
+      for (const { name, ticket } of asked) {
+        await expectHandedTo(two, name, ticket)
         expect(await two.store.inspect(name)).toMatchObject({ name, holder: text, waiters: 1 })
-        expect(await two.leave(name, entry)).toMatchObject({ name })
-        await two.release(await handedTo(two, name, entry))
+        expect(await two.withdraw(name, ticket)).toMatchObject({ name })
+        await two.release(await handedTo(two, name, ticket))
       }
       const hold = await one.acquire(text)
       await inTransaction(async (tx) => {
         expect(await one.store.guard(tx, [{ ...hold, ttlMs: LONG_MS }])).toEqual(['stands'])
         expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: false })
       })
-      expect(await one.settle(text)).toEqual({ outcome: 'idle', grant: null })
+      expect(await one.promote(text)).toEqual({ outcome: 'idle', grants: [] })
 
       const kept = await two.acquire(plain)
       const some = alike([text, plain])
       const [taken] = toHolds(some.slice(0, 1), await one.store.acquire(some))
       const released = await one.store.release([taken!, { ...taken!, name: plain }], one.process)
       expect(released.map(({ outcome }) => outcome)).toEqual(['released', 'lost'])
-      expect(await one.look(text)).toMatchObject({ name: text, holder: null })
-      expect((await one.look(plain)).holder).toMatchObject(kept)
+      expect(await one.poll(text)).toMatchObject({ name: text, holder: null })
+      expect((await one.poll(plain)).holder).toMatchObject(kept)
     })
   }
 }
@@ -1133,32 +1151,33 @@ class Peer {
     return hold!
   }
 
-  async enqueue(asked: Arrival): Promise<ArrivalResult> {
+  async enqueue(asked: NewTicket): Promise<EnqueueResult> {
     const [result] = await this.store.enqueue([asked], MANY)
     return result!
   }
 
-  /** Answers the id of the entry. */
-  async arrive(name: string, terms: Partial<Arrival> = {}): Promise<string> {
-    const result = await this.enqueue(arrival({ name, process: this.process, ...terms }))
+  /** Answers the id of the ticket. */
+  async arrive(name: string, terms: Partial<NewTicket> = {}): Promise<string> {
+    const result = await this.enqueue(newTicket({ name, process: this.process, ...terms }))
     if (result.outcome !== 'queued') throw new Error(`could not queue for ${name}: ${result.outcome}`)
-    return result.entry
+    return result.ticket
   }
 
-  async leave(name: string, entry: string, count = 1): Promise<Grant | null> {
-    const [result] = await this.store.leave([{ name, entry, count }])
-    expect(result!.left).toBe(true)
-    return result!.grant
+  /** What it has been handed just now, if anything. */
+  async withdraw(name: string, ticket: string, count = 1): Promise<Grant | null> {
+    const [result] = await this.store.withdraw([{ name, ticket, count }])
+    expect(result!.withdrawn).toBe(true)
+    return result!.grants[0] ?? null
   }
 
-  async look(name: string): Promise<Sight> {
-    const [sight] = await this.store.look([name])
-    return sight!
+  async poll(name: string): Promise<LockView & { holder: Holder | null }> {
+    const [view] = await this.store.poll([name])
+    return { ...view!, holder: view!.holders[0] ?? null }
   }
 
-  async settle(name: string): Promise<Settlement> {
-    const [settlement] = await this.store.settle([name], this.process)
-    return settlement!
+  async promote(name: string): Promise<Promotion> {
+    const [promotion] = await this.store.promote([name], this.process)
+    return promotion!
   }
 
   async release(hold: Hold): Promise<ReleaseResult> {
@@ -1173,12 +1192,12 @@ class Peer {
 
   async untilFree(...names: string[]): Promise<void> {
     await eventually(async () => {
-      for (const { holder } of await this.store.look(names)) expect(holder).toBeNull()
+      for (const { holders } of await this.store.poll(names)) expect(holders).toEqual([])
     })
   }
 }
 
-const RELEASED_TO_NOBODY: ReleaseResult = { outcome: 'released', handedOver: false, grant: null, unsettled: false }
+const RELEASED_TO_NOBODY: ReleaseResult = { outcome: 'released', handedOver: false, grants: [], promoteLater: false }
 
 const onPool = (adapter: SqlAdapter<unknown>) =>
   new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 5000 })
@@ -1210,10 +1229,10 @@ function attempt(terms: Partial<Attempt> & { name: string }): Attempt {
   return { owner: anOwner(), ttlMs: LONG_MS, holder: 'test', session: null, ...terms }
 }
 
-function arrival(terms: Partial<Arrival> & { name: string }): Arrival {
+function newTicket(terms: Partial<NewTicket> & { name: string }): NewTicket {
   return {
     count: 1,
-    entry: randomBytes(8).toString('hex'),
+    ticket: randomBytes(8).toString('hex'),
     joins: null,
     ttlMs: LONG_MS,
     holder: 'test',
@@ -1235,17 +1254,17 @@ function toHolds(attempts: readonly Attempt[], results: readonly AttemptResult[]
   })
 }
 
-/** The hold of the lock, which this entry must have been handed. */
+/** The hold of the lock, which this ticket must have been handed. */
 async function handedTo(
   peer: Peer,
   name: string,
-  entry: string,
+  ticket: string,
   { takeover }: { takeover?: boolean } = {},
 ): Promise<Hold> {
-  const { holder } = await peer.look(name)
+  const { holder } = await peer.poll(name)
   expect(holder).not.toBeNull()
   const { owner, token } = holder!
-  expect(owner).toBe(entry + token.toString(16).padStart(16, '0'))
+  expect(owner).toBe(ticket + token.toString(16).padStart(16, '0'))
   if (takeover !== undefined) expect(holder!.takeover).toBe(takeover)
   return { name, owner, token }
 }

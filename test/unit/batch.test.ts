@@ -1,25 +1,25 @@
 import { expect, it } from 'vitest'
-import { Batches, Crowd } from '../../src/batch.ts'
+import { Batches, Load } from '../../src/process/store/batches.ts'
 
 interface Item {
   readonly name: string
 }
 
 /** Answers as late as a statement of so many names would, and notes how many there were. */
-function counted(sizes: number[], crowd: Crowd) {
+function counted(sizes: number[], load: Load) {
   return new Batches<Item, void>(
     async (items) => {
       sizes.push(items.length)
       for (let turns = 3 + items.length / 40; turns > 0; turns--) await turn()
       return items.map(() => undefined)
     },
-    { crowd },
+    { load },
   )
 }
 
 it('sends together what is asked in one turn, and a lone request at once', async () => {
   const sizes: number[] = []
-  const batches = counted(sizes, new Crowd())
+  const batches = counted(sizes, new Load())
   const many = Array.from({ length: 40 }, (_, index) => batches.add({ name: `${index}` }))
   await Promise.all(many)
   const lone = batches.add({ name: 'lone' })
@@ -30,7 +30,7 @@ it('sends together what is asked in one turn, and a lone request at once', async
 
 it('sends what is asked meanwhile when the statement under way is answered', async () => {
   const sizes: number[] = []
-  const batches = counted(sizes, new Crowd())
+  const batches = counted(sizes, new Load())
   const first = batches.add({ name: 'first' })
   await turn()
   const others = ['second', 'third'].map((name) => batches.add({ name }))
@@ -45,17 +45,17 @@ it.each([
   { callers: 256, parts: 2 },
   { callers: 1000, parts: 2 },
 ])('sends $callers callers who acquire and release in $parts', async ({ callers, parts }) => {
-  const crowd = new Crowd()
-  expect(await partsOf(callers, crowd, crowd)).toBeCloseTo(parts, 1)
-  expect(crowd.size).toBe(0)
+  const load = new Load()
+  expect(await partsOf(callers, load, load)).toBeCloseTo(parts, 1)
+  expect(load.size).toBe(0)
 })
 
 it('would send them in more, if who acquires did not count who releases', async () => {
-  expect(await partsOf(256, new Crowd(), new Crowd())).toBeGreaterThan(2.5)
+  expect(await partsOf(256, new Load(), new Load())).toBeGreaterThan(2.5)
 })
 
 /** In how many statements so many callers acquire, or release, when they have done so for a while. */
-async function partsOf(callers: number, acquiring: Crowd, releasing: Crowd): Promise<number> {
+async function partsOf(callers: number, acquiring: Load, releasing: Load): Promise<number> {
   const sizes: number[] = []
   const acquires = counted(sizes, acquiring)
   const releases = counted(sizes, releasing)

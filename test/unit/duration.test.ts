@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { type Duration, MAX_TIMER_MS, toMilliseconds } from '../../src/duration.ts'
-import { LockError } from '../../src/errors.ts'
+import { type Duration, MAX_TIMER_MS, toMilliseconds } from '../../src/base/duration.ts'
+import { LockError } from '../../src/base/errors.ts'
 
 const UNITS = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 const unit = fc.constantFrom(...(Object.keys(UNITS) as (keyof typeof UNITS)[]))

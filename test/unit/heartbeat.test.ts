@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { Heartbeat, type Renewable } from '../../src/heartbeat.ts'
-import type { Hold, Renewal } from '../../src/store/store.ts'
+import { Heartbeat, type Renewable } from '../../src/process/heartbeat.ts'
+import type { Hold, Renewal } from '../../src/protocol/store.ts'
 
 type Renew = (holds: readonly (Hold & { ttlMs: number })[]) => Promise<Renewal[]>
 

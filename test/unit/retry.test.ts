@@ -1,8 +1,8 @@
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { MemoryDatabase } from '../../src/adapters/memory.ts'
-import { DatabaseError } from '../../src/errors.ts'
-import { patient } from '../../src/retry.ts'
-import { memoryStore } from '../../src/store/memory.ts'
+import { DatabaseError } from '../../src/base/errors.ts'
+import { memoryStore } from '../../src/engines/memory/store.ts'
+import { withRetries } from '../../src/process/store/retries.ts'
 import { TAKEOVER_SLACK_MS } from '../faults/checkers.ts'
 
 const BUSY_TRIES = 30
@@ -20,19 +20,19 @@ afterEach(() => {
 it('what finds a file busy many times over is still done while a takeover is in time', async () => {
   let tries = 0
   const store = memoryStore(new MemoryDatabase())
-  const busy = patient(
+  const busy = withRetries(
     {
       ...store,
-      async settle(names, process) {
+      async promote(names, process) {
         if (++tries <= BUSY_TRIES) throw new DatabaseError('conflict', 'database is locked', { cause: undefined })
-        return store.settle(names, process)
+        return store.promote(names, process)
       },
     },
     60_000,
   )
   const answered = vi.fn()
-  void busy.settle(['a lock'], '1').then(answered)
+  void busy.promote(['a lock'], '1').then(answered)
   await vi.advanceTimersByTimeAsync(TAKEOVER_SLACK_MS)
-  expect(answered).toHaveBeenCalledWith([{ outcome: 'idle', grant: null }])
+  expect(answered).toHaveBeenCalledWith([{ outcome: 'idle', grants: [] }])
   expect(tries).toBe(BUSY_TRIES + 1)
 })

@@ -1,6 +1,6 @@
 import { type ColumnType, type Generated, type Kysely, sql } from 'kysely'
 import type { SqlEngine } from '../../adapters/adapter.ts'
-import { migrations } from '../../migrate.ts'
+import { migrations } from '../../engines/migrations.ts'
 import { connect } from '../connect.ts'
 
 /** All tables of the demo are named so, rowlock's own included. */

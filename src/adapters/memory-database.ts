@@ -1,0 +1,50 @@
+import { LockError } from '../base/errors.ts'
+import type { LockRow } from '../protocol/lock-row.ts'
+import type { Grant, Hold } from '../protocol/store.ts'
+
+/** An open transaction of a {@link MemoryDatabase}. */
+export class MemoryTransaction {
+  /** @internal What ends with the transaction. */
+  readonly onEnd: (() => void)[] = []
+  /** @internal What becomes true with the commit, in order. */
+  readonly onCommit: (() => void)[] = []
+  /** @internal What it holds, by the names of the locks. */
+  readonly holds = new Map<string, Pick<Hold, 'owner' | 'token'>>()
+  /** @internal */
+  open = true
+}
+
+/** A lock's row, and the open transactions that have it locked. */
+export interface MemoryRow {
+  row: LockRow
+  readonly lockedBy: Set<MemoryTransaction>
+}
+
+/**
+ * Locks in this process's memory, for unit tests: pass one to as many `fromMemory` as there would be processes. Its clock
+ * is `performance.now()`, so fake timers move it.
+ */
+export class MemoryDatabase {
+  /** @internal */
+  readonly rows = new Map<string, MemoryRow>()
+  /** @internal Processes that are told of what is handed over to them. */
+  readonly listeners = new Map<string, (grant: Grant) => void>()
+
+  /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
+  async transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T> {
+    const tx = new MemoryTransaction()
+    try {
+      const result = await body(tx)
+      for (const apply of tx.onCommit) apply()
+      return result
+    } finally {
+      tx.open = false
+      for (const end of tx.onEnd) end()
+    }
+  }
+}
+
+export function checkOpen(tx: MemoryTransaction): void {
+  if (tx instanceof MemoryTransaction && tx.open) return
+  throw new LockError('INVALID_ARGUMENT', 'this needs an open transaction of the MemoryDatabase: see its transaction()')
+}

@@ -1,0 +1,509 @@
+import type { DenseSet } from '../base/dense-set.ts'
+import type { Duration } from '../base/duration.ts'
+import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
+import { backoff, untilUnlocked } from '../base/timing.ts'
+import type { HandOffs } from '../process/hand-offs.ts'
+import type { Beat, Heartbeat, Renewable } from '../process/heartbeat.ts'
+import type { ProcessStore } from '../process/store/index.ts'
+import type { CallerQuery, GuardResult, Hold, ReleaseResult, Renewal } from '../protocol/store.ts'
+import type { Events } from './events.ts'
+import { currentTransaction, toTtl } from './options.ts'
+
+/**
+ * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
+ */
+export interface Lease<Tx> {
+  readonly name: string
+  /** The fencing token: it rises with every change of owner of this lock. */
+  readonly token: bigint
+  /** A random id, with a new one for each hold of a lock; holds of several locks that were acquired at once may share one. */
+  readonly owner: string
+  /**
+   * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
+   * `locks.close()` releases it. Not on a release of the holder's own.
+   */
+  readonly signal: AbortSignal
+  /** Whether the lease is trusted at this moment. Compares clocks, so a stalled event loop cannot make it lie. */
+  isHeld(): boolean
+  /** Milliseconds until the lease stops being trusted unless it is renewed; 0 when it is over. */
+  remainingMs(): number
+  /** Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours. */
+  extend(ttl: Duration): Promise<void>
+  /**
+   * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
+   * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
+   * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously.
+   */
+  guard(tx: Tx | (() => Tx)): Promise<void>
+  /**
+   * Runs `query` in `tx` under a guard and answers its rows: in one round trip on PostgreSQL, where it must have no WITH of
+   * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query.
+   */
+  guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]>
+  /**
+   * Gives the lock back: true, or false if it had already been lost. Repeated calls answer the same. Rejects if the
+   * database cannot be asked within `statementTimeout`, or if a transaction keeps the row locked; the lock then frees itself
+   * at its expiry at the latest. While the database cannot be asked, the release is repeated in the background until then.
+   *
+   * With `tx`, gives it back with the commit of that transaction, whose commit thereby depends on the lease as with `guard`:
+   * LockLostError if it is lost. The lease is not renewed any more; if `tx` rolls back, call `release()` or let it run out.
+   */
+  release(tx?: Tx | (() => Tx)): Promise<boolean>
+  [Symbol.asyncDispose](): Promise<void>
+  /** What `locks.restore` takes; the token as text. */
+  toJSON(): LeaseJson
+}
+
+export interface LeaseJson {
+  readonly name: string
+  readonly owner: string
+  readonly token: string
+  readonly ttlMs: number
+}
+
+export interface LeaseContext<Tx> {
+  readonly store: ProcessStore<Tx>
+  readonly handOffs: HandOffs
+  readonly heartbeat: Heartbeat
+  /** Those that are not over yet, releases under way included. */
+  readonly leases: DenseSet<LeaseHandle<Tx>>
+  readonly events: Events
+  /** How long a release or an extension may take while a row is locked, or the database not available, in milliseconds. */
+  readonly lockedRowMs: number
+  /** Whether the instance has been closed and has waited for what was under way. */
+  isOver(): boolean
+  /** Work that goes on after the caller has its answer. */
+  background(during: string, work: Promise<unknown>): void
+}
+
+export interface LeaseTerms {
+  readonly ttlMs: number
+  /** What is left of a lease that goes on; the whole ttl of a new one. */
+  readonly remainingMs: number
+  /** The hold was handed over, and has to be renewed soon to last for its ttl. */
+  readonly unconfirmed: boolean
+  readonly renew: boolean
+  readonly maxHoldMs: number
+  /** performance.now() from before the request for the lease was sent. */
+  readonly sentAt: number
+}
+
+/** Accepts Kysely builders and compiled queries, and `{ text, values }`. */
+export type GuardedQuery =
+  | CallerQuery
+  | { readonly sql: string; readonly parameters: readonly unknown[] }
+  | { compile(): { readonly sql: string; readonly parameters: readonly unknown[] } }
+
+/**
+ * The holder trusts its lease for less than the database grants: less 1 % for clocks that run at different rates, less
+ * 50 ms for timers that fire late; never more than a twentieth, so that short leases remain of use.
+ */
+export function trusted(ttlMs: number): number {
+  if (ttlMs === Number.POSITIVE_INFINITY) return ttlMs
+  return ttlMs - Math.min(ttlMs / 20, ttlMs / 100 + 50)
+}
+
+export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
+  readonly name: string
+  readonly owner: string
+  readonly token: bigint
+  /** @internal */
+  place: number | undefined
+  /** @internal */
+  beat: Beat | undefined
+  readonly #context: LeaseContext<Tx>
+  readonly #terms: LeaseTerms
+  #controller: AbortController | undefined
+  readonly #lastDeadline: number
+  #ttlMs: number
+  #deadline: number
+  #timer: NodeJS.Timeout | undefined
+  #state: 'held' | 'released' | 'lost' = 'held'
+  #reason = ''
+  #abortReason: LockLostError | undefined
+  #confirmed: boolean
+  #releasing: Promise<boolean> | undefined
+  #givingBack: Promise<boolean> | undefined
+  #releaseFailure: unknown
+  #onReleaseFailure: (() => void) | undefined
+  #releasedWithCommit = false
+  #onEnd: (() => void)[] | undefined
+
+  constructor(context: LeaseContext<Tx>, hold: Hold, terms: LeaseTerms) {
+    this.name = hold.name
+    this.owner = hold.owner
+    this.token = hold.token
+    this.#context = context
+    this.#terms = terms
+    this.#ttlMs = terms.ttlMs
+    this.#lastDeadline = terms.sentAt + trusted(terms.maxHoldMs)
+    this.#deadline = Math.min(this.#lastDeadline, terms.sentAt + trusted(terms.remainingMs))
+    this.#confirmed = !terms.unconfirmed
+    context.leases.add(this)
+    this.#watch()
+    // Where the database is in this process, a busy caller keeps timers from firing for longer than a hand-off lasts.
+    const { synchronous, single } = context.store.store
+    if (terms.unconfirmed) context.heartbeat.add(this, synchronous || single ? 0 : terms.remainingMs)
+    else if (terms.renew) context.heartbeat.add(this, this.#ttlMs)
+  }
+
+  get signal(): AbortSignal {
+    this.isHeld()
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason)
+    }
+    return this.#controller.signal
+  }
+
+  isHeld(): boolean {
+    if (this.#state === 'held' && performance.now() >= this.#deadline) {
+      this.lose(this.#deadline === this.#lastDeadline ? 'it has lasted for maxHold' : 'it was not renewed in time')
+    }
+    return this.#state === 'held'
+  }
+
+  remainingMs(): number {
+    return this.isHeld() ? this.#deadline - performance.now() : 0
+  }
+
+  async extend(ttl: Duration): Promise<void> {
+    const ttlMs = toTtl(ttl)
+    this.#assertHeld()
+    const wanted = this.#withinMaxHold(ttlMs)
+    await this.#untilUnlocked(async () => {
+      this.#assertHeld()
+      const sentAt = performance.now()
+      const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: wanted })
+      this.onRenewal(renewal!, sentAt)
+      return renewal!.outcome !== 'held'
+    }, 'extend')
+    this.#assertHeld()
+    this.#ttlMs = ttlMs
+    // With another ttl it is due at another time.
+    if (this.#terms.renew) this.#context.heartbeat.add(this, ttlMs)
+  }
+
+  guard(tx: Tx | (() => Tx)): Promise<void> {
+    try {
+      const transaction = currentTransaction(tx)
+      const checked = this.#guard(transaction)
+      return checked instanceof Promise
+        ? checked
+        : new Guarded(() => this.#context.store.store.assertOpen?.(transaction))
+    } catch (error) {
+      // A synchronous transaction can be stopped only by what is thrown before it goes on.
+      if (this.#context.store.store.synchronous) throw error
+      return Promise.reject(error)
+    }
+  }
+
+  async guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]> {
+    const { store } = this.#context.store
+    this.#assertHeld()
+    const caller = toCallerQuery(query)
+    const transaction = currentTransaction(tx)
+    if (store.guardedQuery !== undefined) {
+      try {
+        return (await store.guardedQuery(transaction, this.#hold(), caller)) as Row[]
+      } catch (error) {
+        await this.#assertNotTakenOver(error)
+        throw error
+      }
+    }
+    await this.#guard(transaction)
+    return (await store.query(transaction, caller)) as Row[]
+  }
+
+  release(tx?: Tx | (() => Tx)): Promise<boolean> {
+    if (tx !== undefined) return this.#releaseIn(currentTransaction(tx))
+    this.#releasing ??= this.#release()
+    return this.#releasing
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release()
+  }
+
+  toJSON(): LeaseJson {
+    return { name: this.name, owner: this.owner, token: `${this.token}`, ttlMs: this.#ttlMs }
+  }
+
+  /** @internal Releases it although its holder may still be at work, and tells that holder first. */
+  evict(reason: string): Promise<boolean> {
+    if (this.isHeld()) this.#abort(new LockLostError(this.name, reason))
+    return this.release()
+  }
+
+  /** @internal Calls `listener` once, when the lease has been released or lost; at once if it has been already. */
+  onEnd(listener: () => void): void {
+    if (this.#state !== 'held') listener()
+    else if (this.#onEnd === undefined) this.#onEnd = [listener]
+    else this.#onEnd.push(listener)
+  }
+
+  /** @internal */
+  renewalTtlMs(): number | null {
+    if (!this.isHeld() || (this.#confirmed && !this.#terms.renew)) return null
+    return this.#deadline < this.#lastDeadline ? this.#withinMaxHold(this.#ttlMs) : null
+  }
+
+  /** @internal */
+  onRenewal(renewal: Renewal, sentAt: number): void {
+    if (this.#state !== 'held') return
+    if (renewal.outcome === 'lost') {
+      this.lose('the database says that it ran out or that somebody else has it')
+      return
+    }
+    // Both deadlines hold, because no renewal shortens a lease.
+    this.#deadline = Math.min(this.#lastDeadline, Math.max(this.#deadline, sentAt + trusted(renewal.remainingMs)))
+    if (!this.isHeld()) return
+    this.#confirmed ||= renewal.outcome === 'renewed'
+    if (renewal.outcome === 'held') this.#context.events.emit({ type: 'held', ...this.#hold() })
+    else this.#context.events.emit({ type: 'renewed', ...this.#hold(), remainingMs: this.remainingMs() })
+  }
+
+  /** @internal */
+  onUnknown(cause: unknown): void {
+    if (this.isHeld()) this.#context.events.emit({ type: 'unknown', ...this.#hold(), cause })
+  }
+
+  /** @internal */
+  lose(reason: string, cause?: unknown): void {
+    if (this.#state !== 'held') return
+    this.#end('lost')
+    this.#reason = reason
+    this.#context.events.emit({ type: 'lost', ...this.#hold(), reason })
+    this.#abort(new LockLostError(this.name, reason, { cause }))
+  }
+
+  /** Most leases end without anybody having asked for their signal. */
+  #abort(reason: LockLostError): void {
+    this.#abortReason ??= reason
+    this.#controller?.abort(reason)
+  }
+
+  #hold(): Hold {
+    return { name: this.name, owner: this.owner, token: this.token }
+  }
+
+  #withinMaxHold(ttlMs: number): number {
+    return Math.ceil(Math.min(ttlMs, this.#terms.sentAt + this.#terms.maxHoldMs - performance.now()))
+  }
+
+  #assertHeld(): void {
+    if (!this.isHeld())
+      throw new LockLostError(this.name, this.#state === 'released' ? 'it was released' : this.#reason)
+  }
+
+  #guard(tx: Tx): void | Promise<void> {
+    this.#assertHeld()
+    const check = (result: GuardResult) => {
+      // 'expired' in an old snapshot, while renewals this process knows of have moved the expiry: the row lock protects us.
+      if (result === 'stands' || (result === 'expired' && this.isHeld())) return
+      this.lose('the database says that it ran out or that somebody else has it')
+      this.#assertHeld()
+    }
+    if (!this.#confirmed && this.#context.store.store.guardsStopRenewal)
+      return this.#confirm().then(() => this.#guard(tx))
+    const result = this.#context.store.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
+    if (!(result instanceof Promise)) return check(result)
+    return result.then(check, async (error: unknown) => {
+      await this.#assertNotTakenOver(error)
+      throw error
+    })
+  }
+
+  /** A hold that was handed over lasts for a moment: too short for a transaction that keeps it from being renewed. */
+  async #confirm(): Promise<void> {
+    const sentAt = performance.now()
+    const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: this.#withinMaxHold(this.#ttlMs) })
+    this.onRenewal(renewal, sentAt)
+    this.#confirmed = true
+    this.#assertHeld()
+  }
+
+  /**
+   * A transaction whose snapshot is older than a takeover is aborted when it looks at the lock, and aborted it may be for
+   * many other reasons: only a question from outside of it can tell.
+   */
+  async #assertNotTakenOver(error: unknown): Promise<void> {
+    if (error instanceof LockLostError)
+      this.lose('the database says that it ran out or that somebody else has it', error)
+    if (!(error instanceof LockError) || error.code !== 'TRANSACTION_ABORTED') return
+    const sentAt = performance.now()
+    const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: this.#ttlMs }).catch(() => undefined)
+    if (renewal !== undefined) this.onRenewal(renewal, sentAt)
+    if (!this.isHeld()) throw new LockLostError(this.name, this.#reason, { cause: error.cause })
+  }
+
+  async #releaseIn(tx: Tx): Promise<boolean> {
+    this.#assertHeld()
+    const result = await this.#context.store.store.releaseIn(tx, this.#hold())
+    if (result === 'lost') {
+      this.lose('the database says that somebody else has it')
+      this.#assertHeld()
+      return false
+    }
+    this.#releasedWithCommit = true
+    this.#end('released')
+    if (result.awaited) this.#context.handOffs.promoteLater(this.name)
+    return true
+  }
+
+  async #release(): Promise<boolean> {
+    // One that failed before is repeated as it was.
+    if (!this.isHeld() && (this.#state === 'lost' || this.#releasedWithCommit)) {
+      await this.#releaseLost()
+      return this.#releasedWithCommit
+    }
+    this.#stop('released')
+    this.#givingBack ??= this.#giveBack().catch((error: unknown) => {
+      this.#givingBack = undefined
+      throw error
+    })
+    try {
+      return await this.#inTime(this.#givingBack)
+    } catch (error) {
+      this.#releasing = undefined
+      throw error
+    }
+  }
+
+  /** Rejects with the failure of a release that is repeated, when its caller has waited for long enough. The repetition goes on. */
+  #inTime(givingBack: Promise<boolean>): Promise<boolean> {
+    return new Promise((resolve, reject) => {
+      let late = false
+      const end = () => {
+        clearTimeout(timer)
+        this.#onReleaseFailure = undefined
+      }
+      this.#onReleaseFailure = () => {
+        if (!late || this.#releaseFailure === undefined) return
+        end()
+        this.#context.background(`releasing ${JSON.stringify(this.name)}`, givingBack)
+        reject(this.#releaseFailure)
+      }
+      const timer = setTimeout(() => {
+        late = true
+        this.#onReleaseFailure?.()
+      }, this.#context.lockedRowMs)
+      givingBack.then(resolve, reject).finally(end)
+    })
+  }
+
+  async #giveBack(): Promise<boolean> {
+    let answer: ReleaseResult['outcome']
+    try {
+      answer = await this.#repeatedRelease()
+    } finally {
+      // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
+      this.#ended()
+    }
+    // Not ours after a release that failed: that one may have worked nevertheless.
+    if (answer === 'released' || (answer === 'lost' && this.#releaseFailure !== undefined)) {
+      this.#context.events.emit({ type: 'released', ...this.#hold() })
+      return true
+    }
+    // Force-released or taken over a moment ago, and not yet noticed.
+    this.#context.events.emit({ type: 'lost', ...this.#hold(), reason: 'found lost on release' })
+    return false
+  }
+
+  /** While the database cannot be asked, until the lease has run out: others need not wait for that if it can be helped. */
+  async #repeatedRelease(): Promise<ReleaseResult['outcome']> {
+    for (let failures = 1; ; failures++) {
+      try {
+        let answer = await this.#context.handOffs.release(this.#hold())
+        if (answer === 'locked') {
+          await this.#untilUnlocked(async () => {
+            answer = await this.#context.handOffs.release(this.#hold())
+            return answer !== 'locked'
+          }, 'release')
+        }
+        return answer
+      } catch (error) {
+        this.#releaseFailure = error
+        const mayPass = error instanceof DatabaseError && error.failure !== 'other'
+        if (!mayPass || performance.now() >= this.#deadline || this.#context.isOver()) throw error
+        this.#onReleaseFailure?.()
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, backoff(failures))
+        // Nobody waits for it any more, so it need not keep the process alive.
+        if (this.#onReleaseFailure === undefined) timer.unref()
+      })
+    }
+  }
+
+  /** A lease that is not trusted any more may still stand in the database: others need not wait for its expiry. */
+  async #releaseLost(): Promise<void> {
+    try {
+      await this.#context.handOffs.release(this.#hold())
+    } catch (cause) {
+      this.#context.events.emit({ type: 'error', during: 'releasing a lost lease', cause })
+    }
+  }
+
+  #end(state: 'released' | 'lost'): void {
+    this.#stop(state)
+    this.#ended()
+  }
+
+  #stop(state: 'released' | 'lost'): void {
+    this.#state = state
+    clearTimeout(this.#timer)
+    this.#context.heartbeat.remove(this)
+  }
+
+  #ended(): void {
+    this.#context.leases.delete(this)
+    const listeners = this.#onEnd
+    this.#onEnd = undefined
+    for (const listener of listeners ?? []) listener()
+  }
+
+  /** Aborts the signal at the deadline, which renewals move on meanwhile. Does not keep the process alive. */
+  #watch(): void {
+    this.#timer = setTimeout(
+      () => {
+        if (this.isHeld()) this.#watch()
+      },
+      Math.max(0, Math.ceil(this.#deadline - performance.now())),
+    )
+    this.#timer.unref()
+  }
+
+  async #untilUnlocked(attempt: () => Promise<boolean>, verb: string): Promise<void> {
+    if (await untilUnlocked(attempt, this.#context.lockedRowMs)) return
+    throw new LockError(
+      'LOCK_TIMEOUT',
+      `cannot ${verb} the lease on ${JSON.stringify(this.name)}: an open transaction keeps its row locked. If that is a transaction which this lease guards, call ${verb}() after it has ended`,
+    )
+  }
+}
+
+/** The answer of a synchronous guard: nothing more happens, unless somebody awaits it. */
+class Guarded extends Promise<void> {
+  static override readonly [Symbol.species] = Promise
+  readonly #assertOpen: () => void
+
+  constructor(assertOpen: () => void) {
+    super((resolve) => resolve())
+    this.#assertOpen = assertOpen
+  }
+
+  // biome-ignore lint/suspicious/noThenProperty: that is what awaiting calls.
+  override then<T = void, U = never>(
+    onFulfilled?: ((value: undefined) => T | PromiseLike<T>) | null,
+    onRejected?: ((reason: unknown) => U | PromiseLike<U>) | null,
+  ): Promise<T | U> {
+    return super.then(() => void this.#assertOpen()).then(onFulfilled, onRejected)
+  }
+}
+
+function toCallerQuery(query: GuardedQuery): CallerQuery {
+  if ('text' in query) return query
+  const { sql: text, parameters: values } = 'compile' in query ? query.compile() : query
+  return { text, values }
+}

@@ -1,0 +1,523 @@
+import { randomBytes } from 'node:crypto'
+import type { MemoryAdapter, SqlAdapter } from '../adapters/adapter.ts'
+import type { MemoryTransaction } from '../adapters/memory-database.ts'
+import { OwnConnection } from '../adapters/own-connection.ts'
+import { DenseSet } from '../base/dense-set.ts'
+import { type Duration, toMilliseconds } from '../base/duration.ts'
+import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
+import { bounded, untilUnlocked } from '../base/timing.ts'
+import { memoryStore } from '../engines/memory/store.ts'
+import { mysqlStore } from '../engines/mysql/store.ts'
+import { postgresStore } from '../engines/postgres/store.ts'
+import { sqliteStore } from '../engines/sqlite/store.ts'
+import { type AcquireContext, AnswerBound, acquire, type Granted } from '../process/attempts.ts'
+import { BeforeSnapshot } from '../process/before-snapshot.ts'
+import { Calls } from '../process/calls.ts'
+import { HandOffs } from '../process/hand-offs.ts'
+import { Heartbeat } from '../process/heartbeat.ts'
+import { type LiveSession, Sessions } from '../process/sessions.ts'
+import { type ProcessStore, processStore } from '../process/store/index.ts'
+import { TransactionWaiters } from '../process/transaction-waiters.ts'
+import { Waiters } from '../process/waiters.ts'
+import type { Hold, LockState, Store } from '../protocol/store.ts'
+import { Events, type LockListener } from './events.ts'
+import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
+import {
+  checkName,
+  checkOptions,
+  checkText,
+  currentTransaction,
+  type InstanceOptions,
+  type InstanceSettings,
+  type LockOptions,
+  type LockRequest,
+  toRequest,
+  toSettings,
+  toTtl,
+} from './options.ts'
+import {
+  confirmationFailed,
+  Transaction,
+  type TransactionContext,
+  type TransactionLocks,
+  type WithinOptions,
+} from './transaction.ts'
+
+/** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
+export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
+
+/** A lock that is held; `waiters` are the callers in its queue, of all processes. */
+export type LockInfo = LockState
+
+/** What became of a tryRun. */
+export type RunOutcome<T> = { readonly ran: true; readonly value: T } | { readonly ran: false }
+
+/** Locks of one database, as one process uses them. Make one for the life of the process, and close it at its end. */
+export interface Locks<Tx> {
+  /**
+   * Makes or updates rowlock's tables; answers the names of the migrations that it applied, which are none if all was up to
+   * date. Safe to call from any number of processes at once, and again.
+   */
+  migrate(): Promise<string[]>
+  /** Resolves with a lease, or rejects with LockTimeoutError after `wait`, or with the signal's reason. */
+  acquire(name: string, options?: LockOptions): Promise<Lease<Tx>>
+  /** Resolves with a lease, or with null if somebody holds the lock. Never waits for it. */
+  tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>
+  /**
+   * Runs `body` under a lease and releases it afterwards. What the body rejects with comes through unchanged; a body that
+   * resolved although its lease was lost rejects with LockLostError, which carries the `result`.
+   */
+  run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>
+  /** As run, but does not run the body if somebody holds the lock. */
+  tryRun<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>
+  /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
+  within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
+  /**
+   * A lease from its JSON form, in this or another process; from now on renewed here, too. LockLostError if it is not held.
+   */
+  restore(json: LeaseJson, options?: Pick<LockOptions, 'renew' | 'maxHold'>): Promise<Lease<Tx>>
+  /** Who holds a lock, or null when nobody does. */
+  inspect(name: string): Promise<LockInfo | null>
+  /** All locks that are held, in byte order of their names. */
+  list(options?: { readonly prefix?: string }): Promise<LockInfo[]>
+  /**
+   * Takes the lock from whoever holds it: true, or false if nobody did. Raises the token, so that the evicted holder's next
+   * guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer than `wait`.
+   */
+  forceRelease(name: string, options?: { readonly wait?: Duration }): Promise<boolean>
+  /** Deletes the rows of locks that nobody has held for `idleFor`; answers how many. Their tokens will not be reissued. */
+  purge(options: { readonly idleFor: Duration }): Promise<number>
+  /** Calls `listener` for each event of this instance. Returns the function that unsubscribes. */
+  on(listener: LockListener): () => void
+  /**
+   * Ends all waits, releases the leases of this instance, whose signals abort first, and stops its timers. The pool or
+   * handle stays the caller's.
+   */
+  close(): Promise<void>
+  [Symbol.asyncDispose](): Promise<void>
+}
+
+/** Sets up locks on a database. Does not connect yet. */
+export function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): Locks<MemoryTransaction>
+export function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>
+export function createLocks<Tx>(adapter: Adapter<Tx>, options: InstanceOptions = {}): Locks<Tx> {
+  const settings = toSettings(options)
+  const own = ownConnection(adapter, settings)
+  return new Instance<Tx>(createStore(adapter, options, own), settings, own)
+}
+
+function ownConnection<Tx>(adapter: Adapter<Tx>, settings: InstanceSettings): OwnConnection {
+  const { statementTimeoutMs: timeoutMs, ownConnection: wanted } = settings
+  const served = adapter?.engine === 'postgres' || adapter?.engine === 'mysql'
+  return new OwnConnection(adapter as SqlAdapter<never>, { enabled: wanted && served, timeoutMs })
+}
+
+function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions, own: OwnConnection): Store<Tx> {
+  switch (adapter?.engine) {
+    case 'postgres':
+      return postgresStore(adapter, naming, own)
+    case 'mysql':
+      return mysqlStore(adapter, naming, own)
+    case 'sqlite':
+      return sqliteStore(adapter, naming)
+    case 'memory':
+      return memoryStore(adapter.database) as unknown as Store<Tx>
+    default:
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        'createLocks takes an adapter: fromPg(pool), fromMysql2(pool), fromBetterSqlite3(database), fromKysely(db), fromMemory(), ...',
+      )
+  }
+}
+
+class Instance<Tx> implements Locks<Tx> {
+  readonly #process: ProcessStore<Tx>
+  readonly #store: Store<Tx>
+  readonly #settings: InstanceSettings
+  readonly #own: OwnConnection
+  readonly #events = new Events()
+  readonly #heartbeat: Heartbeat
+  readonly #handOffs: HandOffs
+  readonly #waiters: Waiters
+  readonly #sessions: Sessions
+  readonly #leases = new DenseSet<LeaseHandle<Tx>>()
+  /** Calls that may yet end in a lease. */
+  readonly #calls = new Calls()
+  readonly #background = new Set<Promise<void>>()
+  #assessed = false
+  #triedOutside = false
+  #assessing: Promise<void> | undefined
+  readonly #acquireContext: AcquireContext
+  readonly #leaseContext: LeaseContext<Tx>
+  readonly #transactionContext: TransactionContext<Tx>
+  #closed: Promise<void> | undefined
+  #over = false
+
+  constructor(engine: Store<Tx>, settings: InstanceSettings, own: OwnConnection) {
+    const { holder, maxWaiters, statementTimeoutMs } = settings
+    const process = (randomBytes(8).readBigInt64BE() >> 1n).toString()
+    const background = (during: string, work: Promise<unknown>) => this.#inBackground(during, work)
+    const calls = processStore(engine, { statementTimeoutMs, process, maxWaiters })
+    const { store } = calls
+    this.#process = calls
+    this.#store = store
+    this.#settings = settings
+    this.#own = own
+    own.onWarning = (message) => this.#events.emit({ type: 'warning', message })
+    own.isNeeded = () => this.#leases.size > 0 || this.#waiters.size > 0
+    this.#heartbeat = new Heartbeat((holds) => store.renew(holds))
+    this.#sessions = new Sessions((onLost) => store.openSession(onLost))
+    const handOffs = new HandOffs({ ...calls, background })
+    const waiters = new Waiters({
+      store: calls as ProcessStore<never>,
+      handOffs,
+      process,
+      holder,
+      maxWaiters,
+      background,
+    })
+    this.#handOffs = handOffs
+    this.#waiters = waiters
+    this.#acquireContext = {
+      waiters,
+      handOffs,
+      holder,
+      statementTimeoutMs,
+      attempt: (attempt) => calls.acquire(attempt),
+      background,
+    }
+    this.#leaseContext = {
+      store: calls,
+      handOffs,
+      heartbeat: this.#heartbeat,
+      leases: this.#leases,
+      events: this.#events,
+      lockedRowMs: statementTimeoutMs,
+      isOver: () => this.#over,
+      background,
+    }
+    this.#transactionContext = {
+      store,
+      handOffs,
+      waiters,
+      transactionWaiters: new TransactionWaiters(waiters),
+      beforeSnapshot: new BeforeSnapshot(async (names) => (await store.pollTransactions?.(names)) ?? []),
+      outside: own.outside,
+      assessed: () => this.#assessOutside(own),
+      holder,
+      run: (signal, body) => this.#calls.run(signal, body),
+      request: (name, options) => toRequest(name, options, settings.defaults),
+      confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
+    }
+  }
+
+  async migrate(): Promise<string[]> {
+    this.#assertOpen()
+    return this.#store.migrate()
+  }
+
+  acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {
+    // Only a try answers null.
+    return this.#acquire(name, options, true) as Promise<LeaseHandle<Tx>>
+  }
+
+  tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
+    return this.#acquire(name, options, false)
+  }
+
+  async run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
+    checkBody(body)
+    return this.#run(await this.acquire(name, options), body)
+  }
+
+  async tryRun<T>(
+    name: string,
+    options: LockOptions,
+    body: (lease: Lease<Tx>) => Promise<T> | T,
+  ): Promise<RunOutcome<T>> {
+    checkBody(body)
+    const lease = await this.tryAcquire(name, options)
+    return lease === null ? { ran: false } : { ran: true, value: await this.#run(lease, body) }
+  }
+
+  within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {
+    this.#assertOpen()
+    checkWithinOptions(options)
+    return new Transaction(this.#transactionContext, currentTransaction(tx), options)
+  }
+
+  async restore(json: LeaseJson, options: Pick<LockOptions, 'renew' | 'maxHold'> = {}): Promise<Lease<Tx>> {
+    const { owner, token, ttlMs } = checkLeaseJson(json)
+    const request = toRequest(json.name, { ...options, ttl: ttlMs }, this.#settings.defaults)
+    const hold = { name: request.name, owner, token }
+    return this.#confirm(hold, request, new LockLostError(json.name, 'it is not held any more'))
+  }
+
+  async inspect(name: string): Promise<LockInfo | null> {
+    checkName(name)
+    this.#assertOpen()
+    return this.#store.inspect(name)
+  }
+
+  async list(options: { readonly prefix?: string } = {}): Promise<LockInfo[]> {
+    checkOptions(options)
+    const { prefix = '' } = options
+    checkText('prefix', prefix)
+    this.#assertOpen()
+    return this.#store.list(prefix)
+  }
+
+  async forceRelease(name: string, options: { readonly wait?: Duration } = {}): Promise<boolean> {
+    const { waitMs } = toRequest(name, options, this.#settings.defaults)
+    this.#assertOpen()
+    let forced = false
+    const done = await untilUnlocked(async () => {
+      const answer = await this.#store.forceRelease(name)
+      forced = answer === 'released'
+      return answer !== 'locked'
+    }, waitMs)
+    if (!done) {
+      throw new LockError(
+        'LOCK_TIMEOUT',
+        `the lock ${JSON.stringify(name)} could not be force-released within ${waitMs} ms: a guarded transaction is still open`,
+      )
+    }
+    if (forced) {
+      this.#events.emit({ type: 'forced', name })
+      if ((await this.#handOffs.promote(name)) === 'locked') this.#handOffs.promoteLater(name)
+    }
+    return forced
+  }
+
+  async purge(options: { readonly idleFor: Duration }): Promise<number> {
+    checkOptions(options)
+    const idleMs = toMilliseconds('idleFor', options.idleFor, { max: Number.MAX_SAFE_INTEGER })
+    this.#assertOpen()
+    return this.#store.purge(idleMs)
+  }
+
+  on(listener: LockListener): () => void {
+    return this.#events.on(listener)
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
+    const request = toRequest(name, options, this.#settings.defaults)
+    this.#assertOpen()
+    const waitMs = waits ? request.waitMs : null
+    const bound = new AnswerBound(waitMs, this.#settings.statementTimeoutMs)
+    const call = this.#calls.begin(request.signal)
+    try {
+      call.throwIfCancelled()
+      if (!this.#assessed) await bound.race(call, this.#assess())
+      const session = request.takeover === 'session' ? await bound.race(call, this.#sessions.current()) : null
+      const wanted = { ...request, waitMs, session: session?.id ?? null }
+      const granted = await acquire(this.#acquireContext, call, wanted, bound)
+      return granted && this.#leaseOf(granted, request, session)
+    } catch (error) {
+      if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
+        this.#events.emit({ type: 'timeout', name: request.name, waitedMs: request.waitMs })
+      }
+      throw error
+    } finally {
+      this.#calls.end(call)
+    }
+  }
+
+  #leaseOf(granted: Granted, request: LockRequest, session: LiveSession | null): LeaseHandle<Tx> {
+    const { name, owner, token, sentAt, remainingMs, unconfirmed } = granted
+    const { ttlMs, renew, maxHoldMs } = request
+    const hold = { name, owner, token }
+    const terms = { ttlMs, renew, maxHoldMs, sentAt, remainingMs, unconfirmed }
+    const lease = new LeaseHandle(this.#leaseContext, hold, terms)
+    this.#own.prepare()
+    const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
+    if (stopListening !== undefined) lease.onEnd(stopListening)
+    if (unconfirmed) lease.onEnd(() => this.#waiters.ended(owner))
+    this.#events.emit({ type: 'acquired', ...hold, waitedMs: granted.waitedMs })
+    if (granted.takeover) this.#events.emit({ type: 'takeover', ...hold })
+    return lease
+  }
+
+  /** Before the first lease, once for all who come meanwhile, which also keeps their order. */
+  #assess(): Promise<void> {
+    this.#assessing ??= this.#assessOnce().finally(() => {
+      this.#assessing = undefined
+    })
+    return this.#assessing
+  }
+
+  /** For transactions: once at most, since there may be no connection beside theirs. A server that is refused stays so. */
+  async #assessOutside({ outside }: OwnConnection): Promise<void> {
+    if (this.#assessed || this.#triedOutside || this.#store.single) return
+    await outside(() => this.#assess())
+    this.#triedOutside = true
+  }
+
+  async #assessOnce(): Promise<void> {
+    try {
+      const assessment = await this.#store.assess?.()
+      if (assessment?.refusal != null) throw assessment.refusal
+      this.#assessed = true
+      for (const message of assessment?.warnings ?? []) this.#events.emit({ type: 'warning', message })
+    } catch (error) {
+      // While the database cannot be asked, the acquire itself tells what is wrong; the next one asks again.
+      if (!(error instanceof DatabaseError)) throw error
+    }
+  }
+
+  /** A lease that exists already: renewed now, which shows that it does. */
+  #confirm(hold: Hold, request: LockRequest, notHeld: LockLostError): Promise<LeaseHandle<Tx>> {
+    this.#assertOpen()
+    return this.#calls.run(undefined, async () => {
+      const sentAt = performance.now()
+      const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
+      const renewal = await this.#process.renew({ ...hold, ttlMs })
+      if (renewal.outcome === 'lost') {
+        this.#waiters.ended(hold.owner)
+        throw notHeld
+      }
+      const terms = { ...request, remainingMs: renewal.remainingMs, unconfirmed: false, sentAt }
+      const lease = new LeaseHandle(this.#leaseContext, hold, terms)
+      lease.onEnd(() => this.#waiters.ended(hold.owner))
+      return lease
+    })
+  }
+
+  async #run<T>(lease: Lease<Tx>, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
+    let result: T
+    try {
+      result = await body(lease)
+    } catch (error) {
+      await this.#releaseAfterRun(lease)
+      throw error
+    }
+    if (!(await this.#releaseAfterRun(lease)) || lease.signal.aborted) {
+      throw new LockLostError(
+        lease.name,
+        'the body finished, but others may have held the lock meanwhile; see result',
+        {
+          cause: lease.signal.reason,
+          result,
+        },
+      )
+    }
+    return result
+  }
+
+  /** A release that fails is not the body's failure: the lock frees itself at its expiry. */
+  async #releaseAfterRun(lease: Lease<Tx>): Promise<boolean> {
+    const wasHeld = lease.isHeld()
+    try {
+      return await lease.release()
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: `releasing ${JSON.stringify(lease.name)}`, cause })
+      return wasHeld
+    }
+  }
+
+  async #close(): Promise<void> {
+    await this.#calls.cancelAll(closedError())
+    const releases = [...this.#leases].map(async (lease) => {
+      try {
+        await lease.evict('its instance was closed')
+      } catch (cause) {
+        this.#events.emit({ type: 'error', during: `releasing ${JSON.stringify(lease.name)} on close`, cause })
+      }
+    })
+    await Promise.all(releases)
+    this.#heartbeat.stop()
+    try {
+      this.#handOffs.close()
+      await this.#waiters.close()
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: 'closing the session that is told of hand-offs', cause })
+    }
+    try {
+      await bounded(this.#backgroundDone(), this.#settings.statementTimeoutMs)
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: 'waiting for what is under way on close', cause })
+    }
+    this.#over = true
+    try {
+      await this.#sessions.close()
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: 'closing the session', cause })
+    }
+    try {
+      await bounded(this.#own.close(), this.#settings.statementTimeoutMs)
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: "closing rowlock's own connection", cause })
+    }
+    this.#events.clear()
+  }
+
+  #inBackground(during: string, work: Promise<unknown>): void {
+    const done: Promise<void> = work
+      .then(
+        () => undefined,
+        (cause: unknown) => this.#events.emit({ type: 'error', during, cause }),
+      )
+      .finally(() => this.#background.delete(done))
+    this.#background.add(done)
+  }
+
+  /** Work may lead to more of it, as when a hand-off has to be passed on. */
+  async #backgroundDone(): Promise<void> {
+    while (this.#background.size > 0) await Promise.all(this.#background)
+  }
+
+  #assertOpen(): void {
+    if (this.#closed !== undefined) throw closedError()
+  }
+}
+
+function closedError(): LockError {
+  return new LockError('INVALID_ARGUMENT', 'this instance is closed: make another one with createLocks')
+}
+
+const ISOLATION_LEVELS = ['read committed', 'repeatable read', 'serializable']
+
+function checkWithinOptions(options: WithinOptions): void {
+  checkOptions(options)
+  const { isolation } = options
+  if (isolation !== undefined && !ISOLATION_LEVELS.includes(isolation)) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `isolation must be one of ${ISOLATION_LEVELS.join(', ')}, not ${JSON.stringify(isolation)}`,
+    )
+  }
+}
+
+function checkBody(body: unknown): void {
+  if (typeof body !== 'function') {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'run and tryRun take a name, options and a function: run(name, {}, async (lease) => ...)',
+    )
+  }
+}
+
+function checkLeaseJson(json: LeaseJson): { owner: string; token: bigint; ttlMs: number } {
+  const { owner, token, ttlMs } = json ?? {}
+  if (
+    typeof owner !== 'string' ||
+    !/^[0-9a-f]{32}$/.test(owner) ||
+    typeof token !== 'string' ||
+    !/^\d{1,16}$/.test(token)
+  ) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'restore takes what JSON.stringify(lease) made: { name, owner, token, ttlMs }',
+    )
+  }
+  return { owner, token: BigInt(token), ttlMs: toTtl(ttlMs) }
+}

@@ -1,0 +1,182 @@
+import { hostname } from 'node:os'
+import { type Duration, toMilliseconds } from '../base/duration.ts'
+import { LockError } from '../base/errors.ts'
+
+/** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
+export interface LockOptions {
+  /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
+  readonly ttl?: Duration | undefined
+  /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
+  readonly wait?: Duration | undefined
+  /** Ends the wait: the call rejects with the signal's reason, and leaves nothing behind. */
+  readonly signal?: AbortSignal | undefined
+  /** Whether this process keeps renewing the lease until it is released. Default true. */
+  readonly renew?: boolean | undefined
+  /** The longest time a lease may last, renewals and extensions included. Default: no limit. */
+  readonly maxHold?: Duration | undefined
+  /**
+   * When others may take the lock from a holder that does not release it: once its ttl has run out (`'expiry'`, the
+   * default), or also once the holder's database session is gone (`'session'`, PostgreSQL and single-primary MySQL).
+   */
+  readonly takeover?: 'expiry' | 'session' | undefined
+}
+
+export interface InstanceOptions extends LockOptions {
+  /** PostgreSQL schema of rowlock's tables. Default: the first one of the connection's search_path. */
+  readonly schema?: string | undefined
+  /** Default `rowlock_`. */
+  readonly tablePrefix?: string | undefined
+  /** Who we are, for `inspect`. Default: host:pid. At most 255 bytes. */
+  readonly holder?: string | undefined
+  /** How many callers may wait for one lock, in all processes together. More are refused: QueueFullError. Default 10,000. */
+  readonly maxWaiters?: number | undefined
+  /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
+  readonly statementTimeout?: Duration | undefined
+  /**
+   * Whether rowlock keeps a connection of its own beside the pool, by which leases are renewed and waiters served while all of
+   * the pool's connections are in transactions. Default true; false for where each process is short-lived (serverless).
+   */
+  readonly ownConnection?: boolean | undefined
+}
+
+/** Checked and complete. */
+export interface Terms {
+  readonly ttlMs: number
+  readonly waitMs: number
+  readonly signal: AbortSignal | undefined
+  readonly renew: boolean
+  readonly maxHoldMs: number
+  readonly takeover: 'expiry' | 'session'
+}
+
+/** What is asked for. */
+export interface LockRequest extends Terms {
+  readonly name: string
+}
+
+export interface InstanceSettings {
+  readonly holder: string
+  readonly maxWaiters: number
+  readonly statementTimeoutMs: number
+  readonly ownConnection: boolean
+  readonly defaults: Terms
+}
+
+/** Shorter leases would be eaten up by round trips and timer resolution. */
+const MIN_TTL_MS = 10
+const MAX_NAME_BYTES = 255
+/** A queue is part of the lock's row. Callers of one process take little room there, strangers in turn some 200 bytes each. */
+const DEFAULT_MAX_WAITERS = 10_000
+const MOST_WAITERS = 1_000_000
+const DEFAULT_STATEMENT_TIMEOUT = '5s'
+const DEFAULT_TERMS: Terms = {
+  ttlMs: 30_000,
+  waitMs: 10_000,
+  signal: undefined,
+  renew: true,
+  maxHoldMs: Number.POSITIVE_INFINITY,
+  takeover: 'expiry',
+}
+
+export function toSettings(options: InstanceOptions): InstanceSettings {
+  checkOptions(options)
+  const {
+    holder = `${hostname()}:${process.pid}`,
+    statementTimeout = DEFAULT_STATEMENT_TIMEOUT,
+    maxWaiters = DEFAULT_MAX_WAITERS,
+    ownConnection = true,
+  } = options
+  checkText('holder', holder)
+  if (typeof ownConnection !== 'boolean') {
+    throw new LockError('INVALID_ARGUMENT', `ownConnection must be true or false, not ${ownConnection}`)
+  }
+  if (!Number.isSafeInteger(maxWaiters) || maxWaiters < 1 || maxWaiters > MOST_WAITERS) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `maxWaiters must be a whole number from 1 to ${MOST_WAITERS}, not ${maxWaiters}`,
+    )
+  }
+  return {
+    holder,
+    maxWaiters,
+    ownConnection,
+    statementTimeoutMs: toMilliseconds('statementTimeout', statementTimeout, { min: 1 }),
+    defaults: { ...DEFAULT_TERMS, ...toTerms(options) },
+  }
+}
+
+export function toRequest(name: string, options: LockOptions | undefined, defaults: Terms): LockRequest {
+  const { ttlMs, waitMs, signal, renew, maxHoldMs, takeover } =
+    options === undefined ? defaults : { ...defaults, ...toTerms(options) }
+  return { name: checkName(name), ttlMs, waitMs, signal, renew, maxHoldMs, takeover }
+}
+
+/** Only what is undefined was left out: null is a mistake, and found as one. */
+function toTerms(options: LockOptions): Partial<Terms> {
+  checkOptions(options)
+  const { ttl, wait, renew, takeover, signal, maxHold } = options
+  const terms: { -readonly [Key in keyof Terms]?: Terms[Key] } = {}
+  if (ttl !== undefined) terms.ttlMs = toTtl(ttl)
+  if (wait !== undefined) terms.waitMs = wait === Number.POSITIVE_INFINITY ? wait : toMilliseconds('wait', wait)
+  if (maxHold !== undefined) terms.maxHoldMs = toMilliseconds('maxHold', maxHold, { min: MIN_TTL_MS })
+  if (renew !== undefined) {
+    if (typeof renew !== 'boolean') throw new LockError('INVALID_ARGUMENT', `renew must be true or false, not ${renew}`)
+    terms.renew = renew
+  }
+  if (takeover !== undefined) {
+    if (takeover !== 'expiry' && takeover !== 'session') {
+      throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${JSON.stringify(takeover)}`)
+    }
+    terms.takeover = takeover
+  }
+  if (signal !== undefined) {
+    if (!(signal instanceof AbortSignal)) throw new LockError('INVALID_ARGUMENT', 'signal must be an AbortSignal')
+    terms.signal = signal
+  }
+  return terms
+}
+
+export function checkOptions(options: object): void {
+  if (typeof options !== 'object' || options === null) {
+    throw new LockError('INVALID_ARGUMENT', `options must be an object, not ${String(options)}`)
+  }
+}
+
+export function toTtl(ttl: Duration): number {
+  return toMilliseconds('ttl', ttl, { min: MIN_TTL_MS })
+}
+
+export function checkName(name: string): string {
+  checkText('the name of a lock', name)
+  if (name === '') throw new LockError('INVALID_ARGUMENT', 'the name of a lock must not be empty')
+  return name
+}
+
+/** Engines differ in what they make of other text: they truncate it, collate it, or replace what they do not understand. */
+export function checkText(what: string, text: string): void {
+  if (typeof text !== 'string') throw new LockError('INVALID_ARGUMENT', `${what} must be a string, not ${typeof text}`)
+  if (!text.isWellFormed()) {
+    throw new LockError('INVALID_ARGUMENT', `${what} has a lone surrogate, which has no UTF-8 form`)
+  }
+  if (text.includes('\0'))
+    throw new LockError('INVALID_ARGUMENT', `${what} has a NUL character, which PostgreSQL refuses`)
+  const bytes = Buffer.byteLength(text)
+  if (bytes > MAX_NAME_BYTES) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `${what} is ${bytes} bytes long; the limit is ${MAX_NAME_BYTES} bytes of UTF-8`,
+    )
+  }
+}
+
+/**
+ * ORMs that keep their transaction in AsyncLocalStorage give a function. The transactions of Knex and postgres.js can be
+ * called, too, but take an argument: a table's name, a template.
+ */
+export function currentTransaction<Tx>(tx: Tx | (() => Tx)): Tx {
+  if (typeof tx !== 'function' || tx.length > 0) return tx as Tx
+  const current = (tx as () => Tx)()
+  if (current == null)
+    throw new LockError('INVALID_ARGUMENT', 'the function that was passed for tx knows of no transaction')
+  return current
+}

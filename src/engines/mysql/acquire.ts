@@ -1,0 +1,112 @@
+import { sql } from 'kysely'
+import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
+import { databaseError } from '../failures.ts'
+import { type Context, inBatches } from './context.ts'
+import { ASKED, BATCH, batched, type Fragments, now } from './fragments.ts'
+import { type AskedAttempt, type Row, toAskedAttempt, tokenOf } from './values.ts'
+
+export function acquireStatements({ locks, askedLocks }: Fragments) {
+  return {
+    // WHO GETS THE LOCK: the WHERE of `free` decides. insertId is the token; negative if the last holder had not released.
+    acquire: batched<AskedAttempt>(sql`
+        update (
+          select l.name, asked.owner, asked.ttl, asked.holder, asked.session,
+                 case when l.owner = asked.owner then l.token else greatest(l.token + 1, ${now}) end as next_token,
+                 case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
+          from ${askedLocks}
+          where l.owner = asked.owner
+             or l.queue is null and (l.expires_at <= ${now} or l.session = asked.deadSession)
+          limit ${sql.lit(BATCH)}
+          for update skip locked
+        ) as free
+        straight_join ${locks} as l force index (primary) on l.name = free.name
+        set l.owner = case when free.ttl is not null then free.owner end,
+            l.token = free.next_token,
+            l.expires_at = ${now} + coalesce(free.ttl, 0) * 1000
+              + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
+            l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover`),
+
+    // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
+    // do so hardly ever, and are repeated.
+    create: batched<AskedAttempt>(sql`
+        insert into ${locks} (name, owner, token, expires_at, holder, session)
+        select asked.name, asked.owner, last_insert_id(${now}), ${now} + asked.ttl * 1000, asked.holder, asked.session
+        from ${ASKED} as asked
+        on duplicate key update token = token + 0 * last_insert_id(0)`),
+  }
+}
+
+export function acquire({ runner, fragments, read }: Context<never>): Store<never>['acquire'] {
+  const statements = acquireStatements(fragments)
+
+  async function acquireBatch(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
+    const answers = new Map<string, AttemptResult>()
+    const rows = await take(attempts, () => null, answers)
+    const refused = attempts.filter(({ name }) => answers.get(name)?.granted !== true)
+    const abandoned = refused.filter(({ name }) => rows.get(name)?.sessionGone)
+    if (abandoned.length > 0) await take(abandoned, ({ name }) => rows.get(name)!.session, answers)
+    const unheardOf = refused.filter(({ name }) => !rows.has(name))
+    if (unheardOf.length > 0) await create(unheardOf, answers)
+    return attempts.map(({ name }) => answers.get(name)!)
+  }
+
+  /** Takes what is free, and answers the rows unless that is clear without them. */
+  async function take(
+    attempts: readonly Attempt[],
+    deadSession: (attempt: Attempt) => Buffer | null,
+    answers: Map<string, AttemptResult>,
+  ): Promise<Map<string, Row>> {
+    const sentAt = performance.now()
+    const taken = await runner.run(
+      statements.acquire(attempts.map((attempt) => toAskedAttempt(attempt, deadSession(attempt)))),
+    )
+    if (attempts.length === 1 && tokenOf(taken) !== 0n) {
+      answers.set(attempts[0]!.name, granted(tokenOf(taken)))
+      return new Map()
+    }
+    const rows = await read(attempts)
+    const elapsedMs = performance.now() - sentAt
+    let seen = 0
+    for (const attempt of attempts) {
+      const result = judge(attempt, rows.get(attempt.name), elapsedMs)
+      if (result.granted) seen++
+      answers.set(attempt.name, result)
+    }
+    // Not the newest state, as of another node of a cluster: attempts may be repeated.
+    if (seen < Number(taken.affectedRows)) throw databaseError('connection', new Error('the answer was out of date'))
+    return rows
+  }
+
+  async function create(attempts: readonly Attempt[], answers: Map<string, AttemptResult>): Promise<void> {
+    const sentAt = performance.now()
+    const created = await runner.run(statements.create(attempts.map((attempt) => toAskedAttempt(attempt, null))))
+    if (attempts.length === 1) {
+      if (tokenOf(created) !== 0n) answers.set(attempts[0]!.name, granted(tokenOf(created)))
+      return
+    }
+    const rows = await read(attempts)
+    const elapsedMs = performance.now() - sentAt
+    for (const attempt of attempts) answers.set(attempt.name, judge(attempt, rows.get(attempt.name), elapsedMs))
+  }
+
+  return (attempts) => inBatches(attempts, acquireBatch)
+}
+
+const REFUSED: AttemptResult = { granted: false, holders: [], queued: false }
+const OURS: AttemptResult = { granted: false, holders: [], queued: false, ours: true }
+
+function judge(attempt: Attempt, row: Row | undefined, elapsedMs: number): AttemptResult {
+  if (row === undefined) return REFUSED
+  // It was granted now if no more of the ttl is gone than it took since.
+  if (row.owner === attempt.owner && row.remainingMs >= (attempt.ttlMs ?? 0) - elapsedMs) {
+    return { granted: true, token: row.token, takeover: row.takeover }
+  }
+  if (row.owner === attempt.owner) return OURS
+  return row.held
+    ? { granted: false, holders: [row.label], queued: false }
+    : { granted: false, holders: [], queued: row.awaited }
+}
+
+function granted(token: bigint): AttemptResult {
+  return { granted: true, token: token < 0n ? -token : token, takeover: token < 0n }
+}

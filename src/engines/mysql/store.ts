@@ -1,0 +1,74 @@
+import type { SqlAdapter } from '../../adapters/adapter.ts'
+import type { OwnConnection } from '../../adapters/own-connection.ts'
+import type { Store } from '../../protocol/store.ts'
+import type { Naming } from '../migrations.ts'
+import { Runner } from '../runner.ts'
+import { assess } from '../topology.ts'
+import { acquire, acquireStatements } from './acquire.ts'
+import { administration, administrationStatements } from './administration.ts'
+import { type Context, reader, readStatements, Server } from './context.ts'
+import { enqueue, enqueueStatements } from './enqueue.ts'
+import { explain } from './errors.ts'
+import { fragmentsFor } from './fragments.ts'
+import { gateStatements, gates } from './gates.ts'
+import { guard, guardStatements } from './guard.ts'
+import { migrate } from './migrate.ts'
+import { promoter, promoteStatements } from './promote.ts'
+import { release, releaseStatements } from './release.ts'
+import { renew, renewStatements } from './renew.ts'
+import { sessions } from './sessions.ts'
+import { tokenStatements } from './token-after.ts'
+import { within, withinStatements } from './within.ts'
+
+/** All statements on the tables of locks, by name. */
+export function mysqlStatements(naming: Naming) {
+  const fragments = fragmentsFor(naming)
+  return {
+    ...acquireStatements(fragments),
+    ...withinStatements(fragments),
+    ...gateStatements(fragments),
+    ...enqueueStatements(fragments),
+    ...promoteStatements(fragments),
+    ...releaseStatements(fragments),
+    ...renewStatements(fragments),
+    ...guardStatements(fragments),
+    ...tokenStatements(fragments),
+    ...readStatements(fragments),
+    ...administrationStatements(fragments),
+  }
+}
+
+/**
+ * One lock is one statement, where that can tell what it did. Many locks are one statement, too, and a look at what became
+ * of each of them: no statement here answers with rows that it changed.
+ */
+export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: OwnConnection): Store<Tx> {
+  const fragments = fragmentsFor(naming)
+  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, fragments.table), own)
+  const server = new Server((query) => runner.keep(query))
+  const read = reader({ runner: runner as Runner<never>, server, fragments })
+  const context: Context<Tx> = { adapter, naming, own, runner, fragments, server, read }
+  // These know of no transaction.
+  const outside = context as Context<never>
+  const promotion = promoter(outside)
+  return {
+    synchronous: adapter.synchronous ?? false,
+    single: adapter.single ?? false,
+    guardsStopRenewal: true,
+    acquire: acquire(outside),
+    ...within(context),
+    ...gates(outside),
+    ...enqueue(outside),
+    promote: promotion.promote,
+    ...release(context, promotion),
+    renew: renew(outside),
+    ...guard(context),
+    ...administration(outside),
+    ...sessions(outside),
+    async assess() {
+      // On the pool: its sessions take the locks, and its driver's answers are what will be read.
+      return assess(await server.ask((query) => runner.run(query)))
+    },
+    ...migrate(outside),
+  }
+}

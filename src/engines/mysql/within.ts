@@ -1,0 +1,248 @@
+import { randomBytes } from 'node:crypto'
+import { sql } from 'kysely'
+import type { Statement } from '../../adapters/adapter.ts'
+import { toNumber } from '../../adapters/shape.ts'
+import type { Attempt, AttemptInResult, Store } from '../../protocol/store.ts'
+import { noTransaction, transactionAborted } from '../failures.ts'
+import { statement } from '../statement.ts'
+import { administrationStatements } from './administration.ts'
+import type { Context } from './context.ts'
+import { engine, type Fragments, limited, now } from './fragments.ts'
+import {
+  isLocked,
+  limitsOf,
+  NO_WAIT,
+  PART_OF_ROW_WAIT,
+  rollsBackOnTimeout,
+  type Settings,
+  unlessLocked,
+} from './row-waits.ts'
+import { tokenAfter } from './token-after.ts'
+import { type AskedWithin, bytes, type Row, text, toAskedAttempt } from './values.ts'
+
+export function withinStatements({ locks }: Fragments) {
+  const createFree = statement<{ name: Buffer }>(
+    engine,
+    (p) => sql`
+        insert into ${locks} (name, token, expires_at) values (${p.name}, ${now}, ${now})
+        on duplicate key update token = token`,
+  )
+
+  const lockRow = statement<{ name: Buffer }>(
+    engine,
+    (p) => sql`select token from ${locks} force index (primary) where name = ${p.name} for update`,
+  )
+
+  // A hold of a transaction's own ends with it, so its expiry does not move: what waits for the row compares it with a clock
+  // that was read before.
+  const takeRow = statement<AskedWithin>(
+    engine,
+    (p) => sql`
+        update ${locks}
+        set token = last_insert_id(case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end),
+            owner = case when ${p.ttl} is not null then ${p.owner} end,
+            holder = ${p.holder}, session = null, handed_to = ${p.mark}, takeover = 0,
+            expires_at = coalesce(${now} + ${p.ttl} * 1000, least(expires_at, ${now}))
+        where name = ${p.name}
+          and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})`,
+  )
+
+  return {
+    // For a transaction: if it created the row itself, others would have to wait for its end to learn whether there is one.
+    createFree,
+
+    createFreeInMariadb: (asked: { name: Buffer }, limits: string): Statement => limited(createFree(asked), limits),
+
+    // Whether an open transaction has created it. Asked before, since an INSERT of MySQL's cannot be told not to wait; asked
+    // in the INSERT itself, it would lock the gap for so long that those who create neighbours would deadlock.
+    isBeingCreated: statement<{ name: Buffer }>(
+      engine,
+      (p) => sql`select 1 from ${locks} force index (primary) where name = ${p.name} for update nowait`,
+    ),
+
+    // WHO GETS THE LOCK in a transaction: whoever has the row, unless a lease has the lock. Those who wait in the queue came
+    // later, or the look before would have told of them: none can queue while a transaction waits for the row.
+    //
+    // The wait is limited by the statement itself, and ends it alone, with an error of its own: no setting of the session is
+    // touched, and innodb_rollback_on_timeout has no say. NOWAIT and not SKIP LOCKED, which at REPEATABLE READ locks the gap
+    // behind a row that it skips, so that nobody could create locks there until the transaction ends.
+    //
+    // MariaDB limits an UPDATE. MySQL limits a SELECT only, which locks the row first; and its UPDATE finds the row NOWAIT.
+    takeRowInMariadb: (asked: AskedWithin, limits: string): Statement => limited(takeRow(asked), limits),
+
+    takeRow,
+
+    takeRowNow: statement<AskedWithin>(
+      engine,
+      (p) => sql`
+        update (
+          select name, case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end as next_token
+          from ${locks} force index (primary)
+          where name = ${p.name}
+            and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})
+          limit 1
+          for update nowait
+        ) as free
+        straight_join ${locks} as l force index (primary) on l.name = free.name
+        set l.token = free.next_token,
+            l.owner = case when ${p.ttl} is not null then ${p.owner} end,
+            l.holder = ${p.holder}, l.session = null, l.handed_to = ${p.mark}, l.takeover = 0,
+            l.expires_at = coalesce(${now} + ${p.ttl} * 1000, least(l.expires_at, ${now})) + 0 * last_insert_id(free.next_token)`,
+    ),
+
+    lockRow: (name: Buffer, waitMs: number): Statement => {
+      const { text, values } = lockRow({ name })
+      return { text: text.replace('select', `select /*+ MAX_EXECUTION_TIME(${Math.ceil(waitMs)}) */`), values }
+    },
+
+    // A hold that this transaction has, if it has not been undone with a savepoint.
+    ownHold: statement<{ name: Buffer; token: bigint; mark: Buffer }>(
+      engine,
+      (p) => sql`
+        select token from ${locks} force index (primary)
+        where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}`,
+    ),
+  }
+}
+
+interface TransactionHold {
+  readonly owner: string
+  readonly token: bigint
+  readonly mark: string
+}
+
+const BY_A_TRANSACTION: AttemptInResult = { granted: false, holders: [], queued: false }
+
+export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
+  const { runner, own, server, fragments, read } = context
+  const statements = withinStatements(fragments)
+  const { forceRelease } = administrationStatements(fragments)
+
+  /** Holds of transactions that may be open, by their handles, of which one may serve one transaction after the other. */
+  const holdsOf = new WeakMap<object, Map<string, TransactionHold>>()
+
+  /**
+   * Looked at from outside first. In the transaction, a plain read would fix its snapshot; and at REPEATABLE READ even a
+   * locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew. Then it takes what is
+   * free, by a statement that waits for nobody, and else waits behind the transactions that have the row.
+   */
+  async function acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult> {
+    // Asked in the transaction if it is not known yet: there may be no other connection, and it is this one whose answers are
+    // read. It takes no snapshot.
+    if (!server.isKnown) await server.ask(async (query) => runner.runIn(tx, query, (answer) => answer))
+    const { row, isBeingCreated } = await lookFromOutside(attempt.name)
+    const same = await ownHold(tx, attempt.name, row)
+    if (same !== undefined) return { granted: true, ...same }
+    if (row !== undefined && row.owner !== attempt.owner) {
+      if (row.held) return { granted: false, holders: [row.label], queued: false }
+      if (row.leasesWait) return { granted: false, holders: [], queued: true }
+    }
+    const mark = `transaction ${randomBytes(16).toString('hex')}`
+    const { session: _, ...rest } = toAskedAttempt(attempt, row?.sessionGone ? row.session : null)
+    const asked = { ...rest, mark: bytes(mark) }
+    if (row === undefined && !(await createWithin(tx, asked.name, isBeingCreated, waitMs))) return BY_A_TRANSACTION
+    const token = await takeWithin(tx, asked, waitMs)
+    if (token === undefined) return BY_A_TRANSACTION
+    const hold = { owner: attempt.owner, token, mark }
+    if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
+    holdsOf.get(tx as object)!.set(attempt.name, hold)
+    return { granted: true, owner: hold.owner, token }
+  }
+
+  /**
+   * Makes the row, if there is none yet: in a transaction, its lock would keep everybody from that name. There is no row in
+   * the answer if there is no connection to look from, or if an open transaction has created it.
+   */
+  async function lookFromOutside(name: string): Promise<{ row?: Row | undefined; isBeingCreated: boolean }> {
+    const answer = await own.outside(async () => {
+      const row = (await read([{ name }])).get(name)
+      if (row !== undefined) return { row, isBeingCreated: false }
+      const { dialect } = await server.topology()
+      try {
+        if (dialect === 'mariadb') {
+          await runner.keep(statements.createFreeInMariadb({ name: bytes(name) }, NO_WAIT))
+        } else {
+          await runner.keep(statements.isBeingCreated({ name: bytes(name) }))
+          await runner.keep(statements.createFree({ name: bytes(name) }))
+        }
+      } catch (error) {
+        if (isLocked(error)) return { isBeingCreated: true }
+        throw error
+      }
+      return { row: (await read([{ name }])).get(name), isBeingCreated: false }
+    })
+    return answer ?? { isBeingCreated: false }
+  }
+
+  /** Makes the row in the transaction, for want of another connection; false if the wait for another's row ends first. */
+  async function createWithin(tx: Tx, name: Buffer, isBeingCreated: boolean, waitMs: number): Promise<boolean> {
+    const { dialect, settings } = await server.topology()
+    const create = async (query: Statement) => {
+      await runner.runIn(tx, query, () => undefined)
+      return true
+    }
+    if (dialect === 'mariadb') {
+      const limits = limitsOf(settings, waitMs)
+      return (await unlessLocked(settings, () => create(statements.createFreeInMariadb({ name }, limits)))) ?? false
+    }
+    // Only a SELECT can be limited.
+    if (isBeingCreated && (waitMs <= 0 || (await lockRow(tx, name, settings, waitMs)) === undefined)) return false
+    return create(statements.createFree({ name }))
+  }
+
+  /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
+  async function ownHold(
+    tx: Tx,
+    name: string,
+    seen: Row | undefined,
+  ): Promise<Omit<TransactionHold, 'mark'> | undefined> {
+    const hold = holdsOf.get(tx as object)?.get(name)
+    if (hold === undefined) return undefined
+    if (seen !== undefined && (seen.token > hold.token || seen.handedTo === hold.mark)) return undefined
+    const query = statements.ownHold({ name: bytes(name), token: hold.token, mark: bytes(hold.mark) })
+    const stands = await runner.runIn(tx, query, ({ rows }) => rows.length === 1)
+    return stands ? { owner: hold.owner, token: hold.token } : undefined
+  }
+
+  /** Of MySQL. Whether there is such a row, which is locked now; undefined if the wait for it has ended first. */
+  async function lockRow(tx: Tx, name: Buffer, settings: Settings, waitMs: number): Promise<boolean | undefined> {
+    let limitMs = waitMs
+    if (rollsBackOnTimeout(settings)) {
+      // The statement's own limit has to end it, and not the session's with all that the transaction has done.
+      const query = { text: 'select @@innodb_lock_wait_timeout as seconds', values: [] }
+      const seconds = await runner.runIn(tx, query, ({ rows: [row] }) => toNumber(row?.seconds))
+      limitMs = Math.min(waitMs, seconds * 1000 * PART_OF_ROW_WAIT)
+    }
+    return unlessLocked(settings, async () =>
+      runner.runIn(tx, statements.lockRow(name, limitMs), ({ rows }) => rows.length > 0),
+    )
+  }
+
+  /** The token; undefined if another transaction has the row. */
+  async function takeWithin(tx: Tx, asked: AskedWithin, waitMs: number): Promise<bigint | undefined> {
+    const { dialect, settings } = await server.topology()
+    const take = async (query: Statement) => {
+      const result = await runner.runIn(tx, query, (answer) => answer)
+      if (result.inTransaction === false) {
+        // It has committed: a lease must be undone.
+        if (asked.ttl !== null) await runner.run(forceRelease({ name: asked.name }))
+        throw noTransaction('within(tx)')
+      }
+      const token = await tokenAfter(context, tx, text(asked.name), result)
+      // InnoDB may have locked the row of somebody's lease, which must not last.
+      if (token === 0n) {
+        throw transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
+      }
+      return token
+    }
+    if (dialect === 'mariadb') {
+      const limits = limitsOf(settings, waitMs)
+      return unlessLocked(settings, () => take(statements.takeRowInMariadb(asked, limits)))
+    }
+    const token = await unlessLocked(settings, () => take(statements.takeRowNow(asked)))
+    if (token !== undefined || waitMs <= 0) return token
+    return (await lockRow(tx, asked.name, settings, waitMs)) ? take(statements.takeRow(asked)) : undefined
+  }
+
+  return { acquireIn }
+}

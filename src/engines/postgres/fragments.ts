@@ -1,0 +1,168 @@
+import { type RawBuilder, sql } from 'kysely'
+import { CONFIRM_MS } from '../../protocol/store.ts'
+import { type Naming, tableName } from '../migrations.ts'
+
+/** What the statements of PostgreSQL have in common. */
+export type Fragments = ReturnType<typeof fragmentsFor>
+
+/** Microseconds since 1970 by the server's clock: what a token is at least. */
+export const clockToken = sql`(extract(epoch from clock_timestamp()) * 1000000)::bigint`
+
+/** Milliseconds from now. */
+export const leftOf = (expiry: RawBuilder<unknown>) =>
+  sql`extract(epoch from ${expiry} - clock_timestamp())::float8 * 1000`
+
+/**
+ * What is asked, as text that the planner cannot see into. It would take the length of arrays into account, find plans for that
+ * length cheaper than one for all, and so plan a prepared statement anew each time, which takes longer than executing it.
+ */
+export const unseen = (text: RawBuilder<string>) => sql`(select ${text}::text)`
+
+/**
+ * The planner believes a table small that nobody has analyzed yet, and would rather read all of it, dead rows included, than
+ * look up as many names as it expects. Behind a limit that it cannot see into it expects few.
+ */
+export const few = sql`limit (select 1000000)`
+
+/**
+ * Always true, and never worked out. For statements that look up many rows at once, of which the planner expects ten: it adds
+ * up what a condition costs for each row that it would read, and this one, with its thousand numbers, makes reading a table of
+ * more than a dozen rows dearer than looking names or places up.
+ */
+export const lookedUp = sql`case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end`
+
+/** The names of those that were found; null if that is all of `count`, as is usual, since listing them is work for both sides. */
+export const unlessAll = (count: RawBuilder<number>) =>
+  sql`case when count(*) < ${count}::int then json_agg(name)::text end as names`
+
+/** Names, owners and tokens, one row for each hold that is asked for. */
+export const holds = (p: {
+  readonly names: RawBuilder<string>
+  readonly owners: RawBuilder<string>
+  readonly tokens: RawBuilder<string>
+}) =>
+  sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
+
+/**
+ * Who is told of a grant counts on it, also where commits are asynchronous by default. Read at the commit, so its place in
+ * the statement does not matter. Waiting for replicas, if set, is left as it is.
+ */
+export const durable = sql`set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                                       when 'off' then 'on' else current_setting('synchronous_commit') end, true)`
+
+/** A release that a crash undoes costs the next holder one ttl, so its commit need not wait for the disk. */
+export const notDurable = sql`set_config('synchronous_commit', 'off', true)`
+
+/**
+ * True when the session that holds the advisory lock `key` is gone. Keys are random and never reused, so a dead session stays
+ * dead. The shared lock is ours only until the statement ends, and shared locks do not disturb each other. No session is in its
+ * own way, so rowlock's own connection has a setting that lists the locks it holds itself.
+ */
+const sessionEnded = (key: RawBuilder<unknown>) => sql`case
+      when ${key}::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+      else pg_try_advisory_xact_lock_shared(${key}) end`
+
+/** Nobody holds `l`. Released is free even if the clock was set back since. */
+export const free = sql`(l.owner is null or l.expires_at <= clock_timestamp()
+       or case when l.session is null then false else ${sessionEnded(sql`l.session`)} end)`
+
+/** Nobody of the ticket is there any more. A process with a listening session holds an advisory lock there. */
+const dead = sql`((ticket->>'until')::float8 <= ${clockToken}
+              or case when (ticket->>'provenAlive')::boolean
+                      then ${sessionEnded(sql`(ticket->>'process')::bigint`)} else false end)`
+
+/** How many wait for `l`. */
+export const waiting = sql`select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e`
+
+/** Keeps the advisory locks below apart from others'. */
+const ADVISORY_SEED = 7239615
+
+/**
+ * The advisory lock at which transactions wait for each other, and which guards the creation of `name` in the table of locks
+ * (`table`, quoted); migrations/postgres says the same. Advisory locks belong to the
+ * whole database, so the table is part of the key: by its oid, which is the same for all who use that table, however they
+ * came to name it, and another one where search_path leads to another schema. A constant for the server, looked up once.
+ */
+export function advisoryKey(table: string, name: RawBuilder<unknown>): RawBuilder<unknown> {
+  const oid = sql`${sql.lit(table)}::regclass::oid`
+  return sql`hashtextextended(${oid} || ' ' || ${name}, ${sql.lit(ADVISORY_SEED)})`
+}
+
+/**
+ * PostgreSQL. Every statement reads clock_timestamp() after it has the row lock: now() is the start of the transaction.
+ *
+ * Strengths of row locks: whatever changes the owner to somebody else locks FOR UPDATE; a guard locks FOR KEY SHARE, which
+ * makes that wait; renewing, queueing and releasing lock FOR NO KEY UPDATE, which passes a guard. SKIP LOCKED: nothing here
+ * waits, so no order of names can deadlock.
+ *
+ * There is an exception: a row that was changed after the statement began, while a guard of it is open. From the version that
+ * the snapshot sees, FOR NO KEY UPDATE SKIP LOCKED goes on to the newest one, and waits for whoever has that locked. So it
+ * goes in the order of names, and changes a row at its place, where nothing is found in that case (answered as a row that is
+ * locked): by its name it would find the old version, and wait for those who go on from there, and they for it.
+ *
+ * What is asked comes as arrays, so that one statement serves many callers. The verbs of a single caller are functions
+ * (migrations/postgres): most drivers prepare nothing, and to plan such a statement takes longer than to execute it.
+ */
+export function fragmentsFor(naming: Naming) {
+  const table = tableName('postgres', 'locks', naming)
+  const locks = sql.raw(table)
+  const gates = sql.raw(tableName('postgres', 'gates', naming))
+  const gateClosed = sql`exists (select from ${gates} as g where g.name = l.name and g.closed_until > clock_timestamp())`
+
+  return {
+    /** Quoted. */
+    table,
+    locks,
+    gates,
+
+    /** A function of migrations/postgres. */
+    named: (name: string) => sql.raw(tableName('postgres', name, naming)),
+
+    /** The row of the lock that `asked` names, looked up by its name (see `few`). */
+    rowOf: (asked: RawBuilder<unknown>) =>
+      sql`lateral (select * from ${locks} as l where l.name = ${asked}.name limit 1) as l`,
+
+    /** What a waiter sees of `l`. */
+    view: sql`
+               coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or ${gateClosed} as leases_wait,
+               l.owner, l.token::text, l.holder as label, l.takeover,
+               ${leftOf(sql`l.expires_at`)} as remaining,
+               l.session is not null as by_session, ${free} as free,
+               jsonb_path_query_array(l.queue, '$[*].id')::text as tickets`,
+
+    /**
+     * Releases each lock that `source` has locked, or rather hands it to the first living waiter in its queue. Those before it
+     * in the queue are dead and leave it. LIMIT without ORDER BY: the elements come in their order, and sorting them would
+     * first ask for all of them whether they live.
+     */
+    handOver: (process: RawBuilder<string>) => sql`
+        update ${locks} as l
+        set owner = (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0'),
+            token = case when n.ticket is null then l.token else n.next_token end,
+            expires_at = case when n.ticket is null then least(l.expires_at, clock_timestamp())
+                              else clock_timestamp() + least((n.ticket->>'ttl')::float8, ${sql.lit(CONFIRM_MS)}) * interval '1 ms' end,
+            holder = coalesce(n.ticket->>'holder', l.holder),
+            session = (n.ticket->>'session')::bigint,
+            handed_to = n.ticket->>'process',
+            takeover = n.takeover and n.ticket is not null,
+            queue = case when n.ticket is null then null
+                         when (n.ticket->>'n')::int > 1
+                           then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
+                                          '{0,n}', to_jsonb((n.ticket->>'n')::int - 1))
+                         else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
+        from (
+          select s.name, s.takeover, s.queue, greatest(s.token + 1, ${clockToken}) as next_token, t.ticket, t.position
+          from source as s left join lateral (
+            select ticket, position from jsonb_array_elements(s.queue) with ordinality as t(ticket, position)
+            where not ${dead}
+            limit 1
+          ) as t on true
+        ) as n
+        where l.name = n.name
+        returning l.name, l.owner, l.token::text as token, l.takeover, l.handed_to as process, ${leftOf(sql`l.expires_at`)} as remaining,
+                  case when (n.ticket->>'listening')::boolean and l.handed_to <> ${process}::text
+                       then pg_notify('rowlock_' || l.handed_to,
+                                      json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
+                                                        'expiresAt', extract(epoch from l.expires_at)::float8 * 1000)::text)::text end as notified`,
+  }
+}

@@ -1,0 +1,58 @@
+import { sql } from 'kysely'
+import { toBoolean } from '../../adapters/shape.ts'
+import type { Store } from '../../protocol/store.ts'
+import { statement } from '../statement.ts'
+import type { Context } from './context.ts'
+import { type Fragments, few, leftOf, unseen } from './fragments.ts'
+import { inOrder, numbered, toGrants } from './rows.ts'
+
+export function withdrawStatements({ locks, rowOf }: Fragments) {
+  return {
+    // Whoever finds the row changed since the statement began is still there, and asks again.
+    withdraw: statement<{ withdrawals: string }>(
+      'postgres',
+      (p) => sql`
+        with asked as materialized (
+          select * from json_to_recordset(${unseen(p.withdrawals)}::json) as a(i int, name text, ticket text, count int)
+          order by name collate "C"
+          ${few}
+        ), open as (
+          select a.*, l.ctid as place
+          from asked as a, lateral (
+            select l.ctid from ${locks} as l where l.name = a.name and l.queue is not null for no key update skip locked
+          ) as l
+          ${few}
+        ), left_behind as (
+          update ${locks} as l
+          set queue = (
+            select jsonb_agg(case when t->>'id' = a.ticket then jsonb_set(t, '{n}', to_jsonb((t->>'n')::int - a.count)) else t end
+                             order by position)
+            from jsonb_array_elements(l.queue) with ordinality as q(t, position)
+            where t->>'id' <> a.ticket or (t->>'n')::int > a.count)
+          from open as a
+          where l.ctid = a.place
+          returning l.*
+        )
+        select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp() then l.owner end as owner,
+               l.token::text, l.takeover, l.handed_to as process,
+               ${leftOf(sql`l.expires_at`)} as remaining,
+               l.queue is not null and not l.found as locked
+        from asked as a, lateral (
+          select true as found, l.* from left_behind as l where l.name = a.name
+          union all select false as found, l.* from ${rowOf(sql`a`)}
+          limit 1
+        ) as l`,
+    ),
+  }
+}
+
+export function withdraw({ runner, fragments }: Context<never>): Store<never>['withdraw'] {
+  const statements = withdrawStatements(fragments)
+  return async (withdrawals) => {
+    const { rows } = await runner.keep(statements.withdraw({ withdrawals: numbered(withdrawals) }))
+    return inOrder(rows, withdrawals.length).map((row, index) => {
+      const withdrawn = row === undefined || !toBoolean(row.locked)
+      return { withdrawn, grants: toGrants(withdrawals[index]!.name, row) }
+    })
+  }
+}

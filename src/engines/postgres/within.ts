@@ -1,0 +1,93 @@
+import { sql } from 'kysely'
+import { toBoolean } from '../../adapters/shape.ts'
+import type { AttemptInResult, Store } from '../../protocol/store.ts'
+import { statement } from '../statement.ts'
+import type { Context } from './context.ts'
+import { advisoryKey, type Fragments, unseen } from './fragments.ts'
+import { array } from './rows.ts'
+
+export function withinStatements({ table, named }: Fragments) {
+  return {
+    // The one statement that waits: migrations/postgres tells what it does.
+    acquireIn: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
+      'postgres',
+      (p) => sql`
+        select outcome, token, owner, holder, idle_limit_ms, pg_backend_pid() as backend
+        from ${named('within_1')}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.waitMs}::float8)`,
+    ),
+
+    // Transactions that hold an advisory lock, and whether they wait for another lock themselves.
+    pollTransactions: statement<{ names: string }>(
+      'postgres',
+      (p) => sql`
+        select a.i::int, t.pid is not null as taken,
+               t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked
+        from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
+        left join lateral (
+          select pid from pg_locks
+          where locktype = 'advisory' and granted and objsubid = 1
+            and database = (select oid from pg_database where datname = current_database())
+            and classid::bigint = (${advisoryKey(table, sql`a.name`)} >> 32) & 4294967295
+            and objid::bigint = ${advisoryKey(table, sql`a.name`)} & 4294967295
+          limit 1
+        ) as t on true`,
+    ),
+
+    hasWritten: statement<{ backend: number }>(
+      'postgres',
+      (p) => sql`
+        select exists (select from pg_locks where pid = ${p.backend}::int and locktype = 'transactionid' and granted) as written`,
+    ),
+  }
+}
+
+export function within<Tx>({
+  runner,
+  fragments,
+}: Context<Tx>): Pick<Required<Store<Tx>>, 'acquireIn' | 'readsSnapshot' | 'pollTransactions'> {
+  const statements = withinStatements(fragments)
+  /** The server's processes of transactions that have taken a lock, by their handles. A handle may serve one after the other. */
+  const backends = new WeakMap<object, number>()
+
+  async function isolationOf(tx: Tx): Promise<string> {
+    // SHOW takes no snapshot.
+    const query = { text: 'show transaction_isolation', values: [] }
+    return runner.runIn(tx, query, ({ rows: [row] }) => String(Object.values(row ?? {})[0]))
+  }
+
+  return {
+    async acquireIn(tx, { name, owner, ttlMs, holder }, waitMs) {
+      const query = statements.acquireIn({ name, owner, ttlMs, holder, waitMs })
+      return runner.runIn(tx, query, ({ rows: [row] }): AttemptInResult => {
+        if (row?.outcome === 'granted') {
+          backends.set(tx as object, Number(row.backend))
+          return { granted: true, owner: row.owner as string, token: BigInt(row.token as string) }
+        }
+        return {
+          granted: false,
+          holders: row?.holder == null ? [] : [row.holder as string],
+          queued: row?.outcome === 'queued',
+          idleLimitMs: Number(row?.idle_limit_ms ?? 0),
+        }
+      })
+    },
+
+    async readsSnapshot(tx) {
+      if (!['repeatable read', 'serializable'].includes(await isolationOf(tx))) return false
+      // Whoever has taken a lock already has its snapshot; and by waiting elsewhere it could hide a deadlock from the engine.
+      const backend = backends.get(tx as object)
+      if (backend === undefined) return true
+      const { rows } = await runner.keep(statements.hasWritten({ backend }))
+      return !toBoolean(rows[0]?.written)
+    },
+
+    async pollTransactions(names) {
+      const { rows } = await runner.keep(statements.pollTransactions({ names: array(names) }))
+      return rows.map(({ i, taken, blocked }) => ({
+        name: names[Number(i) - 1]!,
+        taken: toBoolean(taken),
+        blocked: toBoolean(blocked),
+      }))
+    },
+  }
+}

@@ -1,0 +1,84 @@
+import { type RawBuilder, sql } from 'kysely'
+import type { Store } from '../../protocol/store.ts'
+import { statement } from '../statement.ts'
+import type { Context } from './context.ts'
+import { clockToken, engine, type Fragments, free, now } from './fragments.ts'
+import { byName, namesOf, type Row, toGranted, toRefusal } from './rows.ts'
+
+export function acquireStatements({ locks }: Fragments) {
+  // WHO GETS THE LOCK: the last WHERE decides; and among those who wait, who comes first in the queue (see promote.ts).
+  const take = (attempts: RawBuilder<string>, again: RawBuilder<unknown>) => sql`
+        insert into ${locks} as l (name, owner, token, expires_at, holder)
+        select asked.value ->> 'name',
+               case when asked.value ->> 'ttlMs' is not null then asked.value ->> 'owner' end,
+               ${clockToken},
+               ${now} + coalesce(asked.value ->> 'ttlMs', 0),
+               asked.value ->> 'holder'
+        from json_each(${attempts}) as asked
+        where true
+        on conflict (name) do update
+        set owner = excluded.owner,
+            token = case when ${again} then l.token else max(l.token + 1, excluded.token) end,
+            expires_at = excluded.expires_at,
+            holder = excluded.holder,
+            handed_to = null,
+            takeover = case when ${again} then l.takeover else l.owner is not null end
+        where ${again} or (l.queue is null and ${free})
+        returning name, cast(token as text) as token, takeover`
+
+  return {
+    acquire: statement<{ attempts: string }>(engine, (p) => take(p.attempts, sql`l.owner = excluded.owner`)),
+
+    // A hold that is to end with the transaction has no owner in the row; the one who had it before may be the same.
+    acquireIn: statement<{ attempts: string; owner: string }>(engine, (p) =>
+      take(p.attempts, sql`l.owner = ${p.owner}`),
+    ),
+
+    // Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked.
+    standing: statement<{ names: string }>(
+      engine,
+      (p) => sql`
+        select name, case when not ${free} then owner end as owner, holder, queue is not null as awaited
+        from ${locks} as l
+        where name in (select value from json_each(${p.names}))`,
+    ),
+  }
+}
+
+export function acquire<Tx>({
+  adapter,
+  runner,
+  fragments,
+  file,
+  assertOpen,
+}: Context<Tx>): Pick<Store<Tx>, 'acquire' | 'acquireIn'> {
+  const statements = acquireStatements(fragments)
+
+  async function standing(of: readonly { readonly name: string }[]): Promise<Map<unknown, Row>> {
+    return byName((await runner.run(statements.standing({ names: namesOf(of) }))).rows)
+  }
+
+  return {
+    async acquire(attempts) {
+      await file.assertSame()
+      const before = await standing(attempts)
+      const open = attempts.filter(({ name, owner }) => (before.get(name)?.owner ?? owner) === owner)
+      if (open.length === 0) return attempts.map(({ name }) => toRefusal(before.get(name)))
+      const taken = byName((await runner.run(statements.acquire({ attempts: JSON.stringify(open) }))).rows)
+      const after = taken.size === open.length ? before : await standing(attempts)
+      return attempts.map(({ name }) => toGranted(taken.get(name)) ?? toRefusal(after.get(name)))
+    },
+
+    async acquireIn(tx, attempt) {
+      const another = file.isAnother()
+      if (another !== null) throw another
+      const attempts = JSON.stringify([attempt])
+      const taken = await runner.runIn(tx, statements.acquireIn({ attempts, owner: attempt.owner }), ({ rows }) =>
+        toGranted(rows[0]),
+      )
+      if (adapter.synchronous) assertOpen(tx)
+      if (taken?.granted === true) return { granted: true, owner: attempt.owner, token: taken.token }
+      return runner.runIn(tx, statements.standing({ names: namesOf([attempt]) }), ({ rows: [row] }) => toRefusal(row))
+    },
+  }
+}

@@ -1,0 +1,120 @@
+import { newOwner } from '../../protocol/ids.ts'
+import type {
+  Attempt,
+  AttemptResult,
+  EnqueueResult,
+  Gate,
+  GuardResult,
+  Hold,
+  NewTicket,
+  Promotion,
+  Release,
+  ReleaseResult,
+  Renewal,
+  Store,
+  Withdrawal,
+  WithdrawalResult,
+} from '../../protocol/store.ts'
+import { Batches, Load } from './batches.ts'
+import { withRetries } from './retries.ts'
+
+/**
+ * An attempt that gets its owner id when it is sent, and keeps it: one that was granted although its reply was lost is
+ * recognised when it is repeated, and leaves no ghost. Those that are sent together share one, which saves the database a
+ * list of them; with its name, a hold's owner is still nobody else's.
+ */
+export interface Unsent extends Omit<Attempt, 'owner'> {
+  owner: string | undefined
+}
+
+type Renewed = Hold & { readonly ttlMs: number }
+
+/**
+ * The store as one process uses it: a call is about one lock, and calls that come at the same time go in one statement;
+ * statements that had no effect are repeated. What is asked for in the caller's transactions goes to `store` as it is.
+ */
+export interface ProcessStore<Tx> {
+  readonly store: Store<Tx>
+  acquire(attempt: Unsent): Promise<AttemptResult>
+  release(hold: Release): Promise<ReleaseResult>
+  renew(hold: Renewed): Promise<Renewal>
+  enqueue(ticket: NewTicket): Promise<EnqueueResult>
+  withdraw(withdrawal: Withdrawal): Promise<WithdrawalResult>
+  promote(name: string): Promise<Promotion>
+  closeGate(gate: Gate): Promise<void>
+  openGate(gate: Gate): Promise<void>
+  /** Synchronous if the driver is. */
+  guard(tx: Tx, hold: Renewed): GuardResult | Promise<GuardResult>
+}
+
+export interface ProcessSettings {
+  readonly statementTimeoutMs: number
+  /** Our id, by which hand-offs are notified to us. */
+  readonly process: string
+  readonly maxWaiters: number
+}
+
+export function processStore<Tx>(
+  engine: Store<Tx>,
+  { statementTimeoutMs, process, maxWaiters }: ProcessSettings,
+): ProcessStore<Tx> {
+  const store = withRetries(engine, statementTimeoutMs)
+  // Callers who acquire and who release take turns.
+  const load = new Load()
+  const acquires = new Batches<Unsent, AttemptResult>((attempts) => store.acquire(sentTogether(attempts)), { load })
+  const releases = new Batches<Release, ReleaseResult>((holds) => store.release(holds, process), { load })
+  const enqueues = new Batches<NewTicket, EnqueueResult>((tickets) => store.enqueue(tickets, maxWaiters))
+  const withdrawals = new Batches<Withdrawal, WithdrawalResult>((asked) => store.withdraw(asked))
+  const promotions = new Batches<{ readonly name: string }, Promotion>((asked) =>
+    store.promote(
+      asked.map(({ name }) => name),
+      process,
+    ),
+  )
+  const gatesToClose = new Batches<Gate, undefined>((gates) => all(gates, store.closeGates))
+  const gatesToOpen = new Batches<Gate, undefined>((gates) => all(gates, store.openGates))
+  /** Guards of several leases in one transaction, asked for at once, share a statement. */
+  const guards = new WeakMap<object, Batches<Renewed, GuardResult>>()
+
+  return {
+    store,
+    acquire: (attempt) => acquires.add(attempt),
+    release: (hold) => releases.add(hold),
+    // The heartbeat batches what falls due.
+    renew: async (hold) => (await store.renew([hold]))[0]!,
+    enqueue: (ticket) => enqueues.add(ticket),
+    withdraw: (withdrawal) => withdrawals.add(withdrawal),
+    promote: (name) => promotions.add({ name }),
+    closeGate: (gate) => gatesToClose.add(gate),
+    openGate: (gate) => gatesToOpen.add(gate),
+    guard(tx, hold) {
+      if (store.synchronous || tx === null || typeof tx !== 'object') {
+        const results = store.guard(tx, [hold])
+        return results instanceof Promise ? results.then(([result]) => result!) : results[0]!
+      }
+      let batches = guards.get(tx)
+      if (batches === undefined) {
+        // A transaction in which a statement failed is over: nothing is sent there again.
+        batches = new Batches(async (holds) => store.guard(tx, holds), { split: false })
+        guards.set(tx, batches)
+      }
+      return batches.add(hold)
+    },
+  }
+}
+
+/** Gives those that are sent for the first time their owner id. */
+function sentTogether(attempts: readonly Unsent[]): readonly Attempt[] {
+  const owner = newOwner()
+  for (const attempt of attempts) attempt.owner ??= owner
+  return attempts as readonly Attempt[]
+}
+
+/** In one order, so that no two of these statements wait for each other in a circle. */
+async function all(
+  gates: readonly Gate[],
+  send: ((gates: readonly Gate[]) => Promise<void>) | undefined,
+): Promise<undefined[]> {
+  await send?.([...gates].sort((a, b) => (a.name < b.name ? -1 : 1)))
+  return gates.map(() => undefined)
+}

@@ -1,0 +1,717 @@
+import { DatabaseError, LockError, QueueFullError } from '../base/errors.ts'
+import { randomHex } from '../base/random.ts'
+import { untilUnlocked } from '../base/timing.ts'
+import { newTicketId, ticketOf } from '../protocol/ids.ts'
+import type { Gate, Grant, Hold, LockView, NewTicket } from '../protocol/store.ts'
+import { type HandOffs, type Recipients, UNTIL_UNLOCKED_MS } from './hand-offs.ts'
+import type { ProcessStore } from './store/index.ts'
+import { Listener } from './wake/listen.ts'
+import { Poll } from './wake/poll.ts'
+import { type Watch, watchFile } from './wake/watch.ts'
+
+/** A hold that a waiter was handed; `remainingMs` count from `sentAt`, a time of performance.now(). */
+export interface HandedOver extends Hold {
+  readonly takeover: boolean
+  readonly remainingMs: number
+  readonly sentAt: number
+}
+
+/** What those who wait want to hold the lock by. Waiters with other terms have tickets of their own. */
+export interface Terms {
+  readonly ttlMs: number
+  readonly session: string | null
+  /** Stands for transactions, which wait for the end of leases only (see TransactionQueue). */
+  readonly transaction?: boolean
+}
+
+/** A waiter who waits for a lock. */
+export interface Waiter {
+  /** The hold; or undefined if the lock's row is gone, so that it is time to try, or after `giveUp`. */
+  readonly served: Promise<HandedOver | undefined>
+  /** Whether the database has said anything of the lock since, if only that the row is locked. */
+  readonly answered: boolean
+  /** Resolves when it has. */
+  whenAnswered(): Promise<void>
+  /** Who held the lock when this process last polled it, for people. */
+  readonly holder: string | null
+}
+
+export interface WaitersContext {
+  readonly store: ProcessStore<never>
+  readonly handOffs: HandOffs
+  /** Our id, by which hand-offs are notified to us. */
+  readonly process: string
+  /** Our name, for people. */
+  readonly holder: string
+  readonly maxWaiters: number
+  /** Work that nobody awaits; `close` does. */
+  background(during: string, work: Promise<unknown>): void
+}
+
+/**
+ * How often waiting processes poll their locks, all of them in one statement.
+ *
+ * LISTENED: every hand-off to us is notified; the poll is for what gets lost, and still finds it before the hand-off has to
+ * be confirmed (CONFIRM_MS). WATCHED: the file system tells of commits.
+ * Otherwise a poll is the only way to learn of a hand-off, and so the pause is the price of it: SHORTEST as long as things
+ * move, and up to LONGEST the longer nothing does, WAITED_PART of that time.
+ */
+const LISTENED_POLL_MS = 600
+const WATCHED_POLL_MS = 100
+const SHORTEST_POLL_MS = 6
+const LONGEST_POLL_MS = 50
+const WAITED_PART = 1 / 20
+/** A server is not asked more often than this, whatever happens. A poll of a file costs little. */
+const POLLS_APART_MS = 4
+/** Each pause is up to this part shorter or longer, so that processes do not march in step. */
+const JITTER = 0.25
+/** Nobody notifies of the end of a holder's session, so waiters for such a lease poll more often. */
+const SESSION_POLL_MS = 120
+/** A lease that has just run out is polled a little later: clocks are rounded to milliseconds. */
+const AFTER_EXPIRY_MS = 2
+/** After a poll that failed because the database could not be reached. */
+const FAILED_POLL_MS = 250
+/** While a transaction has the row locked nobody can queue there: tried again this often. */
+const SHORTEST_LOCKED_MS = 1
+const LONGEST_LOCKED_MS = 50
+/** A row that is still locked when the pauses have become so long is locked by a transaction, not by somebody's statement. */
+const LOCKED_BY_TRANSACTIONS_MS = 8
+/** A gate stays closed for a second (GATE_MS), should the process that closed it be gone. */
+const CLOSE_GATE_AGAIN_MS = 500
+/** A free lock whose row was locked at the moment is polled again after that time. */
+const PROMOTE_AGAIN_MS = 10
+
+class LocalWaiter implements Waiter {
+  readonly served: Promise<HandedOver | undefined>
+  ticket: LocalTicket | undefined
+  state: 'waiting' | 'giving up' | 'over' = 'waiting'
+  handed: HandedOver | undefined
+  readonly #joinedAt = performance.now()
+  #resolve!: (handed: HandedOver | undefined) => void
+  #reject!: (error: unknown) => void
+
+  constructor(
+    readonly lock: LockWaiters,
+    readonly terms: Terms,
+    readonly deadline: number,
+  ) {
+    this.served = new Promise((resolve, reject) => {
+      this.#resolve = resolve
+      this.#reject = reject
+    })
+    // The waiter may have stopped listening.
+    this.served.catch(() => undefined)
+  }
+
+  get holder(): string | null {
+    return this.lock.holder
+  }
+
+  get answered(): boolean {
+    return this.lock.answeredAt >= this.#joinedAt
+  }
+
+  whenAnswered(): Promise<void> {
+    return this.answered ? Promise.resolve() : this.lock.nextAnswer()
+  }
+
+  serve(handed: HandedOver | undefined): void {
+    this.handed = handed
+    this.end()
+    this.#resolve(handed)
+  }
+
+  fail(error: unknown): void {
+    this.end()
+    this.#reject(error)
+  }
+
+  /** Not to be served any more. */
+  end(): void {
+    this.state = 'over'
+    this.ticket?.waiters.delete(this)
+  }
+}
+
+/** A run of our waiters in the queue of a lock, as the database knows it by its id. */
+class LocalTicket {
+  readonly waiters = new Set<LocalWaiter>()
+  /** When the database said that it is queued; a poll sent before may not have seen it. */
+  queuedAt: number | undefined
+  /** Waiters that are being added to it, unless somebody else came in between. */
+  joining: LocalTicket | undefined
+
+  constructor(
+    readonly id: string,
+    readonly terms: Terms,
+    readonly listening: boolean,
+    readonly provenAlive: boolean,
+  ) {}
+
+  next(): LocalWaiter | undefined {
+    let last: LocalWaiter | undefined
+    for (const waiter of this.waiters) {
+      if (waiter.state === 'waiting') return waiter
+      last ??= waiter
+    }
+    return last ?? this.joining?.next()
+  }
+}
+
+/** All of this process that wait for one lock, in order. */
+class LockWaiters {
+  /** Not known to the database yet. */
+  arriving: LocalWaiter[] = []
+  readonly tickets = new Map<string, LocalTicket>()
+  /** Those who leave, by their tickets. */
+  readonly leaving = new Map<string, LocalWaiter[]>()
+  last: LocalTicket | undefined
+  lastToken = 0n
+  seenToken = 0n
+  holder: string | null = null
+  /** When the database last said anything of the lock. */
+  answeredAt = Number.NEGATIVE_INFINITY
+  #onAnswer: (() => void)[] = []
+  enqueuing = false
+  withdrawing = false
+  lockedMs = SHORTEST_LOCKED_MS
+  gateClosedAt = Number.NEGATIVE_INFINITY
+  /** Closed by waiters of this lock who could not queue. */
+  gate: Gate | undefined
+
+  constructor(readonly name: string) {}
+
+  answered(): void {
+    this.answeredAt = performance.now()
+    for (const resolve of this.#onAnswer.splice(0)) resolve()
+  }
+
+  nextAnswer(): Promise<void> {
+    return new Promise((resolve) => this.#onAnswer.push(resolve))
+  }
+
+  /** A hand-off has taken one off the ticket: somebody who leaves, if nobody else of it waits, and who need not be counted again. */
+  takenOff(ticket: string, waiter: LocalWaiter | undefined): void {
+    const leaving = this.leaving.get(ticket)
+    if (leaving === undefined) return
+    const index = waiter === undefined ? 0 : leaving.indexOf(waiter)
+    if (index >= 0) leaving.splice(index, 1)
+    if (leaving.length === 0) this.leaving.delete(ticket)
+  }
+
+  get empty(): boolean {
+    if (this.enqueuing || this.withdrawing || this.arriving.length > 0 || this.leaving.size > 0) return false
+    for (const { waiters } of this.tickets.values()) if (waiters.size > 0) return false
+    return true
+  }
+}
+
+/**
+ * Those of this process who wait, for all locks: tells the database of them, in few statements, and gives each lock that
+ * comes to this process to the waiter whose turn it is. The order is the database's: first come, first served, across all
+ * processes. What waiters of this process do not need is a ticket each: a run of them has one.
+ */
+export class Waiters implements Recipients {
+  readonly #context: WaitersContext
+  readonly #locks = new Map<string, LockWaiters>()
+  /** Names that a waiter of ours tries to get: others wait behind it. */
+  readonly #attempting = new Set<string>()
+  /** Owners of the holds that were handed to waiters and are not over. A hand-off may be told twice, by a notification and a poll. */
+  readonly #served = new Set<string>()
+  readonly #listener: Listener
+  readonly #poll: Poll
+  #watch: Promise<Watch | undefined> | undefined
+  #watching = false
+  #movedAt = 0
+  #failure: DatabaseError | undefined
+  #closed = false
+
+  constructor(context: WaitersContext) {
+    this.#context = context
+    const { store, process, handOffs } = context
+    const { listen, changingFile } = store.store
+    this.#listener = new Listener(
+      listen && ((onLost) => listen(process, (grant) => this.take(grant, performance.now()), onLost)),
+      () => this.pollNow(),
+    )
+    this.#poll = new Poll(() => this.#pollAll(), changingFile === undefined ? POLLS_APART_MS : 0)
+    handOffs.recipients = this
+  }
+
+  /** Whether waiters of this process try to get the lock, or wait for it: then there is no need to try as well. */
+  contended(name: string): boolean {
+    return this.#attempting.has(name) || this.waitFor(name)
+  }
+
+  waitFor(name: string): boolean {
+    return this.#locks.has(name)
+  }
+
+  /** Locks that waiters of this process wait for. */
+  get size(): number {
+    return this.#locks.size
+  }
+
+  /** A waiter tries to get the lock; those who join meanwhile stay behind it until `endAttempt`. */
+  beginAttempt(name: string): void {
+    this.#attempting.add(name)
+  }
+
+  /** The attempt has an answer, which is one for those who lined up behind it. */
+  attemptAnswered(name: string): void {
+    this.#locks.get(name)?.answered()
+  }
+
+  endAttempt(name: string): void {
+    this.#attempting.delete(name)
+    const lock = this.#locks.get(name)
+    if (lock !== undefined) this.#advance(lock)
+  }
+
+  /** Waits for the lock, for `waitMs` at most; `ahead` of those who came while the waiter tried. */
+  join(name: string, terms: Terms, waitMs: number, ahead: boolean): Waiter {
+    let lock = this.#locks.get(name)
+    if (lock === undefined) {
+      lock = new LockWaiters(name)
+      this.#locks.set(name, lock)
+    }
+    const waiter = new LocalWaiter(lock, terms, performance.now() + waitMs)
+    if (ahead) lock.arriving.unshift(waiter)
+    else lock.arriving.push(waiter)
+    this.#advance(lock)
+    return waiter
+  }
+
+  /** Does not wait any more. What it may have been handed at this moment goes to the next. */
+  leave(waiter: Waiter): void {
+    const local = waiter as LocalWaiter
+    if (local.handed !== undefined) this.#passOn(local.handed)
+    if (local.state === 'over') return
+    // Who has given up is leaving already, and would be counted twice.
+    const { state } = local
+    local.end()
+    if (state === 'waiting') this.#withdraw(local)
+  }
+
+  /** Does not wait any more, but takes the lock if it has been handed over already. The poll that tells may fail. */
+  async giveUp(waiter: Waiter): Promise<HandedOver | undefined> {
+    const local = waiter as LocalWaiter
+    if (local.state === 'waiting') {
+      local.state = 'giving up'
+      this.#withdraw(local)
+    }
+    const handed = await local.served
+    if (handed === undefined && this.#failure !== undefined) throw this.#failure
+    return handed
+  }
+
+  /** The hold of a served waiter is over. */
+  ended(owner: string): void {
+    this.#served.delete(owner)
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#poll.stop()
+    const watch = await this.#watch
+    watch?.close()
+    await this.#listener.close()
+  }
+
+  /** Tells the database of those who have arrived: in one statement at a time, which keeps their order. */
+  #advance(lock: LockWaiters): void {
+    if (lock.enqueuing || this.#attempting.has(lock.name) || this.#closed) return
+    if (lock.arriving.length === 0) {
+      this.#tidy(lock)
+    } else {
+      lock.enqueuing = true
+      this.#context.background(`queueing for ${JSON.stringify(lock.name)}`, this.#enqueue(lock))
+    }
+  }
+
+  async #enqueue(lock: LockWaiters): Promise<void> {
+    let pauseMs = 0
+    await this.#listener.ready()
+    this.#watch ??= this.#startWatching()
+    const run = takeRun(lock)
+    if (run.length > 0) {
+      const ticket = new LocalTicket(newTicketId(), run[0]!.terms, this.#listener.listening, this.#listener.provesLife)
+      const joins = lock.last !== undefined && joinable(lock.last, ticket) ? lock.last : undefined
+      for (const waiter of run) {
+        waiter.ticket = ticket
+        ticket.waiters.add(waiter)
+      }
+      lock.tickets.set(ticket.id, ticket)
+      if (joins !== undefined) joins.joining = ticket
+      try {
+        const sentAt = performance.now()
+        const result = await this.#context.store.enqueue(this.#toTicket(lock, ticket, joins, run))
+        lock.answered()
+        if (joins !== undefined) joins.joining = undefined
+        if (result.outcome === 'queued') {
+          this.#queued(
+            lock,
+            result.ticket === ticket.id || joins === undefined ? ticket : join(lock, ticket, joins),
+            run,
+          )
+          lock.lockedMs = SHORTEST_LOCKED_MS
+          this.#openGate(lock)
+          this.#see(lock, { ...result.view, promotable: result.view.holders.length === 0 }, sentAt)
+        } else {
+          lock.tickets.delete(ticket.id)
+          pauseMs = this.#notQueued(lock, result.outcome, ticket)
+        }
+      } catch (error) {
+        if (joins !== undefined) joins.joining = undefined
+        for (const waiter of [...ticket.waiters]) waiter.fail(error)
+        // It may be queued nevertheless, and what it is handed would be nobody's as soon as nobody here polls the lock.
+        if (error instanceof DatabaseError && error.failure === 'connection') this.#withdrawFrom(lock, ticket.id, run)
+      }
+    }
+    if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs))
+    lock.enqueuing = false
+    this.#advance(lock)
+  }
+
+  #queued(lock: LockWaiters, ticket: LocalTicket, run: readonly LocalWaiter[]): void {
+    ticket.queuedAt = performance.now()
+    lock.last = ticket
+    this.#moved()
+    for (const waiter of run) {
+      waiter.ticket = ticket
+      // Those who left meanwhile, unserved, are counted by the database.
+      if (waiter.state !== 'waiting' && waiter.handed === undefined) this.#withdraw(waiter)
+    }
+    this.#pollBy(this.#pauseMs())
+  }
+
+  /**
+   * Transactions may be taking turns, and no lease ever find the row unlocked: for a while, who comes next steps aside. A gate
+   * that cannot be closed is a matter of fairness only.
+   */
+  #closeGate(lock: LockWaiters): void {
+    const now = performance.now()
+    if (this.#context.store.store.closeGates === undefined || now < lock.gateClosedAt + CLOSE_GATE_AGAIN_MS) return
+    lock.gateClosedAt = now
+    lock.gate ??= { name: lock.name, by: randomHex(8) }
+    this.#context.background(
+      `closing the gate of ${JSON.stringify(lock.name)}`,
+      this.#context.store.closeGate(lock.gate),
+    )
+  }
+
+  #openGate(lock: LockWaiters): void {
+    if (lock.gate === undefined) return
+    this.#context.background(
+      `opening the gate of ${JSON.stringify(lock.name)}`,
+      this.#context.store.openGate(lock.gate),
+    )
+    lock.gate = undefined
+    lock.gateClosedAt = Number.NEGATIVE_INFINITY
+  }
+
+  /** Answers how long to wait before the next attempt. */
+  #notQueued(lock: LockWaiters, outcome: 'full' | 'locked' | 'missing', ticket: LocalTicket): number {
+    const waiters = [...ticket.waiters]
+    if (outcome === 'locked') {
+      for (const waiter of waiters) waiter.ticket = undefined
+      lock.arriving.unshift(...waiters)
+      const pauseMs = lock.lockedMs
+      // Leases that came after transactions of this process are kept waiting, too.
+      const leases = lock.arriving.some(({ terms }) => terms.transaction !== true)
+      if (pauseMs >= LOCKED_BY_TRANSACTIONS_MS && leases) this.#closeGate(lock)
+      lock.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
+      return pauseMs
+    }
+    for (const waiter of waiters) {
+      if (outcome === 'full') waiter.fail(new QueueFullError(lock.name, this.#context.maxWaiters))
+      else waiter.serve(undefined)
+    }
+    return 0
+  }
+
+  #toTicket(
+    lock: LockWaiters,
+    ticket: LocalTicket,
+    joins: LocalTicket | undefined,
+    run: readonly LocalWaiter[],
+  ): NewTicket {
+    const now = performance.now()
+    return {
+      name: lock.name,
+      count: run.length,
+      ticket: ticket.id,
+      joins: joins?.id ?? null,
+      ttlMs: ticket.terms.ttlMs,
+      session: ticket.terms.session,
+      holder: this.#context.holder,
+      process: this.#context.process,
+      listening: ticket.listening,
+      provenAlive: ticket.provenAlive,
+      transaction: ticket.terms.transaction === true,
+      waitMs: Math.min(LONGEST_WAIT_MS, Math.max(...run.map(({ deadline }) => deadline - now)) + LEAVING_MS),
+    }
+  }
+
+  /** Takes a waiter who does not wait any more out of the queue, together with others of its ticket. */
+  #withdraw(waiter: LocalWaiter): void {
+    const { lock, ticket } = waiter
+    // Where the database does not know it yet, whoever tells it of this ticket finds those who left.
+    if (ticket === undefined || ticket.queuedAt === undefined) {
+      if (ticket === undefined) lock.arriving = lock.arriving.filter((other) => other !== waiter)
+      waiter.serve(undefined)
+      this.#tidy(lock)
+      return
+    }
+    this.#withdrawFrom(lock, ticket.id, [waiter])
+  }
+
+  #withdrawFrom(lock: LockWaiters, ticket: string, waiters: readonly LocalWaiter[]): void {
+    lock.leaving.set(ticket, [...(lock.leaving.get(ticket) ?? []), ...waiters])
+    if (lock.withdrawing) return
+    lock.withdrawing = true
+    this.#context.background(`leaving the queue of ${JSON.stringify(lock.name)}`, this.#sendWithdrawals(lock))
+  }
+
+  async #sendWithdrawals(lock: LockWaiters): Promise<void> {
+    try {
+      await untilUnlocked(() => this.#sendEachWithdrawal(lock), UNTIL_UNLOCKED_MS)
+    } finally {
+      lock.withdrawing = false
+      for (const waiters of lock.leaving.values()) leftWithout(waiters)
+      lock.leaving.clear()
+      this.#tidy(lock)
+    }
+  }
+
+  /** Answers whether all of them have left; the others are to be asked for again. */
+  async #sendEachWithdrawal(lock: LockWaiters): Promise<boolean> {
+    const staying: [string, LocalWaiter[]][] = []
+    for (const [id, waiters] of lock.leaving) {
+      lock.leaving.delete(id)
+      if (await this.#sendWithdrawal(lock, id, waiters)) continue
+      const unserved = waiters.filter(({ handed }) => handed === undefined)
+      if (unserved.length > 0) staying.push([id, unserved])
+    }
+    for (const [id, waiters] of staying) lock.leaving.set(id, [...waiters, ...(lock.leaving.get(id) ?? [])])
+    return staying.length === 0
+  }
+
+  /** Callers have their answer at once, even if they could not leave. */
+  async #sendWithdrawal(lock: LockWaiters, ticket: string, waiters: readonly LocalWaiter[]): Promise<boolean> {
+    const sentAt = performance.now()
+    try {
+      const { withdrawn, grants } = await this.#context.store.withdraw({
+        name: lock.name,
+        ticket,
+        count: waiters.length,
+      })
+      for (const grant of grants) this.take({ ...grant, process: this.#context.process }, sentAt)
+      return withdrawn
+    } finally {
+      leftWithout(waiters)
+    }
+  }
+
+  /** A hand-off: by a notification, a poll, or the answer to a statement of our own. */
+  take(grant: Grant, sentAt: number): void {
+    if (grant.process !== this.#context.process || this.#served.has(grant.owner)) return
+    const lock = this.#locks.get(grant.name)
+    if (lock !== undefined && grant.token <= lock.lastToken) return
+    const waiter = lock?.tickets.get(ticketOf(grant.owner))?.next()
+    if (waiter !== undefined && performance.now() >= sentAt + grant.remainingMs) {
+      // Too late, as far as can be told: somebody else may have it by now. The next poll finds out.
+      this.pollNow()
+      return
+    }
+    if (lock !== undefined) {
+      lock.lastToken = grant.token
+      lock.takenOff(ticketOf(grant.owner), waiter)
+    }
+    this.#moved()
+    if (waiter === undefined) {
+      this.#passOn(grant)
+    } else {
+      const { name, owner, token, takeover } = grant
+      const remainingMs = Math.min(grant.remainingMs, waiter.terms.ttlMs)
+      this.#served.add(owner)
+      waiter.serve({ name, owner, token, takeover, remainingMs, sentAt })
+      this.#tidy(lock!)
+    }
+  }
+
+  /** To the next: nobody here wants it any more. */
+  #passOn(hold: Hold): void {
+    this.#served.delete(hold.owner)
+    this.#context.handOffs.passOn(hold)
+  }
+
+  async #pollAll(): Promise<void> {
+    const locks = [...this.#locks.values()]
+    if (locks.length === 0) return
+    const sentAt = performance.now()
+    try {
+      const views = new Map(
+        (await this.#context.store.store.poll(locks.map(({ name }) => name))).map((view) => [view.name, view]),
+      )
+      this.#failure = undefined
+      for (const lock of locks) this.#see(lock, views.get(lock.name) ?? gone(lock.name), sentAt)
+      this.#pollBy(this.#pauseMs())
+    } catch (error) {
+      this.#pollFailed(error)
+    }
+  }
+
+  /** An outage is waited out: those who wait have their deadlines. Anything else they have to know. */
+  #pollFailed(error: unknown): void {
+    if (error instanceof DatabaseError && error.failure !== 'other') {
+      this.#failure = error
+      this.#pollBy(FAILED_POLL_MS)
+      return
+    }
+    const failure =
+      error instanceof LockError ? error : new LockError('DATABASE', 'polling the locks failed', { cause: error })
+    for (const lock of [...this.#locks.values()]) {
+      const waiters = [...lock.arriving, ...[...lock.tickets.values()].flatMap((ticket) => [...ticket.waiters])]
+      lock.arriving = []
+      for (const waiter of waiters) waiter.fail(failure)
+      this.#tidy(lock)
+    }
+  }
+
+  #see(lock: LockWaiters, view: LockView, sentAt: number): void {
+    const [holder] = view.holders
+    lock.answered()
+    lock.holder = holder?.label ?? null
+    for (const { token } of view.holders) {
+      if (token <= lock.seenToken) continue
+      lock.seenToken = token
+      this.#moved()
+    }
+    for (const each of view.holders) {
+      if (lock.tickets.has(ticketOf(each.owner))) this.take({ ...each, process: this.#context.process }, sentAt)
+    }
+    this.#enqueueAgain(lock, view, sentAt)
+    if (holder === undefined && !view.leasesWait) this.#sendTransactions(lock)
+    if (view.promotable) this.#context.background(`handing over ${JSON.stringify(lock.name)}`, this.#promote(lock))
+    this.#tidy(lock)
+    for (const { remainingMs } of view.holders) this.#pollBy(remainingMs + AFTER_EXPIRY_MS)
+    if (view.bySession) this.#pollBy(jittered(SESSION_POLL_MS))
+  }
+
+  /** No lease is in the way of transactions any more: among themselves they wait in the database, and not here. */
+  #sendTransactions(lock: LockWaiters): void {
+    for (const { terms, waiters } of lock.tickets.values()) {
+      if (terms.transaction !== true) continue
+      for (const waiter of waiters) {
+        if (waiter.state !== 'waiting') continue
+        waiter.state = 'giving up'
+        this.#withdraw(waiter)
+      }
+    }
+  }
+
+  /** An ticket that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
+  #enqueueAgain(lock: LockWaiters, view: LockView, sentAt: number): void {
+    for (const ticket of [...lock.tickets.values()].reverse()) {
+      const unseen = ticket.queuedAt === undefined || ticket.queuedAt >= sentAt || ticket.joining !== undefined
+      if (unseen || view.tickets.includes(ticket.id)) continue
+      lock.tickets.delete(ticket.id)
+      if (lock.last === ticket) lock.last = undefined
+      const waiters = [...ticket.waiters].filter(({ state }) => state === 'waiting')
+      for (const waiter of waiters) waiter.ticket = undefined
+      lock.arriving.unshift(...waiters)
+    }
+    if (lock.arriving.length > 0) this.#advance(lock)
+  }
+
+  async #promote(lock: LockWaiters): Promise<void> {
+    const outcome = await this.#context.handOffs.promote(lock.name)
+    if (outcome === 'locked') this.#pollBy(PROMOTE_AGAIN_MS)
+    else if (outcome === 'idle') this.#pollBy(0)
+  }
+
+  #tidy(lock: LockWaiters): void {
+    if (!lock.empty || this.#attempting.has(lock.name) || this.#locks.get(lock.name) !== lock) return
+    this.#locks.delete(lock.name)
+    if (this.#locks.size === 0) this.#poll.stop()
+  }
+
+  pollNow(): void {
+    this.#pollBy(0)
+  }
+
+  #pollBy(inMs: number): void {
+    if (this.#locks.size > 0 && !this.#closed) this.#poll.by(performance.now() + inMs)
+  }
+
+  #moved(): void {
+    this.#movedAt = performance.now()
+  }
+
+  #pauseMs(): number {
+    if (this.#listener.listening) return jittered(LISTENED_POLL_MS)
+    if (this.#watching) return jittered(WATCHED_POLL_MS)
+    const stillMs = performance.now() - this.#movedAt
+    return jittered(Math.min(LONGEST_POLL_MS, Math.max(SHORTEST_POLL_MS, stillMs * WAITED_PART)))
+  }
+
+  async #startWatching(): Promise<Watch | undefined> {
+    try {
+      const path = await this.#context.store.store.changingFile?.()
+      if (path == null) return undefined
+      const watch = watchFile(
+        path,
+        () => this.#locks.size > 0 && !this.#closed,
+        // `by` would go through the event loop once more.
+        () => this.#poll.atOnce(),
+      )
+      this.#watching = true
+      return watch
+    } catch {
+      // A hint that is missing is no failure: polls are only more frequent.
+      return undefined
+    }
+  }
+}
+
+/** Who waits longer has to queue again once a day, so that the tickets of processes that died do not stay for ever. */
+const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
+/** An ticket outlives its waiters' deadlines by this much, for they leave by themselves. */
+const LEAVING_MS = 1000
+
+/** Takes the first waiters with the same terms out of those who arrived. */
+function takeRun(lock: LockWaiters): LocalWaiter[] {
+  const [first] = lock.arriving
+  if (first === undefined) return []
+  const end = lock.arriving.findIndex(({ terms }) => !sameTerms(terms, first.terms))
+  return lock.arriving.splice(0, end === -1 ? lock.arriving.length : end)
+}
+
+function sameTerms(a: Terms, b: Terms): boolean {
+  return a.ttlMs === b.ttlMs && a.session === b.session && a.transaction === b.transaction
+}
+
+function joinable(last: LocalTicket, next: LocalTicket): boolean {
+  return sameTerms(last.terms, next.terms) && last.listening === next.listening && last.provenAlive === next.provenAlive
+}
+
+/** The waiters of `ticket` were added to `joined` instead. */
+function join(lock: LockWaiters, ticket: LocalTicket, joined: LocalTicket): LocalTicket {
+  lock.tickets.delete(ticket.id)
+  for (const waiter of ticket.waiters) joined.waiters.add(waiter)
+  return joined
+}
+
+/** They do not wait any more, and those who have not been handed the lock do not get it. */
+function leftWithout(waiters: readonly LocalWaiter[]): void {
+  for (const waiter of waiters) if (waiter.state !== 'over') waiter.serve(undefined)
+}
+
+function gone(name: string): LockView {
+  return { name, holders: [], bySession: false, promotable: false, leasesWait: false, tickets: [] }
+}
+
+function jittered(ms: number): number {
+  return ms * (1 - JITTER + 2 * JITTER * Math.random())
+}
