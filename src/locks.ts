@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { type AcquireContext, AnswerBound, acquire, type Granted, sentTogether, type Unsent } from './acquire.ts'
-import type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
+import { isAdapter, type MemoryAdapter, type SqlAdapter } from './adapters/adapter.ts'
 import { Batches, Crowd } from './batch.ts'
 import { BeforeSnapshot } from './before-snapshot.ts'
 import { Calls } from './call.ts'
@@ -111,15 +111,16 @@ function ownConnection<Tx>(adapter: Adapter<Tx>, settings: InstanceSettings): Ow
 }
 
 function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions, own: OwnConnection): Store<Tx> {
-  switch (adapter?.engine) {
+  const known = isAdapter(adapter) ? adapter : undefined
+  switch (known?.engine) {
     case 'postgres':
-      return postgresStore(adapter, naming, own)
+      return postgresStore(known, naming, own)
     case 'mysql':
-      return mysqlStore(adapter, naming, own)
+      return mysqlStore(known, naming, own)
     case 'sqlite':
-      return sqliteStore(adapter, naming)
+      return sqliteStore(known, naming)
     case 'memory':
-      return memoryStore(adapter.database) as unknown as Store<Tx>
+      return memoryStore(known.database) as unknown as Store<Tx>
     default:
       throw new LockError(
         'INVALID_ARGUMENT',

@@ -1,3 +1,4 @@
+import { brandClass } from '../brand.ts'
 import { LockError } from '../errors.ts'
 import {
   type Arrival,
@@ -42,6 +43,10 @@ interface Row {
 
 /** An open transaction of a {@link MemoryDatabase}. */
 export class MemoryTransaction {
+  static {
+    brandClass(MemoryTransaction, 'MemoryTransaction')
+  }
+
   /** @internal What ends with the transaction. */
   readonly onEnd: (() => void)[] = []
   /** @internal What becomes true with the commit, in order. */

@@ -1,7 +1,7 @@
 import { statSync, utimesSync } from 'node:fs'
 import { type RawBuilder, sql } from 'kysely'
 import type { SqlAdapter } from '../adapters/adapter.ts'
-import { DatabaseError, LockError } from '../errors.ts'
+import { DatabaseError, isError, LockError } from '../errors.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrate.ts'
 import {
   databaseError,
@@ -608,7 +608,7 @@ const SQLITE_READONLY = 8
 const SQLITE_FULL = 13
 
 function explain(error: unknown, inTransaction: boolean, table: string): LockError {
-  if (!(error instanceof Error)) return databaseError('other', error)
+  if (!isError(error)) return databaseError('other', error)
   // better-sqlite3 names the result code, node:sqlite gives its number, extended by a high byte.
   const { code, errcode } = error as { code?: unknown; errcode?: unknown }
   const base = typeof errcode === 'number' ? errcode & 0xff : undefined

@@ -15,7 +15,7 @@ import {
   sql,
 } from 'kysely'
 import type { Connection, Result, SqlAdapter, SqlEngine, Statement } from '../adapters/adapter.ts'
-import { DatabaseError, LockError } from '../errors.ts'
+import { DatabaseError, isError, LockError } from '../errors.ts'
 import type { CallerQuery } from './store.ts'
 
 const kyselys: Record<SqlEngine, Kysely<unknown>> = {
@@ -157,7 +157,7 @@ export function notMigrated(table: string, cause: unknown): LockError {
 
 /** What a driver throws when it has no word from the server: a plain Error, or one with a system error code. */
 export function isConnectionFailure(error: unknown): boolean {
-  if (!(error instanceof Error) || error instanceof TypeError || error instanceof RangeError) return false
+  if (!isError(error) || error instanceof TypeError || error instanceof RangeError) return false
   const code = (error as { code?: unknown }).code
   return code === undefined || (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECT(ION)?_\w+)$/.test(code))
 }
@@ -171,7 +171,7 @@ const POOL_TIMEOUTS = {
 
 /** Whether an error, or one of its causes, says that the pool had no connection to give. */
 export function isPoolTimeout(error: unknown): boolean {
-  for (let each = error; each instanceof Error; each = each.cause) {
+  for (let each = error; isError(each); each = each.cause) {
     if (POOL_TIMEOUTS.names.includes(each.name) || POOL_TIMEOUTS.message.test(each.message)) return true
     if (POOL_TIMEOUTS.codes.includes(String((each as { code?: unknown }).code))) return true
   }
@@ -231,7 +231,7 @@ export function missingRight(table: string, error: unknown): DatabaseError {
 
 /** An AggregateError, as of a host name with several addresses, has a code but no message. */
 function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
+  if (!isError(error)) return String(error)
   return error.message || String((error as { code?: unknown }).code ?? error.name)
 }
 
