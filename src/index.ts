@@ -1,3 +1,4 @@
+export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { Duration } from './duration.ts'
 export {
   DatabaseError,
@@ -10,9 +11,10 @@ export {
 } from './errors.ts'
 export type { LockEvent, LockListener } from './events.ts'
 export type { Lease, LeaseJson } from './lease.ts'
-export { type Adapter, createLocks, type LockInfo, type Locks, type RunOutcome } from './locks.ts'
+export { type Adapter, createLocks, type Locks, type RunOutcome } from './locks.ts'
 export type { InstanceOptions, LockOptions } from './request.ts'
 export type { GuardedQuery } from './store/statement.ts'
+export type { LockState as LockInfo } from './store/store.ts'
 export type {
   PendingLease,
   PendingLeaseOptions,

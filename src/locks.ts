@@ -31,7 +31,7 @@ import { type MemoryTransaction, memoryStore } from './store/memory.ts'
 import { mysqlStore } from './store/mysql.ts'
 import { postgresStore } from './store/postgres.ts'
 import { sqliteStore } from './store/sqlite.ts'
-import type { AttemptResult, GuardResult, Hold, LockState, Store } from './store/store.ts'
+import type { AttemptResult, GuardResult, Hold, LockState as LockInfo, Store } from './store/store.ts'
 import {
   confirmationFailed,
   Transaction,
@@ -43,9 +43,6 @@ import { TransactionQueue } from './transaction-queue.ts'
 
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
 export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
-
-/** A lock that is held; `waiters` are the callers in its queue, of all processes. */
-export type LockInfo = LockState
 
 /** What became of a tryRun. */
 export type RunOutcome<T> = { readonly ran: true; readonly value: T } | { readonly ran: false }
