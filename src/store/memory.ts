@@ -53,7 +53,7 @@ export class MemoryTransaction {
   readonly onCommit: (() => void)[] = []
   /** @internal What it holds, by the names of the locks. */
   readonly holds = new Map<string, { readonly owner: string; readonly token: bigint }>()
-  /** @internal */
+  /** False from its end on. */
   open = true
 }
 
