@@ -91,15 +91,28 @@ export const tests = {
   module: `
     import { createRequire } from 'node:module'
     import Database from 'better-sqlite3'
+    import { Kysely, SqliteDialect } from 'kysely'
     import mysql2 from 'mysql2/promise'
     import pg from 'pg'
     import { expect, test } from 'vitest'
     ${imports}
     const modules = { ${importedModules} }
     ${body}
+
     test('has one rowlock, imported and required', () => {
       const require = createRequire(import.meta.url)
       expect(require('rowlock').LockError).toBe(modules['.'].LockError)
+    })
+
+    test('guards transactions of the Kysely of modules, which is not the one that rowlock loads', async () => {
+      const database = new Database(':memory:')
+      const db = new Kysely({ dialect: new SqliteDialect({ database }) })
+      const locks = modules['.'].createLocks(modules['./kysely'].fromKysely(db))
+      await locks.migrate()
+      const lease = await locks.acquire('a lock')
+      await db.transaction().execute((tx) => lease.guard(tx))
+      await locks.close()
+      await db.destroy()
     })
   `,
 }
