@@ -35,7 +35,7 @@ beforeAll(async () => {
   application = await rowlock.install('application', packages, { 'package.json': '{}' })
 }, 120_000)
 
-afterAll(() => rowlock[Symbol.asyncDispose]())
+afterAll(() => rowlock.remove())
 
 /** Runs a module in the project. */
 const node = (program: string) => run(process.execPath, ['--input-type=module', '--eval', program], project)

@@ -75,7 +75,7 @@ export class Package {
     return folder
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async remove(): Promise<void> {
     await rm(this.#folder, { recursive: true })
   }
 }
