@@ -1,17 +1,17 @@
 /**
- * The library as it is installed: built. What runs it from its sources keeps the names of functions at run time, which costs
- * more than some of the things measured here.
+ * The library as Node loads it when it is installed. What runs it from its sources keeps the names of functions at run time,
+ * which costs more than some of the things measured here.
  */
 async function built<Module>(path: string): Promise<Module> {
-  return (await import(new URL(`../dist/${path}`, import.meta.url).href)) as Module
+  return (await import(new URL(`../dist/node/${path}`, import.meta.url).href)) as Module
 }
 
-export const { createLocks, isTransactionAborted } = await built<typeof import('../src/index.ts')>('index.js')
+export const { createLocks, isTransactionAborted } = await built<typeof import('../src/index.ts')>('index.cjs')
 export const { postgresStatements } =
-  await built<typeof import('../src/engines/postgres/store.ts')>('engines/postgres/store.js')
+  await built<typeof import('../src/engines/postgres/store.ts')>('engines/postgres/store.cjs')
 export const { fromBetterSqlite3 } =
-  await built<typeof import('../src/adapters/better-sqlite3.ts')>('adapters/better-sqlite3.js')
-export const { fromKnex } = await built<typeof import('../src/adapters/knex.ts')>('adapters/knex.js')
-export const { fromKysely } = await built<typeof import('../src/adapters/kysely.ts')>('adapters/kysely.js')
-export const { fromMysql2 } = await built<typeof import('../src/adapters/mysql2.ts')>('adapters/mysql2.js')
-export const { fromPg } = await built<typeof import('../src/adapters/pg.ts')>('adapters/pg.js')
+  await built<typeof import('../src/adapters/better-sqlite3.ts')>('adapters/better-sqlite3.cjs')
+export const { fromKnex } = await built<typeof import('../src/adapters/knex.ts')>('adapters/knex.cjs')
+export const { fromKysely } = await built<typeof import('../src/adapters/kysely.ts')>('adapters/kysely.cjs')
+export const { fromMysql2 } = await built<typeof import('../src/adapters/mysql2.ts')>('adapters/mysql2.cjs')
+export const { fromPg } = await built<typeof import('../src/adapters/pg.ts')>('adapters/pg.cjs')

@@ -1,6 +1,7 @@
+export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
-export { type Adapter, createLocks, type LockInfo, type Locks, type RunOutcome } from './api/locks.ts'
+export { type Adapter, createLocks, type Locks, type RunOutcome } from './api/locks.ts'
 export type { InstanceOptions, LockOptions } from './api/options.ts'
 export type {
   PendingLease,
@@ -20,3 +21,4 @@ export {
   LockTimeoutError,
   QueueFullError,
 } from './base/errors.ts'
+export type { LockState as LockInfo } from './protocol/store.ts'

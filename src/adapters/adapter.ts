@@ -1,3 +1,4 @@
+import { brand, isBranded } from '../base/brand.ts'
 import { DatabaseError, LockError } from '../base/errors.ts'
 import type { MemoryDatabase } from './memory-database.ts'
 
@@ -132,4 +133,15 @@ export function connectionIn(query: Connection['query']): Connection {
 export interface MemoryAdapter {
   readonly engine: 'memory'
   readonly database: MemoryDatabase
+}
+
+const BRAND = 'adapter'
+
+/** Every adapter is made by this. The brand is no part of the types, in which that of another copy would be another symbol. */
+export function asAdapter<Made extends SqlAdapter<never> | MemoryAdapter>(made: Made): Made {
+  return brand(made, BRAND)
+}
+
+export function isAdapter(value: unknown): boolean {
+  return isBranded(value, BRAND)
 }

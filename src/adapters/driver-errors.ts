@@ -1,6 +1,8 @@
+import { isError } from '../base/errors.ts'
+
 /** What a driver throws when it has no word from the server: a plain Error, or one with a system error code. */
 export function isConnectionFailure(error: unknown): boolean {
-  if (!(error instanceof Error) || error instanceof TypeError || error instanceof RangeError) return false
+  if (!isError(error) || error instanceof TypeError || error instanceof RangeError) return false
   const code = (error as { code?: unknown }).code
   return code === undefined || (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECT(ION)?_\w+)$/.test(code))
 }
@@ -14,7 +16,7 @@ const POOL_TIMEOUTS = {
 
 /** Whether an error, or one of its causes, says that the pool had no connection to give. */
 export function isPoolTimeout(error: unknown): boolean {
-  for (let each = error; each instanceof Error; each = each.cause) {
+  for (let each = error; isError(each); each = each.cause) {
     if (POOL_TIMEOUTS.names.includes(each.name) || POOL_TIMEOUTS.message.test(each.message)) return true
     if (POOL_TIMEOUTS.codes.includes(String((each as { code?: unknown }).code))) return true
   }

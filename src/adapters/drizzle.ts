@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   type Connection,
   connectionIn,
   type Result,
@@ -79,7 +80,7 @@ export function fromDrizzle<Db, Tx>(
   const send = (target: Executor, statement: Statement) => run(engine, target, read, statement)
   const client = (primary as { $client?: unknown }).$client ?? $client
   const own = options.sessions?.dedicate ? { dedicate: options.sessions.dedicate } : ownConnection(engine, client)
-  return {
+  return asAdapter({
     engine,
     query: (statement) => send(executor, statement),
     async queryIn(tx, statement) {
@@ -92,7 +93,7 @@ export function fromDrizzle<Db, Tx>(
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
       executor.transaction((tx) => use(connectionIn((statement) => send(tx, statement)))),
     ...own,
-  }
+  })
 }
 
 /** Beside the pool of the driver's that Drizzle was given; a lone client has none. */

@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   type Connection,
   connectionIn,
   type Result,
@@ -56,7 +57,7 @@ export function fromKnex(knex: KnexDatabase, options: SessionOptions = {}): SqlA
     )
   }
   const dedicate = options.sessions?.dedicate ?? (engine === 'sqlite' ? undefined : () => dedicateKnex(engine, knex))
-  return {
+  return asAdapter({
     engine,
     single: engine === 'sqlite',
     query: (statement) => send(engine, knex, statement),
@@ -78,7 +79,7 @@ export function fromKnex(knex: KnexDatabase, options: SessionOptions = {}): SqlA
       return result!
     },
     ...(dedicate && { dedicate }),
-  }
+  })
 }
 
 function isTransaction(knex: unknown): knex is KnexTransaction {

@@ -1,5 +1,5 @@
 import { LockError } from '../base/errors.ts'
-import type { Connection, Result, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
+import { asAdapter, type Connection, type Result, type SqlAdapter, type SqlEngine, type Statement } from './adapter.ts'
 import { lender } from './borrowed.ts'
 
 interface Query {
@@ -50,7 +50,7 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
   const engine = options.engine ?? engineOf(db)
   const reserve = <T>(use: (connection: Connection) => Promise<T>) =>
     db.connection().execute((connection) => use({ query: (statement) => send(connection, statement) }))
-  return {
+  return asAdapter({
     engine,
     // Kysely's own dialect for SQLite has one connection.
     single: engine === 'sqlite',
@@ -66,7 +66,7 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
     },
     reserve,
     ...(dedicate ? { dedicate } : engine !== 'sqlite' && { borrow: lender(db, reserve) }),
-  }
+  })
 }
 
 async function send(db: Executor, { text, values }: Statement): Promise<Result> {

@@ -1,16 +1,21 @@
+import { brandClass } from '../base/brand.ts'
 import { LockError } from '../base/errors.ts'
 import type { LockRow } from '../protocol/lock-row.ts'
 import type { Grant, Hold } from '../protocol/store.ts'
 
 /** An open transaction of a {@link MemoryDatabase}. */
 export class MemoryTransaction {
+  static {
+    brandClass(MemoryTransaction, 'MemoryTransaction')
+  }
+
   /** @internal What ends with the transaction. */
   readonly onEnd: (() => void)[] = []
   /** @internal What becomes true with the commit, in order. */
   readonly onCommit: (() => void)[] = []
   /** @internal What it holds, by the names of the locks. */
   readonly holds = new Map<string, Pick<Hold, 'owner' | 'token'>>()
-  /** @internal */
+  /** False from its end on. */
   open = true
 }
 

@@ -1,9 +1,9 @@
-import type { MemoryAdapter } from './adapter.ts'
+import { asAdapter, type MemoryAdapter } from './adapter.ts'
 import { MemoryDatabase } from './memory-database.ts'
 
 export { MemoryDatabase, type MemoryTransaction } from './memory-database.ts'
 
 /** Locks in memory, for unit tests. Adapters on one MemoryDatabase share their locks; each makes its own by default. */
 export function fromMemory(database: MemoryDatabase = new MemoryDatabase()): MemoryAdapter {
-  return { engine: 'memory', database }
+  return asAdapter({ engine: 'memory', database })
 }

@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   type Connection,
   connectionIn,
   type DedicatedConnection,
@@ -49,7 +50,7 @@ export function fromMikroOrm(orm: MikroOrm, options: MikroOrmOptions = {}): SqlA
   const engine = options.engine ?? engineOf(orm)
   const dedicate = options.sessions?.dedicate ?? (engine === 'sqlite' ? undefined : () => dedicateMikroOrm(engine, orm))
   const send = (statement: Statement, transaction?: unknown) => execute(engine, orm, statement, transaction)
-  return {
+  return asAdapter({
     engine,
     // Its pool for SQLite has one connection.
     single: engine === 'sqlite',
@@ -69,7 +70,7 @@ export function fromMikroOrm(orm: MikroOrm, options: MikroOrmOptions = {}): SqlA
         use(connectionIn((statement) => send(statement, transaction))),
       ),
     ...(dedicate && { dedicate }),
-  }
+  })
 }
 
 /** Beside the pool of Knex that it has; of a replicated instance, to the primary. */

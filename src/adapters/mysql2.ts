@@ -1,5 +1,5 @@
 import { LockError } from '../base/errors.ts'
-import { type Result, type SqlAdapter, type Statement, transactionLeftOpen } from './adapter.ts'
+import { asAdapter, type Result, type SqlAdapter, type Statement, transactionLeftOpen } from './adapter.ts'
 import { dedicateMysql2, type Mysql2Queries, send } from './mysql2-connection.ts'
 
 /** A connection of mysql2/promise on which the caller has begun a transaction. */
@@ -36,7 +36,7 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
       'fromMysql2 takes a pool of mysql2/promise (of the callback API: pool.promise())',
     )
   }
-  return {
+  return asAdapter({
     engine: 'mysql',
     query: (statement) => sendAlone(pool, statement),
     async queryIn(tx, statement) {
@@ -60,7 +60,7 @@ export function fromMysql2(pool: Mysql2Pool, options: Mysql2Options = {}): SqlAd
       }
     },
     dedicate: () => dedicateMysql2(options.sessions ?? pool),
-  }
+  })
 }
 
 /** As `pool.query`, but not in a transaction that somebody has left open on a connection, nor where autocommit is off. */

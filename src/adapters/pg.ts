@@ -1,5 +1,5 @@
 import { LockError } from '../base/errors.ts'
-import { type Result, type SqlAdapter, type Statement, transactionLeftOpen } from './adapter.ts'
+import { asAdapter, type Result, type SqlAdapter, type Statement, transactionLeftOpen } from './adapter.ts'
 import { dedicatePg, type PgTransaction, send } from './pg-connection.ts'
 import { assertTransactionOpen } from './postgres-transaction.ts'
 
@@ -44,7 +44,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
   if ('escapeIdentifier' in pool) throw new LockError('INVALID_ARGUMENT', 'fromPg takes a pg.Pool, not a client')
   let prepare = true
   const direct = new WeakMap<PgTransaction, boolean>()
-  return {
+  return asAdapter({
     engine: 'postgres',
     async query(statement) {
       if (!prepare || statement.name === undefined) return sendAlone(pool, withoutName(statement))
@@ -74,7 +74,7 @@ export function fromPg(pool: PgPool, options: PgOptions = {}): SqlAdapter<PgTran
     },
     reserve: (use) => reserved(pool, (client) => use({ query: (statement) => send(client, statement) })),
     dedicate: () => dedicatePg(options.sessions ?? pool),
-  }
+  })
 }
 
 function withoutName({ text, values }: Statement): Statement {

@@ -1,5 +1,5 @@
 import { LockError } from '../base/errors.ts'
-import { connectionIn, type Result, type SqlAdapter, type Statement } from './adapter.ts'
+import { asAdapter, connectionIn, type Result, type SqlAdapter, type Statement } from './adapter.ts'
 
 interface PgliteOptions {
   readonly rowMode?: 'object'
@@ -38,7 +38,7 @@ export function fromPglite(pglite: Pglite): SqlAdapter<PgliteTransaction> {
   if (typeof pglite?.query !== 'function' || typeof pglite.runExclusive !== 'function') {
     throw new LockError('INVALID_ARGUMENT', 'fromPglite takes a PGlite')
   }
-  return {
+  return asAdapter({
     engine: 'postgres',
     single: true,
     query: (statement) => send(pglite, statement),
@@ -58,5 +58,5 @@ export function fromPglite(pglite: Pglite): SqlAdapter<PgliteTransaction> {
     },
     // One session serves all: what is between begin and commit must be a transaction of PGlite's own.
     reserve: (use) => pglite.transaction((tx) => use(connectionIn((statement) => send(tx, statement)))),
-  }
+  })
 }

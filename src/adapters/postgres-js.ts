@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   connectionIn,
   type DedicatedConnection,
   noOwnConnection,
@@ -35,7 +36,7 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
   const read = rowReader(sql)
   const send = (target: Sql, statement: Statement) => run(target, read, statement)
   const dedicate = options.sessions?.dedicate
-  return {
+  return asAdapter({
     engine: 'postgres',
     query: (statement) => send(sql, statement),
     async queryIn(tx, statement) {
@@ -52,7 +53,7 @@ export function fromPostgresJs(sql: PostgresJs, options: SessionOptions = {}): S
       return unlisten
     },
     ...(dedicate ? { dedicate } : { borrow: async () => besidePostgresJs(sql, send) }),
-  }
+  })
 }
 
 /**

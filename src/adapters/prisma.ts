@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   type Connection,
   connectionIn,
   type Result,
@@ -48,7 +49,7 @@ export function fromPrisma(given: PrismaClient, options: PrismaOptions = {}): Sq
   const dedicate = options.sessions?.dedicate
   const transaction = <T>(use: (tx: PrismaTransaction) => Promise<T>) =>
     explained(engine, client.$transaction(use, PATIENCE))
-  return {
+  return asAdapter({
     engine,
     // Its driver adapter has one connection.
     single: engine === 'sqlite',
@@ -70,7 +71,7 @@ export function fromPrisma(given: PrismaClient, options: PrismaOptions = {}): Sq
     reserve: <T>(use: (connection: Connection) => Promise<T>) =>
       transaction((tx) => use(connectionIn((statement) => send(engine, tx, statement)))),
     ...(dedicate && { dedicate }),
-  }
+  })
 }
 
 /**

@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   type Connection,
   connectionIn,
   type DedicatedConnection,
@@ -51,7 +52,7 @@ export function fromSequelize(
   }
   const dedicate =
     options.sessions?.dedicate ?? (engine === 'sqlite' ? undefined : () => dedicateSequelize(engine, sequelize))
-  return {
+  return asAdapter({
     engine,
     // In a file, each transaction has a connection of its own.
     single: engine === 'sqlite' && isInMemory(sequelize),
@@ -72,7 +73,7 @@ export function fromSequelize(
         use(connectionIn((statement) => send(engine, sequelize, tx, statement))),
       ),
     ...(dedicate && { dedicate }),
-  }
+  })
 }
 
 /** By its first words Sequelize takes a statement for one that returns no rows, unless a comment comes before them. */

@@ -1,5 +1,5 @@
 import { DatabaseError, LockError } from '../base/errors.ts'
-import type { Result, SqlAdapter, Statement } from './adapter.ts'
+import { asAdapter, type Result, type SqlAdapter, type Statement } from './adapter.ts'
 
 interface SqliteStatement {
   all(...values: never[]): unknown[]
@@ -83,7 +83,7 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
         : run(statement),
     )
 
-  return {
+  return asAdapter({
     engine: 'sqlite',
     synchronous: true,
     single: true,
@@ -116,5 +116,5 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
     async reserve(use) {
       return use({ query: async (statement) => impatiently(statement) })
     },
-  }
+  })
 }

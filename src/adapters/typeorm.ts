@@ -1,5 +1,6 @@
 import { LockError } from '../base/errors.ts'
 import {
+  asAdapter,
   noOwnConnection,
   type Result,
   type SessionOptions,
@@ -79,13 +80,13 @@ export function fromTypeorm(
       await runner.release()
     }
   }
-  return {
+  return asAdapter({
     engine,
     query: (statement) => reserve((runner) => send(engine, runner, statement)),
     queryIn: async (tx, statement) => send(engine, openRunner(tx), statement),
     reserve: (use) => reserve((runner) => use({ query: (statement) => send(engine, runner, statement) })),
     dedicate,
-  }
+  })
 }
 
 /** Past TypeORM, whose calls are asynchronous: a transaction could begin between the look for one and the statement. */
@@ -101,7 +102,7 @@ function onBetterSqlite3(dataSource: TypeormDataSource): SqlAdapter<TypeormTrans
     }
     return current
   }
-  return {
+  return asAdapter({
     engine: 'sqlite',
     synchronous: true,
     single: true,
@@ -112,7 +113,7 @@ function onBetterSqlite3(dataSource: TypeormDataSource): SqlAdapter<TypeormTrans
       return adapter.queryIn(database, statement)
     },
     reserve: async (use) => open().adapter.reserve(use),
-  }
+  })
 }
 
 function openRunner(tx: TypeormTransaction): TypeormQueryRunner {

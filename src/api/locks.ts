@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { MemoryAdapter, SqlAdapter } from '../adapters/adapter.ts'
+import { isAdapter, type MemoryAdapter, type SqlAdapter } from '../adapters/adapter.ts'
 import type { MemoryTransaction } from '../adapters/memory-database.ts'
 import { OwnConnection } from '../adapters/own-connection.ts'
 import { DenseSet } from '../base/dense-set.ts'
@@ -19,7 +19,7 @@ import { type LiveSession, Sessions } from '../process/sessions.ts'
 import { type ProcessStore, processStore } from '../process/store/index.ts'
 import { TransactionWaiters } from '../process/transaction-waiters.ts'
 import { Waiters } from '../process/waiters.ts'
-import type { Hold, LockState, Store } from '../protocol/store.ts'
+import type { Hold, LockState as LockInfo, Store } from '../protocol/store.ts'
 import { Events, type LockListener } from './events.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
 import {
@@ -45,9 +45,6 @@ import {
 
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
 export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
-
-/** A lock that is held; `waiters` are the callers in its queue, of all processes. */
-export type LockInfo = LockState
 
 /** What became of a tryRun. */
 export type RunOutcome<T> = { readonly ran: true; readonly value: T } | { readonly ran: false }
@@ -113,15 +110,16 @@ function ownConnection<Tx>(adapter: Adapter<Tx>, settings: InstanceSettings): Ow
 }
 
 function createStore<Tx>(adapter: Adapter<Tx>, naming: InstanceOptions, own: OwnConnection): Store<Tx> {
-  switch (adapter?.engine) {
+  const known = isAdapter(adapter) ? adapter : undefined
+  switch (known?.engine) {
     case 'postgres':
-      return postgresStore(adapter, naming, own)
+      return postgresStore(known, naming, own)
     case 'mysql':
-      return mysqlStore(adapter, naming, own)
+      return mysqlStore(known, naming, own)
     case 'sqlite':
-      return sqliteStore(adapter, naming)
+      return sqliteStore(known, naming)
     case 'memory':
-      return memoryStore(adapter.database) as unknown as Store<Tx>
+      return memoryStore(known.database) as unknown as Store<Tx>
     default:
       throw new LockError(
         'INVALID_ARGUMENT',

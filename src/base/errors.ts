@@ -1,3 +1,6 @@
+import { types } from 'node:util'
+import { brandClass } from './brand.ts'
+
 /**
  * Stable codes of {@link LockError}:
  *
@@ -22,6 +25,10 @@ export type LockErrorCode =
 
 /** Every error of rowlock's own. Tell errors apart by `code`; `cause` keeps what led to it. */
 export class LockError extends Error {
+  static {
+    brandClass(LockError, 'LockError')
+  }
+
   override readonly name: string = 'LockError'
   readonly code: LockErrorCode
 
@@ -33,6 +40,10 @@ export class LockError extends Error {
 
 /** The lock was not free within `wait` milliseconds. */
 export class LockTimeoutError extends LockError {
+  static {
+    brandClass(LockTimeoutError, 'LockTimeoutError')
+  }
+
   override readonly name = 'LockTimeoutError'
   readonly lock: string
 
@@ -45,6 +56,10 @@ export class LockTimeoutError extends LockError {
 
 /** So many callers wait for the lock already that no more may join them. Nothing was changed. */
 export class QueueFullError extends LockError {
+  static {
+    brandClass(QueueFullError, 'QueueFullError')
+  }
+
   override readonly name = 'QueueFullError'
   readonly lock: string
 
@@ -59,6 +74,10 @@ export class QueueFullError extends LockError {
 
 /** A lease that was ours is over: it ran out, was taken over, force-released or released. */
 export class LockLostError extends LockError {
+  static {
+    brandClass(LockLostError, 'LockLostError')
+  }
+
   override readonly name = 'LockLostError'
   readonly lock: string
   /** What the body of `run` resolved with, when it finished although its lease had been lost. */
@@ -81,6 +100,10 @@ export class LockLostError extends LockError {
  * - `other`: repeating it will not help.
  */
 export class DatabaseError extends LockError {
+  static {
+    brandClass(DatabaseError, 'DatabaseError')
+  }
+
   override readonly name = 'DatabaseError'
   readonly failure: 'conflict' | 'unavailable' | 'connection' | 'other'
 
@@ -101,7 +124,7 @@ const LOST_RACE = { errno: 1180, message: /error 149\b/ }
  * retried: serialization failures, deadlocks, lock timeouts, a busy SQLite file.
  */
 export function isTransactionAborted(error: unknown): boolean {
-  for (let each = error; each instanceof Error; each = each.cause) {
+  for (let each = error; isError(each); each = each.cause) {
     if (each instanceof LockLostError) return false
     if (each instanceof LockError && each.code === 'TRANSACTION_ABORTED') return true
     const { code, errno, errcode } = each as { code?: unknown; errno?: unknown; errcode?: unknown }
@@ -112,4 +135,9 @@ export function isTransactionAborted(error: unknown): boolean {
     if (code === 'ERR_SQLITE_ERROR' && typeof errcode === 'number' && [5, 6].includes(errcode & 0xff)) return true
   }
   return false
+}
+
+/** Jest gives the modules that it loads an `Error` of their own; those of Node, such as node:net and node:sqlite, throw another. */
+export function isError(value: unknown): value is Error {
+  return value instanceof Error || types.isNativeError(value)
 }

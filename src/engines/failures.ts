@@ -1,4 +1,4 @@
-import { DatabaseError, LockError } from '../base/errors.ts'
+import { DatabaseError, isError, LockError } from '../base/errors.ts'
 
 export function notMigrated(table: string, cause: unknown): LockError {
   return new LockError(
@@ -61,7 +61,7 @@ export function missingRight(table: string, error: unknown): DatabaseError {
 
 /** An AggregateError, as of a host name with several addresses, has a code but no message. */
 function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
+  if (!isError(error)) return String(error)
   return error.message || String((error as { code?: unknown }).code ?? error.name)
 }
 

@@ -1,6 +1,6 @@
-import { readdirSync, readFileSync } from 'node:fs'
 import type { SqlEngine } from '../adapters/adapter.ts'
 import { LockError } from '../base/errors.ts'
+import { migrationFiles } from './migration-files.ts'
 
 /** Where rowlock's tables live. */
 export interface Naming {
@@ -41,29 +41,23 @@ export function quoted(engine: SqlEngine, identifier: string): string {
 
 /** All migrations of an engine, oldest first, each with the statement that records it. */
 export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
-  const folder = new URL(`../../migrations/${engine}/`, import.meta.url)
   const history = tableName(engine, 'migrations', naming)
-  return readdirSync(folder)
-    .filter((file) => file.endsWith('.sql'))
-    .sort()
-    .map((file, index) => {
-      const name = file.slice(0, -'.sql'.length)
-      const text = readFileSync(new URL(file, folder), 'utf8')
-      const named = (part: string) =>
-        part.replace(/\browlock_(\w+)/g, (_, table: string) => tableName(engine, table, naming))
-      // Names may hold whatever would part statements, so they come last.
-      const parts = splitStatements(text)
-      const forget = index === 0 ? `drop table ${history}` : `delete from ${history} where name = '${name}'`
-      return {
-        name,
-        source: named(text),
-        statements: [
-          ...parts.map(named),
-          `${engine === 'mysql' ? 'insert ignore' : 'insert'} into ${history} (name) values ('${name}')`,
-        ],
-        undo: [...parts.map(undoStatement).reverse().map(named), forget],
-      }
-    })
+  return migrationFiles(engine).map(({ name, text }, index) => {
+    const named = (part: string) =>
+      part.replace(/\browlock_(\w+)/g, (_, table: string) => tableName(engine, table, naming))
+    // Names may hold whatever would part statements, so they come last.
+    const parts = splitStatements(text)
+    const forget = index === 0 ? `drop table ${history}` : `delete from ${history} where name = '${name}'`
+    return {
+      name,
+      source: named(text),
+      statements: [
+        ...parts.map(named),
+        `${engine === 'mysql' ? 'insert ignore' : 'insert'} into ${history} (name) values ('${name}')`,
+      ],
+      undo: [...parts.map(undoStatement).reverse().map(named), forget],
+    }
+  })
 }
 
 /** Runs the migrations that are not in `done`, oldest first; answers their names. */

@@ -184,10 +184,11 @@ export interface Renewal {
  */
 export type GuardResult = 'stands' | 'expired' | 'lost'
 
+/** A lock that is held. */
 export interface LockState extends Hold {
   readonly holder: string
   readonly expiresInMs: number
-  /** Callers in the lock's queue. */
+  /** Callers in its queue, of all processes. */
   readonly waiters: number
 }
 

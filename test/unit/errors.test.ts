@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {
   DatabaseError,
@@ -68,6 +69,12 @@ describe('isTransactionAborted', () => {
   it('looks at causes, as ORMs wrap what the driver threw', () => {
     const wrapped = new Error('the query failed', { cause: new Error('again', { cause: driver({ code: '40001' }) }) })
     expect(isTransactionAborted(wrapped)).toBe(true)
+  })
+
+  it('looks at errors of another realm, as those of Node are in Jest', () => {
+    const error = runInNewContext('Object.assign(new Error("failed"), { code: "ERR_SQLITE_ERROR", errcode: 5 })')
+    expect(error).not.toBeInstanceOf(Error)
+    expect(isTransactionAborted(error)).toBe(true)
   })
 
   it('does not take a lost lease, or anything else, for it', () => {

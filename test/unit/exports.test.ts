@@ -6,16 +6,32 @@ import { EXPORTS } from '../public-interface.ts'
 
 const root = new URL('../../', import.meta.url)
 const { exports } = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')) as {
-  exports: Record<string, string>
+  exports: Record<string, unknown>
 }
 const subpaths = Object.keys(exports).filter((subpath) => subpath !== './package.json')
-const sourceOf = (subpath: string) =>
-  fileURLToPath(new URL(exports[subpath]!.replace('./dist/', 'src/').replace(/\.js$/, '.ts'), root))
+const moduleOf = (subpath: string) => (subpath === '.' ? 'index' : subpath.replace('./', 'adapters/'))
+const sourceOf = (subpath: string) => fileURLToPath(new URL(`src/${moduleOf(subpath)}.ts`, root))
 
 describe('the package', () => {
   it('has these subpaths', () => {
     expect(subpaths).toEqual(Object.keys(EXPORTS))
     expect(exports['./package.json']).toBe('./package.json')
+  })
+
+  it.each(subpaths)('has %s as a module, as CommonJS and for bundlers, with types', (subpath) => {
+    const module = moduleOf(subpath)
+    expect(exports[subpath]).toEqual({
+      import: {
+        types: `./dist/node/${module}.d.mts`,
+        module: `./dist/${module}.js`,
+        default: `./dist/node/${module}.mjs`,
+      },
+      require: {
+        types: `./dist/node/${module}.d.cts`,
+        module: `./dist/${module}.js`,
+        default: `./dist/node/${module}.cjs`,
+      },
+    })
   })
 
   it('exports these types and values, and no others', () => {

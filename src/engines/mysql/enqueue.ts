@@ -9,7 +9,7 @@ import { byName, bytes, bytesOrNull, toGrants, toList, toRow, toView } from './v
 /** A ticket is dead after that time, even if somebody waits for longer; that caller queues again. */
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
 
-interface AskedTicket {
+export interface AskedTicket {
   readonly name: Buffer
   readonly ticket: Buffer
   readonly joins: Buffer | null

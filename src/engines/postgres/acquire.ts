@@ -16,7 +16,7 @@ import {
 } from './fragments.ts'
 import { array, indicesOf, inOrder, keysOf, type Row, unanswered } from './rows.ts'
 
-interface Asked {
+export interface AskedAttempts {
   readonly names: string
   readonly owners: string
   readonly ttls: string
@@ -25,7 +25,7 @@ interface Asked {
 }
 
 /** Attempts of which each wants the same. */
-interface Alike {
+export interface AlikeAttempts {
   readonly names: string
   readonly owner: string
   readonly count: number
@@ -66,7 +66,7 @@ export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
     // For many who find what they want free, and want the same: a third quicker than what follows, since nothing is listed.
     // It finds rows by their place, where they are not any more if they have changed since the statement began: that is for
     // the statement after this one.
-    acquireAlike: statement<Alike>(
+    acquireAlike: statement<AlikeAttempts>(
       'postgres',
       (p) => sql`
         with taken as (
@@ -80,7 +80,7 @@ export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
 
     // For those whom that leaves without an answer: creates the row of a new name, or tells who has the lock. The advisory
     // lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
-    acquireMany: statement<Asked>(
+    acquireMany: statement<AskedAttempts>(
       'postgres',
       (p) => sql`
         with asked as materialized (

@@ -35,7 +35,14 @@ export const lookedUp = sql`case when l.token < 0 then (select count(*) from gen
 export const unlessAll = (count: RawBuilder<number>) =>
   sql`case when count(*) < ${count}::int then json_agg(name)::text end as names`
 
-/** Names, owners and tokens, one row for each hold that is asked for. */
+/** Holds that are asked for, as arrays in the server's notation. */
+export interface HoldArrays {
+  readonly names: string
+  readonly owners: string
+  readonly tokens: string
+}
+
+/** One row for each. */
 export const holds = (p: {
   readonly names: RawBuilder<string>
   readonly owners: RawBuilder<string>

@@ -6,14 +6,8 @@ import type { CallerQuery, GuardResult, Hold, Store } from '../../protocol/store
 import { statement, statementName } from '../statement.ts'
 import type { Context } from './context.ts'
 import { explain, sqlState } from './errors.ts'
-import { type Fragments, holds } from './fragments.ts'
+import { type Fragments, type HoldArrays, holds } from './fragments.ts'
 import { arraysOf, inOrder, type Row } from './rows.ts'
-
-interface Held {
-  readonly names: string
-  readonly owners: string
-  readonly tokens: string
-}
 
 export function guardStatements({ locks }: Fragments) {
   return {
@@ -28,7 +22,7 @@ export function guardStatements({ locks }: Fragments) {
         for key share`,
     ),
 
-    guardMany: statement<Held>(
+    guardMany: statement<HoldArrays>(
       'postgres',
       (p) => sql`
         select a.i::int, l.expires_at > clock_timestamp() as stands

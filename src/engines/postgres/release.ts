@@ -4,14 +4,8 @@ import { wasHandedOver } from '../../protocol/ids.ts'
 import type { Hold, Release, ReleaseResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
-import { durable, type Fragments, few, holds, lookedUp, notDurable, unlessAll } from './fragments.ts'
+import { durable, type Fragments, few, type HoldArrays, holds, lookedUp, notDurable, unlessAll } from './fragments.ts'
 import { arraysOf, indicesOf, inOrder, type Row, toGrants, unanswered } from './rows.ts'
-
-interface Held {
-  readonly names: string
-  readonly owners: string
-  readonly tokens: string
-}
 
 export function releaseStatements({ locks, named, handOver }: Fragments) {
   /** Nobody holds it any more. */
@@ -48,7 +42,7 @@ export function releaseStatements({ locks, named, handOver }: Fragments) {
     ),
 
     // Whoever waits is handed the lock, which makes the commit wait for the disk after all.
-    releaseMany: statement<Held & { process: string }>(
+    releaseMany: statement<HoldArrays & { process: string }>(
       'postgres',
       (p) => sql`
         with asked as materialized (
@@ -72,7 +66,7 @@ export function releaseStatements({ locks, named, handOver }: Fragments) {
     ),
 
     // While a guarded transaction is open, nobody can be given the lock; but its lease may end.
-    releaseGuarded: statement<Held>(
+    releaseGuarded: statement<HoldArrays>(
       'postgres',
       (p) => sql`
         with asked as materialized (

@@ -1,5 +1,5 @@
 import { isPoolTimeout } from '../../adapters/driver-errors.ts'
-import { DatabaseError, type LockError } from '../../base/errors.ts'
+import { DatabaseError, isError, type LockError } from '../../base/errors.ts'
 import { databaseError, noRoom, notMigrated, readOnly, transactionAborted } from '../failures.ts'
 
 const SQLITE_BUSY = 5
@@ -8,7 +8,7 @@ const SQLITE_READONLY = 8
 const SQLITE_FULL = 13
 
 export function explain(error: unknown, inTransaction: boolean, table: string): LockError {
-  if (!(error instanceof Error)) return databaseError('other', error)
+  if (!isError(error)) return databaseError('other', error)
   // better-sqlite3 names the result code, node:sqlite gives its number, extended by a high byte.
   const { code, errcode } = error as { code?: unknown; errcode?: unknown }
   const base = typeof errcode === 'number' ? errcode & 0xff : undefined

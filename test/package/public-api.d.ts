@@ -1,0 +1,897 @@
+// adapter.d.cts
+
+/** An open transaction of a {@link MemoryDatabase}. */
+declare class MemoryTransaction {
+    /** False from its end on. */
+    open: boolean;
+}
+/**
+ * Locks in this process's memory, for unit tests: pass one to as many `fromMemory` as there would be processes. Its clock
+ * is `performance.now()`, so fake timers move it.
+ */
+declare class MemoryDatabase {
+    /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
+    transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T>;
+}
+
+/** Text and values in ... */
+interface Statement {
+    readonly text: string;
+    readonly values: readonly unknown[];
+    /** The same text has the same name, for drivers that prepare statements; absent if the text hardly ever recurs. */
+    readonly name?: string;
+    /** false: a power failure may undo it, so that no adapter needs to wait for the disk. */
+    readonly durable?: boolean;
+    /** True: the text is the caller's, and rows come back in whatever shape the caller has set up. Else in the driver's own. */
+    readonly callers?: boolean;
+}
+/** ... rows out. */
+interface Result {
+    readonly rows: readonly Record<string, unknown>[];
+    /** MySQL and MariaDB: what `last_insert_id(expression)` was set to; absent or 0 when no row was reached. */
+    readonly insertId?: bigint | number | string | undefined;
+    /** MySQL and MariaDB: rows that an UPDATE matched, or only those it changed, as the client was set up. */
+    readonly affectedRows?: bigint | number | undefined;
+    /** Whether a transaction was open after the statement, if the driver passes on what the server says. */
+    readonly inTransaction?: boolean | undefined;
+}
+type SqlEngine = 'postgres' | 'mysql' | 'sqlite';
+/** One connection, reserved until the function it was given to ends. */
+interface Connection {
+    query(statement: Statement): Promise<Result>;
+}
+/** A connection kept for as long as this process holds locks by it. It does not keep the process alive. */
+interface DedicatedConnection extends Connection {
+    /** The server's process or thread id as the driver was told it: a pooler in between betrays itself by another one. */
+    readonly backendId: number | undefined;
+    /** Calls `listener` with the payload of every notification; absent if the driver does not pass them on. */
+    onNotification?(listener: (payload: string) => void): void;
+    /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
+    onLost(listener: (cause: unknown) => void): void;
+    close(): Promise<void>;
+    /** It does not answer: ends it, also for others that it is shared with. */
+    drop?(): Promise<void>;
+}
+/** What a driver or an ORM has to offer, and the type `Tx` of its open transactions, which `guard` accepts. */
+interface SqlAdapter<Tx> {
+    readonly engine: SqlEngine;
+    /** True if `queryIn` answers synchronously. */
+    readonly synchronous?: boolean;
+    /** True if there is one connection for all: nothing can be asked beside an open transaction. */
+    readonly single?: boolean;
+    /** MySQL and MariaDB: results in the caller's transactions have no `insertId`, and `affectedRows` counts the matched. */
+    readonly tellsNoInsertId?: boolean;
+    /** Runs one statement that commits by itself. */
+    query(statement: Statement): Promise<Result>;
+    /**
+     * Runs one statement in the caller's open transaction. Synchronous drivers answer (and throw) synchronously, so that a
+     * guard works in their synchronous transactions. Throws INVALID_ARGUMENT for a handle that is no open transaction.
+     */
+    queryIn(tx: Tx, statement: Statement): Result | Promise<Result>;
+    /** Runs several statements on one connection. */
+    reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>;
+    /**
+     * PostgreSQL: passes on the notifications of a channel, on a connection that the driver keeps up by itself, until the
+     * function that it resolves with is called. Not needed where `dedicate` gives connections that pass them on.
+     */
+    listen?(channel: string, listener: (payload: string) => void): Promise<() => Promise<void>>;
+    /** Opens a connection of rowlock's own beside the pool, with the pool's settings, if the driver can tell when it breaks. */
+    dedicate?(): Promise<DedicatedConnection>;
+    /** Keeps a connection of the pool, where none can be opened; not if that would be the pool's only one. */
+    borrow?(): Promise<DedicatedConnection>;
+}
+interface SessionOptions {
+    /**
+     * `fromPg` or `fromMysql2` of the same database, for the connection of rowlock's own, where the adapter can open none, or where
+     * its pool goes through a proxy that shares sessions.
+     */
+    readonly sessions?: Pick<SqlAdapter<never>, 'dedicate'>;
+}
+/** The in-memory engine has no SQL to run. */
+interface MemoryAdapter {
+    readonly engine: 'memory';
+    readonly database: MemoryDatabase;
+}
+
+export { MemoryDatabase, MemoryTransaction };
+export type { MemoryAdapter, SessionOptions, SqlAdapter, SqlEngine };
+
+// adapters/better-sqlite3.d.cts
+
+import { SqlAdapter } from '../index.cjs';
+import { SqliteHandle } from '../sqlite.cjs';
+
+/** A Database of better-sqlite3. */
+interface BetterSqlite3Database extends SqliteHandle {
+    readonly inTransaction: boolean;
+}
+/** SQLite through `better-sqlite3`. Guards take the database itself while a transaction is open on it. */
+declare function fromBetterSqlite3(database: BetterSqlite3Database): SqlAdapter<BetterSqlite3Database>;
+
+export { fromBetterSqlite3 };
+export type { BetterSqlite3Database };
+
+// adapters/drizzle.d.cts
+
+import { SessionOptions } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** A Drizzle database of node-postgres, postgres.js, mysql2 or better-sqlite3. */
+interface DrizzleDatabase<Tx> {
+    transaction(use: (tx: Tx) => never): unknown;
+}
+/** What guards take: transactions. With better-sqlite3 also the database itself, once `begin immediate` has been run on it. */
+type DrizzleTransaction<Db, Tx> = Db extends {
+    all(query: string): unknown[];
+} ? Tx | Db : Tx;
+/**
+ * PostgreSQL, MySQL, MariaDB or SQLite through Drizzle. Guards take its transactions. With better-sqlite3 they work, and
+ * throw, synchronously, as its transactions do.
+ */
+declare function fromDrizzle<Db, Tx>(db: Db & DrizzleDatabase<Tx>, options?: SessionOptions): SqlAdapter<DrizzleTransaction<Db, Tx>>;
+
+export { fromDrizzle };
+export type { DrizzleDatabase, DrizzleTransaction };
+
+// adapters/knex.d.cts
+
+import { SessionOptions } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+interface Raw {
+    readonly client: KnexClient;
+}
+interface KnexClient {
+    readonly dialect?: unknown;
+    readonly config?: object;
+    raw(sql: string, bindings: readonly unknown[]): RawQuery;
+}
+interface RawQuery extends PromiseLike<unknown> {
+    options(options: object): unknown;
+    toQuery(): string;
+    toSQL(): {
+        toNative(): {
+            sql: string;
+        };
+    };
+}
+/** A Knex.Transaction. */
+interface KnexTransaction extends Raw {
+    isCompleted(): boolean;
+}
+/** A Knex for PostgreSQL, MySQL, MariaDB or SQLite. */
+interface KnexDatabase extends Raw {
+    raw(sql: string): unknown;
+    transaction(use: (tx: KnexTransaction) => Promise<void>): Promise<unknown>;
+}
+/**
+ * PostgreSQL, MySQL, MariaDB or SQLite through Knex. Guards take its transactions. On SQLite, set a busy_timeout of a few
+ * milliseconds in `pool.afterCreate`: rowlock waits for the file itself, the driver would block the event loop for seconds.
+ */
+declare function fromKnex(knex: KnexDatabase, options?: SessionOptions): SqlAdapter<KnexTransaction>;
+
+export { fromKnex };
+export type { KnexDatabase, KnexTransaction };
+
+// adapters/kysely.d.cts
+
+import { SqlEngine } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** Runs compiled queries: a Kysely, or a Transaction of one. */
+interface Executor {
+    executeQuery(query: never): Promise<{
+        readonly rows: unknown[];
+        readonly insertId?: bigint | undefined;
+        readonly numAffectedRows?: bigint | undefined;
+    }>;
+    withoutPlugins(): unknown;
+}
+/** A Kysely of 0.28 or 0.29, for PostgreSQL, MySQL or SQLite. */
+interface KyselyDatabase<Tx> extends Executor {
+    readonly isTransaction: boolean;
+    getExecutor(): {
+        readonly adapter: object;
+    };
+    transaction(): {
+        execute<T>(use: (tx: Tx) => Promise<T>): Promise<T>;
+    };
+    connection(): {
+        execute<T>(use: (db: Executor) => Promise<T>): Promise<T>;
+    };
+}
+interface KyselyOptions {
+    /** Needed only for a dialect whose adapter class is not one of Kysely's own, nor named after it. */
+    readonly engine?: SqlEngine;
+    /** `fromPg` or `fromMysql2` of the same database, for the connection that `takeover: 'session'` keeps. */
+    readonly sessions?: Pick<SqlAdapter<never>, 'dedicate'>;
+}
+/** PostgreSQL, MySQL, MariaDB or SQLite through Kysely. Guards take its transactions. */
+declare function fromKysely<Tx extends {
+    readonly isTransaction: boolean;
+}>(db: KyselyDatabase<Tx>, options?: KyselyOptions): SqlAdapter<Tx>;
+
+export { fromKysely };
+export type { KyselyDatabase, KyselyOptions };
+
+// adapters/memory.d.cts
+
+import { MemoryDatabase } from '../adapter.cjs';
+import { MemoryAdapter } from '../index.cjs';
+export { MemoryTransaction } from '../adapter.cjs';
+
+/** Locks in memory, for unit tests. Adapters on one MemoryDatabase share their locks; each makes its own by default. */
+declare function fromMemory(database?: MemoryDatabase): MemoryAdapter;
+
+export { MemoryDatabase, fromMemory };
+
+// adapters/mikro-orm.d.cts
+
+import { SessionOptions, SqlEngine } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** The EntityManager of a transaction of MikroORM. */
+interface MikroOrmTransaction {
+    isInTransaction(): boolean;
+    getTransactionContext(): unknown;
+}
+/** A MikroORM for PostgreSQL, MySQL, MariaDB or SQLite. */
+interface MikroOrm {
+    readonly em: {
+        getConnection(type: 'write'): object;
+        getPlatform(): {
+            formatQuery(text: string, values: readonly unknown[]): string;
+        };
+    };
+}
+interface MikroOrmOptions extends SessionOptions {
+    /** Needed only for a driver that is not MikroORM's own, or whose class names were minified. */
+    readonly engine?: SqlEngine;
+}
+/**
+ * PostgreSQL, MySQL, MariaDB or SQLite through MikroORM. Guards take the EntityManager that `em.transactional` gave to its
+ * callback; within that callback `orm.em` is as good. On SQLite, set a busy_timeout of a few milliseconds in
+ * `pool.afterCreate`: rowlock waits for the file itself, the driver would block the event loop for seconds.
+ */
+declare function fromMikroOrm(orm: MikroOrm, options?: MikroOrmOptions): SqlAdapter<MikroOrmTransaction>;
+
+export { fromMikroOrm };
+export type { MikroOrm, MikroOrmOptions, MikroOrmTransaction };
+
+// adapters/mysql2.d.cts
+
+import { SqlAdapter } from '../index.cjs';
+
+interface Mysql2Queries {
+    query(options: {
+        sql: string;
+        values: unknown[];
+    }): Promise<[unknown, unknown]>;
+}
+
+/** A connection of mysql2/promise on which the caller has begun a transaction. */
+interface Mysql2Transaction extends Mysql2Queries {
+    beginTransaction(): Promise<void>;
+}
+interface Mysql2Connection extends Mysql2Transaction {
+    release(): void;
+    destroy(): void;
+    readonly threadId: number;
+    on(event: string, listener: (cause?: unknown) => void): unknown;
+}
+/** A pool of mysql2/promise. */
+interface Mysql2Pool {
+    query(options: {
+        sql: string;
+        values: unknown[];
+    }): Promise<[unknown, unknown]>;
+    getConnection(): Promise<Mysql2Connection>;
+}
+interface Mysql2Options {
+    /**
+     * A pool that reaches the server directly, for the connection of rowlock's own, when `pool` goes through a proxy. Default:
+     * `pool`.
+     */
+    readonly sessions?: Mysql2Pool;
+}
+/** MySQL and MariaDB through `mysql2/promise`. Guards take the connection on which the caller has begun a transaction. */
+declare function fromMysql2(pool: Mysql2Pool, options?: Mysql2Options): SqlAdapter<Mysql2Transaction>;
+
+export { fromMysql2 };
+export type { Mysql2Options, Mysql2Pool, Mysql2Transaction };
+
+// adapters/node-sqlite.d.cts
+
+import { SqlAdapter } from '../index.cjs';
+import { SqliteHandle } from '../sqlite.cjs';
+
+/** A DatabaseSync of node:sqlite, of Node 22.16, 24 or later. */
+interface NodeSqliteDatabase extends SqliteHandle {
+    readonly isTransaction: boolean;
+}
+/** SQLite through `node:sqlite`. Guards take the database itself while a transaction is open on it. */
+declare function fromNodeSqlite(database: NodeSqliteDatabase): SqlAdapter<NodeSqliteDatabase>;
+
+export { fromNodeSqlite };
+export type { NodeSqliteDatabase };
+
+// adapters/pg.d.cts
+
+import { SqlAdapter } from '../index.cjs';
+
+interface PgQuery {
+    readonly text: string;
+    readonly values: unknown[];
+    readonly name?: string;
+    readonly types?: {
+        getTypeParser(): (value: string) => unknown;
+    };
+}
+/** A pg.PoolClient or pg.Client on which the caller has said BEGIN. */
+interface PgTransaction {
+    query(query: PgQuery): Promise<{
+        rows: Record<string, unknown>[];
+    }>;
+    /** What the server said last: idle, in a transaction, or in a failed one. Since pg 8.21. */
+    getTransactionStatus?(): 'I' | 'T' | 'E' | null;
+}
+
+interface PgPoolClient extends PgTransaction {
+    release(destroy?: boolean): void;
+    on(event: 'error', listener: (cause: unknown) => void): unknown;
+    off(event: 'error', listener: (cause: unknown) => void): unknown;
+}
+/** A pg.Pool. */
+interface PgPool extends PgTransaction {
+    connect(): Promise<PgPoolClient>;
+}
+interface PgOptions {
+    /**
+     * A pool that reaches the server directly, for the connection of rowlock's own, when `pool` goes through a pooler. Default:
+     * `pool`.
+     */
+    readonly sessions?: PgPool;
+}
+/** PostgreSQL through `pg`. Guards take the client on which the caller has begun a transaction. */
+declare function fromPg(pool: PgPool, options?: PgOptions): SqlAdapter<PgTransaction>;
+
+export { fromPg };
+export type { PgOptions, PgPool, PgTransaction };
+
+// adapters/pglite.d.cts
+
+import { SqlAdapter } from '../index.cjs';
+
+interface PgliteOptions {
+    readonly rowMode?: 'object';
+    readonly parsers?: Record<number, (value: string) => unknown>;
+}
+/** A transaction of PGlite, as `pglite.transaction` passes it to its callback. */
+interface PgliteTransaction {
+    query(query: string, values?: unknown[], options?: PgliteOptions): Promise<{
+        rows: unknown[];
+    }>;
+    rollback(): Promise<void>;
+    readonly closed: boolean;
+}
+/** A PGlite. */
+interface Pglite {
+    query(query: string, values?: unknown[], options?: PgliteOptions): Promise<{
+        rows: unknown[];
+    }>;
+    runExclusive<T>(use: () => Promise<T>): Promise<T>;
+    transaction<T>(use: (tx: PgliteTransaction) => Promise<T>): Promise<T>;
+    listen(channel: string, callback: (payload: string) => void): Promise<() => Promise<void>>;
+}
+/**
+ * PostgreSQL within this process, through PGlite. Guards take its transactions. It has one session: a lock awaited inside
+ * its own transaction would wait for itself, and ends in a DATABASE error after `statementTimeout`.
+ */
+declare function fromPglite(pglite: Pglite): SqlAdapter<PgliteTransaction>;
+
+export { fromPglite };
+export type { Pglite, PgliteTransaction };
+
+// adapters/postgres-js.d.cts
+
+import { SessionOptions } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** What of its settings changes rows on their way here. */
+interface PostgresJsOptions {
+    readonly transform?: {
+        readonly column?: {
+            readonly from?: unknown;
+            readonly to?: unknown;
+        };
+        readonly value?: {
+            readonly from?: unknown;
+        };
+        readonly row?: {
+            readonly from?: unknown;
+        };
+    };
+    readonly parsers?: Readonly<Record<number, unknown>>;
+}
+
+interface Sql {
+    unsafe(query: string, parameters?: unknown[], options?: {
+        prepare?: boolean;
+    }): PromiseLike<readonly object[]>;
+}
+/** A TransactionSql of postgres.js, as `sql.begin` passes it to its callback. */
+interface PostgresJsTransaction extends Sql {
+    savepoint<T>(use: (tx: PostgresJsTransaction) => Promise<T>): Promise<unknown>;
+}
+/** What `postgres()` answers. */
+interface PostgresJs extends Sql {
+    begin<T>(use: (tx: PostgresJsTransaction) => Promise<T>): Promise<unknown>;
+    listen(channel: string, listener: (payload: string) => void): Promise<{
+        unlisten(): Promise<void>;
+    }>;
+    readonly options: PostgresJsOptions;
+}
+/** PostgreSQL through `postgres` (postgres.js). Guards take what `sql.begin` gives to its callback, while that runs. */
+declare function fromPostgresJs(sql: PostgresJs, options?: SessionOptions): SqlAdapter<PostgresJsTransaction>;
+
+export { fromPostgresJs };
+export type { PostgresJs, PostgresJsTransaction };
+
+// adapters/prisma.d.cts
+
+import { SessionOptions, SqlEngine } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** The client of an interactive transaction of Prisma. */
+interface PrismaTransaction {
+    $queryRawUnsafe<T = unknown>(text: string, ...values: unknown[]): Promise<T>;
+    $executeRawUnsafe(text: string, ...values: unknown[]): Promise<number>;
+    /** Which sets it apart from a client. */
+    readonly $connect?: never;
+}
+/** A PrismaClient of Prisma 7 with a driver adapter for PostgreSQL, MySQL, MariaDB or SQLite. */
+interface PrismaClient extends Omit<PrismaTransaction, '$connect'> {
+    $connect(): Promise<void>;
+    $transaction<T>(use: (tx: PrismaTransaction) => Promise<T>, options?: {
+        readonly maxWait?: number;
+        readonly timeout?: number;
+    }): Promise<T>;
+}
+interface PrismaOptions extends SessionOptions {
+    /** Needed only if it cannot be read off the client's driver adapter. */
+    readonly engine?: SqlEngine;
+}
+/**
+ * PostgreSQL, MySQL, MariaDB or SQLite through Prisma 7. Guards take the client of an interactive transaction. On SQLite,
+ * give the driver adapter a `timeout` of a few milliseconds: rowlock waits for the file itself, the driver would block the
+ * event loop for seconds.
+ */
+declare function fromPrisma(given: PrismaClient, options?: PrismaOptions): SqlAdapter<PrismaTransaction>;
+
+export { fromPrisma };
+export type { PrismaClient, PrismaOptions, PrismaTransaction };
+
+// adapters/sequelize.d.cts
+
+import { SessionOptions } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** A Transaction of Sequelize 6. */
+interface SequelizeTransaction {
+    commit(): Promise<void>;
+    rollback(): Promise<void>;
+    readonly afterCommit: object;
+}
+/** A Sequelize 6 for PostgreSQL, MySQL, MariaDB or SQLite. */
+interface SequelizeInstance {
+    getDialect(): string;
+    query(sql: string, options: never): Promise<[unknown, unknown]>;
+    transaction<T>(options: never, use: (tx: never) => PromiseLike<T>): Promise<T>;
+}
+/** PostgreSQL, MySQL, MariaDB or SQLite through Sequelize. Guards take its transactions. */
+declare function fromSequelize(sequelize: SequelizeInstance, options?: SessionOptions): SqlAdapter<SequelizeTransaction>;
+
+export { fromSequelize };
+export type { SequelizeInstance, SequelizeTransaction };
+
+// adapters/typeorm.d.cts
+
+import { SessionOptions } from '../adapter.cjs';
+import { SqlAdapter } from '../index.cjs';
+
+/** A QueryRunner of TypeORM. */
+interface TypeormQueryRunner {
+    readonly isTransactionActive: boolean;
+    readonly isReleased: boolean;
+    query(text: string, values: unknown[], structured: true): Promise<{
+        readonly raw: unknown;
+        readonly records: unknown;
+    }>;
+    release(): Promise<void>;
+}
+/** The EntityManager of a transaction, or the QueryRunner that has begun one. */
+type TypeormTransaction = TypeormQueryRunner | {
+    readonly queryRunner?: TypeormQueryRunner | undefined;
+};
+/** A DataSource for PostgreSQL, MySQL, MariaDB or better-sqlite3. */
+interface TypeormDataSource {
+    readonly options: {
+        readonly type: string;
+    };
+    readonly driver: object;
+    createQueryRunner(mode: 'master'): TypeormQueryRunner;
+}
+/** PostgreSQL, MySQL, MariaDB or SQLite through TypeORM. Guards take the EntityManager that a transaction was given. */
+declare function fromTypeorm(dataSource: TypeormDataSource, options?: SessionOptions): SqlAdapter<TypeormTransaction>;
+
+export { fromTypeorm };
+export type { TypeormDataSource, TypeormQueryRunner, TypeormTransaction };
+
+// index.d.cts
+
+import { SqlAdapter, MemoryAdapter } from './adapter.cjs';
+import { MemoryTransaction } from './adapters/memory.cjs';
+
+/**
+ * Stable codes of {@link LockError}:
+ *
+ * - `LOCK_TIMEOUT`: the lock stayed held for the whole `wait`. Try again later.
+ * - `QUEUE_FULL`: too many callers wait for the lock already (`maxWaiters`). Shed load, or try again later.
+ * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
+ * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
+ * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
+ * - `TRANSACTION_ABORTED`: the database ended the caller's transaction. Roll back and retry all of it.
+ * - `UNSUPPORTED`: this engine, or what stands before it, cannot do that.
+ * - `DATABASE`: the database or the way to it failed; `cause` is the driver's error. Not a statement about the lock.
+ */
+type LockErrorCode = 'LOCK_TIMEOUT' | 'QUEUE_FULL' | 'LOCK_LOST' | 'INVALID_ARGUMENT' | 'NOT_MIGRATED' | 'TRANSACTION_ABORTED' | 'UNSUPPORTED' | 'DATABASE';
+/** Every error of rowlock's own. Tell errors apart by `code`; `cause` keeps what led to it. */
+declare class LockError extends Error {
+    readonly name: string;
+    readonly code: LockErrorCode;
+    constructor(code: LockErrorCode, message: string, options?: {
+        cause?: unknown;
+    });
+}
+/** The lock was not free within `wait` milliseconds. */
+declare class LockTimeoutError extends LockError {
+    readonly name = "LockTimeoutError";
+    readonly lock: string;
+    constructor(lock: string, waitedMs: number, holder?: string);
+}
+/** So many callers wait for the lock already that no more may join them. Nothing was changed. */
+declare class QueueFullError extends LockError {
+    readonly name = "QueueFullError";
+    readonly lock: string;
+    constructor(lock: string, maxWaiters: number);
+}
+/** A lease that was ours is over: it ran out, was taken over, force-released or released. */
+declare class LockLostError extends LockError {
+    readonly name = "LockLostError";
+    readonly lock: string;
+    /** What the body of `run` resolved with, when it finished although its lease had been lost. */
+    readonly result: unknown;
+    constructor(lock: string, reason: string, options?: {
+        cause?: unknown;
+        result?: unknown;
+    });
+}
+/**
+ * The database, or the way to it, failed. `failure` says what may be done about it:
+ *
+ * - `conflict`: the statement had no effect and may simply be repeated (serialization failure, deadlock, busy file).
+ * - `unavailable`: nothing took effect, and the same may succeed a while later: a server that takes no writes while it fails
+ *   over, one that is full for the moment, a pool with no free connection.
+ * - `connection`: nobody knows whether the statement took effect. Only idempotent statements may be repeated.
+ * - `other`: repeating it will not help.
+ */
+declare class DatabaseError extends LockError {
+    readonly name = "DatabaseError";
+    readonly failure: 'conflict' | 'unavailable' | 'connection' | 'other';
+    constructor(failure: DatabaseError['failure'], message: string, options: {
+        cause?: unknown;
+    });
+}
+/**
+ * Whether `error`, or one of its causes, says that the database gave up a transaction which may succeed when all of it is
+ * retried: serialization failures, deadlocks, lock timeouts, a busy SQLite file.
+ */
+declare function isTransactionAborted(error: unknown): boolean;
+
+/** One hold of a lock. */
+interface Hold {
+    readonly name: string;
+    /** Tells the hold from all others of its lock, and is never reused: a repeated attempt is recognised by it (see ids.ts). */
+    readonly owner: string;
+    readonly token: bigint;
+}
+/** A lock that is held. */
+interface LockState extends Hold {
+    readonly holder: string;
+    readonly expiresInMs: number;
+    /** Callers in its queue, of all processes. */
+    readonly waiters: number;
+}
+/** A statement of the caller's, in the shape of Kysely's CompiledQuery or of pg's QueryConfig. */
+interface CallerQuery {
+    readonly text: string;
+    readonly values: readonly unknown[];
+}
+
+interface OfLease {
+    readonly name: string;
+    readonly token: bigint;
+    readonly owner: string;
+}
+/** What happened, one union, told apart by `type`. Times are milliseconds of this process's monotonic clock. */
+type LockEvent = ({
+    readonly type: 'acquired';
+    readonly waitedMs: number;
+} & OfLease)
+/** An `acquired` that took the lock from a holder that had not released it: its lease ran out or its session died. */
+ | ({
+    readonly type: 'takeover';
+} & OfLease) | ({
+    readonly type: 'renewed';
+    readonly remainingMs: number;
+} & OfLease)
+/** The row is ours but locked by a transaction (a guard, most likely), so the expiry could not be moved; tried again soon. */
+ | ({
+    readonly type: 'held';
+} & OfLease)
+/** A renewal got no answer. The lease lives on until its deadline, and is renewed again before. */
+ | ({
+    readonly type: 'unknown';
+    readonly cause: unknown;
+} & OfLease) | ({
+    readonly type: 'lost';
+    readonly reason: string;
+} & OfLease) | ({
+    readonly type: 'released';
+} & OfLease) | {
+    readonly type: 'timeout';
+    readonly name: string;
+    readonly waitedMs: number;
+} | {
+    readonly type: 'forced';
+    readonly name: string;
+}
+/** A setting of the server that a crash would turn into a danger for locks, although all seems well. Once per instance. */
+ | {
+    readonly type: 'warning';
+    readonly message: string;
+}
+/** Something failed in the background, where nobody could catch it. Nothing is granted or lost because of it. */
+ | {
+    readonly type: 'error';
+    readonly during: string;
+    readonly cause: unknown;
+};
+type LockListener = (event: LockEvent) => void;
+
+/** Milliseconds, or a number with a unit: `'500ms'`, `'30s'`, `'5m'`, `'2h'`, `'7d'`. */
+type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
+
+/**
+ * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
+ */
+interface Lease<Tx> {
+    readonly name: string;
+    /** The fencing token: it rises with every change of owner of this lock. */
+    readonly token: bigint;
+    /** A random id, with a new one for each hold of a lock; holds of several locks that were acquired at once may share one. */
+    readonly owner: string;
+    /**
+     * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
+     * `locks.close()` releases it. Not on a release of the holder's own.
+     */
+    readonly signal: AbortSignal;
+    /** Whether the lease is trusted at this moment. Compares clocks, so a stalled event loop cannot make it lie. */
+    isHeld(): boolean;
+    /** Milliseconds until the lease stops being trusted unless it is renewed; 0 when it is over. */
+    remainingMs(): number;
+    /** Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours. */
+    extend(ttl: Duration): Promise<void>;
+    /**
+     * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
+     * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
+     * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously.
+     */
+    guard(tx: Tx | (() => Tx)): Promise<void>;
+    /**
+     * Runs `query` in `tx` under a guard and answers its rows: in one round trip on PostgreSQL, where it must have no WITH of
+     * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query.
+     */
+    guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]>;
+    /**
+     * Gives the lock back: true, or false if it had already been lost. Repeated calls answer the same. Rejects if the
+     * database cannot be asked within `statementTimeout`, or if a transaction keeps the row locked; the lock then frees itself
+     * at its expiry at the latest. While the database cannot be asked, the release is repeated in the background until then.
+     *
+     * With `tx`, gives it back with the commit of that transaction, whose commit thereby depends on the lease as with `guard`:
+     * LockLostError if it is lost. The lease is not renewed any more; if `tx` rolls back, call `release()` or let it run out.
+     */
+    release(tx?: Tx | (() => Tx)): Promise<boolean>;
+    [Symbol.asyncDispose](): Promise<void>;
+    /** What `locks.restore` takes; the token as text. */
+    toJSON(): LeaseJson;
+}
+interface LeaseJson {
+    readonly name: string;
+    readonly owner: string;
+    readonly token: string;
+    readonly ttlMs: number;
+}
+/** Accepts Kysely builders and compiled queries, and `{ text, values }`. */
+type GuardedQuery = CallerQuery | {
+    readonly sql: string;
+    readonly parameters: readonly unknown[];
+} | {
+    compile(): {
+        readonly sql: string;
+        readonly parameters: readonly unknown[];
+    };
+};
+
+/** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
+interface LockOptions {
+    /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
+    readonly ttl?: Duration | undefined;
+    /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
+    readonly wait?: Duration | undefined;
+    /** Ends the wait: the call rejects with the signal's reason, and leaves nothing behind. */
+    readonly signal?: AbortSignal | undefined;
+    /** Whether this process keeps renewing the lease until it is released. Default true. */
+    readonly renew?: boolean | undefined;
+    /** The longest time a lease may last, renewals and extensions included. Default: no limit. */
+    readonly maxHold?: Duration | undefined;
+    /**
+     * When others may take the lock from a holder that does not release it: once its ttl has run out (`'expiry'`, the
+     * default), or also once the holder's database session is gone (`'session'`, PostgreSQL and single-primary MySQL).
+     */
+    readonly takeover?: 'expiry' | 'session' | undefined;
+}
+interface InstanceOptions extends LockOptions {
+    /** PostgreSQL schema of rowlock's tables. Default: the first one of the connection's search_path. */
+    readonly schema?: string | undefined;
+    /** Default `rowlock_`. */
+    readonly tablePrefix?: string | undefined;
+    /** Who we are, for `inspect`. Default: host:pid. At most 255 bytes. */
+    readonly holder?: string | undefined;
+    /** How many callers may wait for one lock, in all processes together. More are refused: QueueFullError. Default 10,000. */
+    readonly maxWaiters?: number | undefined;
+    /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
+    readonly statementTimeout?: Duration | undefined;
+    /**
+     * Whether rowlock keeps a connection of its own beside the pool, by which leases are renewed and waiters served while all of
+     * the pool's connections are in transactions. Default true; false for where each process is short-lived (serverless).
+     */
+    readonly ownConnection?: boolean | undefined;
+}
+
+/** A hold that ends with the transaction it was taken in. */
+interface TransactionHold {
+    readonly name: string;
+    /** The fencing token. Publish it only after the commit: a rollback takes it back. */
+    readonly token: bigint;
+}
+/** A lease that starts with the commit of the transaction it was taken in. */
+interface PendingLease<Tx> {
+    readonly name: string;
+    readonly owner: string;
+    readonly token: bigint;
+    /**
+     * Call it after the commit: makes the lease last its whole ttl from now, and renews it. LockLostError if the transaction
+     * rolled back (or has not committed yet), or if its ttl, which runs from the call of `lease`, was over before.
+     */
+    confirm(): Promise<Lease<Tx>>;
+}
+type TransactionOptions = Pick<LockOptions, 'wait' | 'signal'>;
+type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'renew' | 'maxHold'>;
+/**
+ * Locks taken in a transaction of the caller's: with its commit or not at all. While it is open they exclude every other
+ * holder, leases and transactions alike.
+ */
+interface TransactionLocks<Tx> {
+    /**
+     * Holds the lock until `tx` commits or rolls back. Waits for it at most `wait`: LockTimeoutError, after which `tx` stays
+     * usable. A deadlock, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the transaction.
+     */
+    acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>;
+    /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. */
+    tryAcquire(name: string): Promise<TransactionHold | null>;
+    /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
+    lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>;
+}
+/** What the caller knows of its transaction. */
+interface WithinOptions {
+    /** The isolation level of `tx`. On PostgreSQL, saying that it is 'read committed' saves asking for it: one round trip. */
+    readonly isolation?: 'read committed' | 'repeatable read' | 'serializable' | undefined;
+}
+
+/** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
+type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter;
+/** What became of a tryRun. */
+type RunOutcome<T> = {
+    readonly ran: true;
+    readonly value: T;
+} | {
+    readonly ran: false;
+};
+/** Locks of one database, as one process uses them. Make one for the life of the process, and close it at its end. */
+interface Locks<Tx> {
+    /**
+     * Makes or updates rowlock's tables; answers the names of the migrations that it applied, which are none if all was up to
+     * date. Safe to call from any number of processes at once, and again.
+     */
+    migrate(): Promise<string[]>;
+    /** Resolves with a lease, or rejects with LockTimeoutError after `wait`, or with the signal's reason. */
+    acquire(name: string, options?: LockOptions): Promise<Lease<Tx>>;
+    /** Resolves with a lease, or with null if somebody holds the lock. Never waits for it. */
+    tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>;
+    /**
+     * Runs `body` under a lease and releases it afterwards. What the body rejects with comes through unchanged; a body that
+     * resolved although its lease was lost rejects with LockLostError, which carries the `result`.
+     */
+    run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>;
+    /** As run, but does not run the body if somebody holds the lock. */
+    tryRun<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>;
+    /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
+    within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>;
+    /**
+     * A lease from its JSON form, in this or another process; from now on renewed here, too. LockLostError if it is not held.
+     */
+    restore(json: LeaseJson, options?: Pick<LockOptions, 'renew' | 'maxHold'>): Promise<Lease<Tx>>;
+    /** Who holds a lock, or null when nobody does. */
+    inspect(name: string): Promise<LockState | null>;
+    /** All locks that are held, in byte order of their names. */
+    list(options?: {
+        readonly prefix?: string;
+    }): Promise<LockState[]>;
+    /**
+     * Takes the lock from whoever holds it: true, or false if nobody did. Raises the token, so that the evicted holder's next
+     * guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer than `wait`.
+     */
+    forceRelease(name: string, options?: {
+        readonly wait?: Duration;
+    }): Promise<boolean>;
+    /** Deletes the rows of locks that nobody has held for `idleFor`; answers how many. Their tokens will not be reissued. */
+    purge(options: {
+        readonly idleFor: Duration;
+    }): Promise<number>;
+    /** Calls `listener` for each event of this instance. Returns the function that unsubscribes. */
+    on(listener: LockListener): () => void;
+    /**
+     * Ends all waits, releases the leases of this instance, whose signals abort first, and stops its timers. The pool or
+     * handle stays the caller's.
+     */
+    close(): Promise<void>;
+    [Symbol.asyncDispose](): Promise<void>;
+}
+/** Sets up locks on a database. Does not connect yet. */
+declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): Locks<MemoryTransaction>;
+declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
+
+export { DatabaseError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, createLocks, isTransactionAborted };
+export type { Adapter, Duration, GuardedQuery, InstanceOptions, Lease, LeaseJson, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, PendingLease, PendingLeaseOptions, RunOutcome, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
+
+// sqlite.d.cts
+
+interface SqliteStatement {
+    all(...values: never[]): unknown[];
+    run(...values: never[]): unknown;
+    /** better-sqlite3 refuses `all` where this is false. */
+    readonly reader?: boolean;
+    /** Of better-sqlite3, whose handle may be set up for bigints. */
+    safeIntegers?(enabled: boolean): unknown;
+    /** Of node:sqlite, whose handle may be set up for bigints, and for rows that are arrays. */
+    setReadBigInts?(enabled: boolean): unknown;
+    setReturnArrays?(enabled: boolean): unknown;
+}
+/** What better-sqlite3 and node:sqlite have in common; the handle is also what guards take, once a transaction is open on it. */
+interface SqliteHandle {
+    exec(sql: string): unknown;
+    prepare(sql: string): SqliteStatement;
+}
+
+export type { SqliteHandle };
