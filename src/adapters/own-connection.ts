@@ -50,7 +50,7 @@ export class OwnConnection {
   #closed = false
   #warned = false
   #noneOutsideUntil = 0
-  /** Called once, if statements have to queue behind the application. */
+  /** Called if statements have to queue behind the application, or it may have to wait for this connection. */
   onWarning: ((message: string) => void) | undefined
   /** Whether there is something to keep alive, for which a connection of the pool is kept. */
   isNeeded: () => boolean = () => true
@@ -181,6 +181,7 @@ export class OwnConnection {
     if (borrow === undefined) return undefined
     return async () => {
       const connection = await borrow()
+      connection.onWarning?.((message) => this.onWarning?.(message))
       clearInterval(this.#idle)
       this.#idle = setInterval(() => {
         const shared = this.#shared

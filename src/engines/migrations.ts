@@ -110,12 +110,16 @@ function splitStatements(text: string): string[] {
  * Quoted identifiers could hold anything; these characters pass through every driver, ORM and migration tool, in which others
  * (a question mark, a colon, a dollar sign) may stand for values. 40 bytes leave room for the names of tables and indexes.
  */
+export function isIdentifier(value: unknown): value is string {
+  return (
+    typeof value === 'string' &&
+    /^[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_ ."`-]*[\p{L}\p{M}\p{N}_."`-])?$/u.test(value) &&
+    Buffer.byteLength(value) <= 40
+  )
+}
+
 function checkIdentifier(what: string, identifier: string): void {
-  const isFine =
-    typeof identifier === 'string' &&
-    /^[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_ ."`-]*[\p{L}\p{M}\p{N}_."`-])?$/u.test(identifier) &&
-    Buffer.byteLength(identifier) <= 40
-  if (isFine) return
+  if (isIdentifier(identifier)) return
   throw new LockError(
     'INVALID_ARGUMENT',
     `${what} must be 1 to 40 bytes of letters, digits, spaces and the characters _ - . " \`, beginning with a letter, a digit or an underscore, and not ending with a space, not ${JSON.stringify(identifier)}`,

@@ -141,7 +141,7 @@ export function acquireIn(
   same: Pick<Hold, 'owner' | 'token'> | undefined,
   world: World,
 ): Step<AttemptInResult> {
-  if (same !== undefined) return unchanged(row, { granted: true, ...same })
+  if (same !== undefined) return { row: kept(row, attempt, same, world), reply: { granted: true, ...same }, grants: [] }
   // Behind each other transactions wait in the database, so only leases come before this one.
   const queue = leasesWait(row) ? row.queue : []
   const step = acquire({ ...row, queue }, attempt, world)
@@ -149,6 +149,18 @@ export function acquireIn(
     return unchanged(row, { granted: false, holders: step.reply.holders, queued: step.reply.queued })
   const { token } = step.reply
   return { row: { ...step.row, queue: row.queue }, reply: { granted: true, owner: attempt.owner, token }, grants: [] }
+}
+
+/** What a transaction has already; with a ttl it becomes a lease. */
+function kept(
+  row: LockRow,
+  { ttlMs, holder: label }: Attempt,
+  same: Pick<Hold, 'owner' | 'token'>,
+  world: World,
+): LockRow {
+  if (ttlMs === null) return row
+  const lease = { ...same, label, session: null, expiresAt: world.now + ttlMs, handedTo: null, takeover: false }
+  return { ...row, holders: [lease], token: same.token }
 }
 
 export function enqueue(row: LockRow, ticket: NewTicket, maxWaiters: number, world: World): Step<EnqueueResult> {

@@ -160,6 +160,33 @@ export function withoutOwnConnectionSuite(engine: Pick<TestEngine, 'name' | 'eng
   })
 }
 
+/** Of an adapter that keeps a connection of the pool's: for an application that needs them all, it says so. */
+export function scarcePoolSuite(engine: Pick<TestEngine, 'name' | 'engine' | 'server' | 'open'>): void {
+  it(`a warning tells of a pool that lacks the connection which is kept, with ${engine.name}`, async () => {
+    const open = await engine.open()
+    const connected = await open.connect({ poolSize: 2 })
+    const locks: Locks<unknown> = createLocks(connected.adapter, { ttl: '20s' })
+    const events = recordEvents(locks)
+    const lease = await locks.acquire(freshName())
+    // Kept from the first lease on.
+    await eventually(async () => expect(await locks.inspect(lease.name)).not.toBeNull())
+    await sleep(500)
+    let asking: Promise<unknown> | undefined
+    await connected.transaction(async (tx) => {
+      await connected.sql('select 1', tx)
+      // The application waits for a second connection while it has the other one.
+      asking = connected.sql('select 1')
+      const warned = () =>
+        events.some((event) => event.type === 'warning' && event.message.includes('Enlarge the pool'))
+      await eventually(() => expect(warned()).toBe(true))
+    })
+    await asking
+    expect(await lease.release()).toBe(true)
+    await locks.close()
+    await open.close()
+  })
+}
+
 function lost(events: readonly LockEvent[]): LockEvent[] {
   return events.filter(({ type }) => type === 'lost')
 }

@@ -65,9 +65,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     ...guard(context),
     ...administration(outside),
     ...sessions(outside),
-    async assess() {
-      // On the pool: its sessions take the locks, and its driver's answers are what will be read.
-      return assess(await server.ask((query) => runner.run(query)))
+    async assess(beside = false) {
+      // On the pool, if it may be: its sessions take the locks, and its driver's answers are what will be read.
+      return assess(await server.ask((query) => (beside ? runner.keep(query) : runner.run(query))))
     },
     ...migrate(outside),
   }

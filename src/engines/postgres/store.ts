@@ -2,7 +2,7 @@ import type { Result, SqlAdapter, Statement } from '../../adapters/adapter.ts'
 import type { OwnConnection } from '../../adapters/own-connection.ts'
 import { checkRow, otherShape, toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { Store } from '../../protocol/store.ts'
-import type { Naming } from '../migrations.ts'
+import { isIdentifier, type Naming } from '../migrations.ts'
 import { Runner } from '../runner.ts'
 import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
@@ -39,10 +39,17 @@ export function postgresStatements(naming: Naming) {
 }
 
 export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: OwnConnection): Store<Tx> {
-  const fragments = fragmentsFor(naming)
-  const { table } = fragments
-  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
-  const context: Context<Tx> = { adapter, naming, own, runner, fragments }
+  let fragments = fragmentsFor(naming)
+  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, fragments.table), own)
+  const context: Context<Tx> = {
+    adapter,
+    naming,
+    own,
+    runner,
+    get fragments() {
+      return fragments
+    },
+  }
   // These know of no transaction.
   const outside = context as Context<never>
   return {
@@ -59,20 +66,27 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     ...guard(context),
     ...administration(outside),
     ...sessions(outside),
-    async assess() {
-      await checkShape((query) => runner.run(query))
-      return assess(await readTopology('postgres', (query) => runner.run(query), table), adapter.single === true)
+    async assess(beside = false) {
+      const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))
+      const schema = await checkShape(run, fragments.table)
+      // From now on the tables are named by it: a transaction of the caller's may have another search_path.
+      if (naming.schema === undefined && isIdentifier(schema)) fragments = fragmentsFor({ ...naming, schema })
+      return assess(await readTopology('postgres', run, fragments.table), adapter.single === true)
     },
     migrate: migrate(outside),
   }
 }
 
-/** Before a lock depends on it: whether booleans, numbers and texts come back as such. */
-async function checkShape(run: (query: Statement) => Promise<Result>): Promise<void> {
-  const text = "select true as yes, false as no, 7 as i, 0.5::float8 as remaining, '7'::text as token"
-  const [row = {}] = (await run({ text, values: [] })).rows
-  const { yes, no, i, remaining, token } = checkRow(row, 'token')
+/** Before a lock depends on it: whether booleans, numbers and texts come back as such. Answers the schema of the table, if there is one. */
+async function checkShape(run: (query: Statement) => Promise<Result>, table: string): Promise<unknown> {
+  const text = `
+    select true as yes, false as no, 7 as i, 0.5::float8 as remaining, '7'::text as token,
+           (select n.nspname::text from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+            where c.oid = to_regclass($1::text)) as schema`
+  const [row = {}] = (await run({ text, values: [table] })).rows
+  const { yes, no, i, remaining, token, schema } = checkRow(row, 'token')
   if (token !== '7') throw otherShape('text', token)
   if (!toBoolean(yes) || toBoolean(no)) throw otherShape('true and false', [yes, no])
   if (toNumber(i) !== 7 || toNumber(remaining) !== 0.5) throw otherShape('7 and 0.5', [i, remaining])
+  return schema
 }
