@@ -213,7 +213,11 @@ class Instance<Tx> implements Locks<Tx> {
 
   async migrate(): Promise<string[]> {
     this.#assertOpen()
-    return this.#store.migrate()
+    await this.#assess()
+    const applied = await this.#store.migrate()
+    // Where the tables are was not known before.
+    if (applied.length > 0) this.#assessed = false
+    return applied
   }
 
   acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {

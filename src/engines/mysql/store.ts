@@ -3,7 +3,7 @@ import type { OwnConnection } from '../../adapters/own-connection.ts'
 import type { Store } from '../../protocol/store.ts'
 import type { Naming } from '../migrations.ts'
 import { Runner } from '../runner.ts'
-import { assess } from '../topology.ts'
+import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
 import { administration, administrationStatements } from './administration.ts'
 import { type Context, reader, readStatements, Server } from './context.ts'
@@ -66,8 +66,12 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     ...administration(outside),
     ...sessions(outside),
     async assess(beside = false) {
-      // On the pool, if it may be: its sessions take the locks, and its driver's answers are what will be read.
-      return assess(await server.ask((query) => (beside ? runner.keep(query) : runner.run(query))))
+      // The pool's sessions take the locks, and its driver's answers are what will be read; what another one says is not kept.
+      return assess(
+        beside
+          ? await readTopology('mysql', (query) => runner.keep(query))
+          : await server.ask((query) => runner.run(query)),
+      )
     },
     ...migrate(outside),
   }

@@ -68,25 +68,34 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     ...sessions(outside),
     async assess(beside = false) {
       const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))
-      const schema = await checkShape(run, fragments.table)
-      // From now on the tables are named by it: a transaction of the caller's may have another search_path.
-      if (naming.schema === undefined && isIdentifier(schema)) fragments = fragmentsFor({ ...naming, schema })
-      return assess(await readTopology('postgres', run, fragments.table), adapter.single === true)
+      await checkShape(run)
+      const assessment = assess(await readTopology('postgres', run, fragments.table), adapter.single === true)
+      // From now on the tables are named by their schema: a transaction of the caller's may have another search_path.
+      if (assessment.refusal === null && naming.schema === undefined) {
+        const schema = await schemaOf(run, fragmentsFor(naming).table)
+        if (isIdentifier(schema)) fragments = fragmentsFor({ ...naming, schema })
+      }
+      return assessment
     },
     migrate: migrate(outside),
   }
 }
 
-/** Before a lock depends on it: whether booleans, numbers and texts come back as such. Answers the schema of the table, if there is one. */
-async function checkShape(run: (query: Statement) => Promise<Result>, table: string): Promise<unknown> {
-  const text = `
-    select true as yes, false as no, 7 as i, 0.5::float8 as remaining, '7'::text as token,
-           (select n.nspname::text from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-            where c.oid = to_regclass($1::text)) as schema`
-  const [row = {}] = (await run({ text, values: [table] })).rows
-  const { yes, no, i, remaining, token, schema } = checkRow(row, 'token')
+/** Before a lock depends on it: whether booleans, numbers and texts come back as such. */
+async function checkShape(run: (query: Statement) => Promise<Result>): Promise<void> {
+  const text = "select true as yes, false as no, 7 as i, 0.5::float8 as remaining, '7'::text as token"
+  const [row = {}] = (await run({ text, values: [] })).rows
+  const { yes, no, i, remaining, token } = checkRow(row, 'token')
   if (token !== '7') throw otherShape('text', token)
   if (!toBoolean(yes) || toBoolean(no)) throw otherShape('true and false', [yes, no])
   if (toNumber(i) !== 7 || toNumber(remaining) !== 0.5) throw otherShape('7 and 0.5', [i, remaining])
-  return schema
+}
+
+/** Where search_path leads to the table; null if there is none yet. */
+async function schemaOf(run: (query: Statement) => Promise<Result>, table: string): Promise<unknown> {
+  const text = `
+    select n.nspname::text as schema
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = to_regclass($1::text)`
+  return (await run({ text, values: [table] })).rows[0]?.schema ?? null
 }
