@@ -189,6 +189,9 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
     return Math.min(...limits)
   }
 
+  /** Rows that are being made from outside. A second INSERT would wait for who has locked the row of the first meanwhile. */
+  const making = new Map<string, Promise<void>>()
+
   /**
    * Makes the row, if there is none yet: in a transaction, its lock would keep everybody from that name. There is no row in
    * the answer if there is no connection to look from, or if an open transaction has created it: it may be locked then.
@@ -197,14 +200,10 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
     const answer = await own.outside(async () => {
       const row = (await read([{ name }])).get(name)
       if (row !== undefined) return { row, maybeLocked: false }
-      const { dialect } = await server.topology()
       try {
-        if (dialect === 'mariadb') {
-          await runner.keep(statements.createFreeInMariadb({ name: bytes(name) }, NO_WAIT))
-        } else {
-          await runner.keep(statements.lockRowNow({ name: bytes(name) }))
-          await runner.keep(statements.createFree({ name: bytes(name) }))
-        }
+        const made = making.get(name) ?? makeRow(name).finally(() => making.delete(name))
+        making.set(name, made)
+        await made
       } catch (error) {
         if (isLocked(error)) return { maybeLocked: true }
         throw error
@@ -212,6 +211,16 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
       return { row: (await read([{ name }])).get(name), maybeLocked: false }
     })
     return answer ?? { maybeLocked: true }
+  }
+
+  async function makeRow(name: string): Promise<void> {
+    const { dialect } = await server.topology()
+    if (dialect === 'mariadb') {
+      await runner.keep(statements.createFreeInMariadb({ name: bytes(name) }, NO_WAIT))
+      return
+    }
+    const { rows } = await runner.keep(statements.lockRowNow({ name: bytes(name) }))
+    if (rows.length === 0) await runner.keep(statements.createFree({ name: bytes(name) }))
   }
 
   /** Makes the row in the transaction, for want of another connection; false if the wait for another's row ends first. */
