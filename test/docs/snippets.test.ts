@@ -1,6 +1,7 @@
 import { execFile } from 'node:child_process'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 import ts from 'typescript'
 import { describe, expect, it } from 'vitest'
@@ -112,7 +113,7 @@ function complaints(): string[] {
 
 /** As its reader would, in a process of its own, which has to end by itself. */
 async function run({ path, text }: Module): Promise<void> {
-  const target = compiled(new URL(`file://${path}`))
+  const target = compiled(pathToFileURL(path))
   const { outputText } = ts.transpileModule(text, { compilerOptions: { ...optionsOf(), module: ts.ModuleKind.ESNext } })
   await mkdir(dirname(target), { recursive: true })
   await writeFile(target, outputText)

@@ -2,7 +2,7 @@
 import Sqlite from 'better-sqlite3'
 import { Kysely, SqliteDialect, sql } from 'kysely'
 import { fromKysely } from '../../src/adapters/kysely.ts'
-import { createLocks, type Lease } from '../../src/index.ts'
+import { createLocks } from '../../src/index.ts'
 
 interface Schema {
   invoice: { id: number; receipt: string | null }
@@ -35,5 +35,3 @@ export async function buildReport(_?: Work): Promise<string> {
 export async function askForInterest({ balance }: { readonly balance: number }): Promise<number> {
   return balance / 100
 }
-
-export async function work(_?: Lease<unknown>): Promise<void> {}
