@@ -35,12 +35,14 @@ export interface OwnConnectionOptions {
 
 /**
  * The connection of rowlock's own, beside the application's pool, whose connections the application's transactions may all be
- * holding: renewals, looks, queueing and releases go over it, and it listens for hand-offs. No statement on it waits for a row.
+ * holding: renewals, polls, queueing and releases go over it, and it listens for hand-offs. No statement on it waits for a row.
  * Opened when it is first needed, and again, with pauses, when it was lost; meanwhile the pool has to do.
  */
 export class OwnConnection {
   readonly #adapter: SqlAdapter<never>
   readonly #timeoutMs: number
+  /** Whether there may be one for what can be done without. */
+  readonly isWanted: boolean
   #open: (() => Promise<DedicatedConnection>) | undefined
   #shared: Shared | undefined
   #opening: Promise<Shared> | undefined
@@ -58,6 +60,7 @@ export class OwnConnection {
   constructor(adapter: SqlAdapter<never>, { enabled, timeoutMs }: OwnConnectionOptions) {
     this.#adapter = adapter
     this.#timeoutMs = timeoutMs
+    this.isWanted = enabled
     if (enabled) this.#open = this.#dedicate ?? this.#borrowing(adapter)
   }
 

@@ -4,7 +4,7 @@ import { migrationFiles } from './migration-files.ts'
 
 /** Where rowlock's tables live. */
 export interface Naming {
-  /** PostgreSQL schema. Default: the first one of the connection's search_path. */
+  /** PostgreSQL schema. Default: the one that the connection's search_path leads to, looked up once. */
   readonly schema?: string | undefined
   /** Default: `rowlock_`. */
   readonly tablePrefix?: string | undefined

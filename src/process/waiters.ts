@@ -20,7 +20,7 @@ export interface HandedOver extends Hold {
 export interface Terms {
   readonly ttlMs: number
   readonly session: string | null
-  /** Stands for transactions, which wait for the end of leases only (see TransactionQueue). */
+  /** Stands for transactions, which wait for the end of leases only (see TransactionWaiters). */
   readonly transaction?: boolean
 }
 
@@ -611,7 +611,7 @@ export class Waiters implements Recipients {
     }
   }
 
-  /** An ticket that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
+  /** A ticket that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
   #enqueueAgain(lock: LockWaiters, view: LockView, sentAt: number): void {
     for (const ticket of [...lock.tickets.values()].reverse()) {
       const unseen = ticket.queuedAt === undefined || ticket.queuedAt >= sentAt || ticket.joining !== undefined
@@ -677,7 +677,7 @@ export class Waiters implements Recipients {
 
 /** Who waits longer has to queue again once a day, so that the tickets of processes that died do not stay for ever. */
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
-/** An ticket outlives its waiters' deadlines by this much, for they leave by themselves. */
+/** A ticket outlives its waiters' deadlines by this much, for they leave by themselves. */
 const LEAVING_MS = 1000
 
 /** Takes the first waiters with the same terms out of those who arrived. */

@@ -132,9 +132,12 @@ export function ownConnectionSuite(
       const before = await sessions(engine, open.url)
       const lease = await locks.acquire(freshName())
       await eventOf(events, 'renewed', lease.name)
+      const waiting = locks.acquire(lease.name)
+      await untilWaiting(locks, lease.name)
       const now = await sessions(engine, open.url)
       expect(now.filter((id) => !before.includes(id))).toEqual([])
       expect(await lease.release()).toBe(true)
+      await (await waiting).release()
     })
   })
 }

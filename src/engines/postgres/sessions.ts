@@ -88,6 +88,7 @@ export function sessions({
         await ping()
         return { provesLife: false, ping, close: await adapter.listen(channel, hear) }
       }
+      if (!own.isWanted) throw new LockError('UNSUPPORTED', 'LISTEN needs a connection, and ownConnection is false')
       const connection = await openLocked(process, 'LISTEN')
       const ping = () => clock.compare(connection)
       try {
