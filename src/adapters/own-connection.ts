@@ -7,6 +7,8 @@ import { isConnectionFailure } from './driver-errors.ts'
 const OPENING_MS = 250
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5000
+/** A pool that has no second connection to lend probably never will, and is kept from its only one while that is found out. */
+const LONGEST_PAUSE_WITHOUT_SECOND_MS = 60_000
 /**
  * No statement is to wait for a row on it. InnoDB cannot be told so of an INSERT, which a row stops that an open transaction
  * has created: it waits for a second at most, instead of fifty.
@@ -161,7 +163,8 @@ export class OwnConnection {
       // Whoever needs it for more than a statement hears of it; for the others there is the pool.
       if (error instanceof LockError && error.code === 'UNSUPPORTED') this.#open = undefined
       this.#notBefore = performance.now() + this.#pauseMs
-      this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2)
+      const hasNone = error instanceof DatabaseError && error.failure === 'unavailable'
+      this.#pauseMs = Math.min(hasNone ? LONGEST_PAUSE_WITHOUT_SECOND_MS : LONGEST_PAUSE_MS, this.#pauseMs * 2)
       throw error
     }
   }
