@@ -262,3 +262,6 @@ begin
   end if;
 end
 $function$;
+
+-- How these tables are read and written, as a number: a version of the library that does not know it refuses them.
+insert into rowlock_migrations (name) values ('protocol 1');

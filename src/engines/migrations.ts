@@ -55,7 +55,7 @@ export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
         ...parts.map(named),
         `${engine === 'mysql' ? 'insert ignore' : 'insert'} into ${history} (name) values ('${name}')`,
       ],
-      undo: [...parts.map(undoStatement).reverse().map(named), forget],
+      undo: [...parts.flatMap(undoStatement).reverse().map(named), forget],
     }
   })
 }
@@ -86,10 +86,13 @@ export function preparationStatements(engine: SqlEngine, naming: Naming): string
     : [`create schema if not exists ${quoted(engine, naming.schema)}`, history]
 }
 
-function undoStatement(statement: string): string {
+/** None for a row of the table of migrations, which goes with it. */
+function undoStatement(statement: string): string[] {
+  if (/^insert (ignore )?into rowlock_migrations\b/.test(statement)) return []
+
   const [, kind, thing] = /^create (table|function) (?:if not exists )?([^\s(]+)/.exec(statement) ?? []
   if (kind === undefined) throw new Error(`undoStatement does not know yet how to undo: ${statement}`)
-  return `drop ${kind} ${thing}`
+  return [`drop ${kind} ${thing}`]
 }
 
 /** At semicolons that end a line, but for those in the body of a function, which stands between two `$function$`. */

@@ -1,7 +1,8 @@
-import type { SqlAdapter } from '../../adapters/adapter.ts'
+import type { SqlAdapter, Statement } from '../../adapters/adapter.ts'
 import type { OwnConnection } from '../../adapters/own-connection.ts'
 import type { Store } from '../../protocol/store.ts'
 import type { Naming } from '../migrations.ts'
+import { withProtocol } from '../protocol-number.ts'
 import { Runner } from '../runner.ts'
 import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
@@ -67,11 +68,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     ...sessions(outside),
     async assess(beside = false) {
       // The pool's sessions take the locks, and its driver's answers are what will be read; what another one says is not kept.
-      return assess(
-        beside
-          ? await readTopology('mysql', (query) => runner.keep(query))
-          : await server.ask((query) => runner.run(query)),
-      )
+      const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))
+      const topology = beside ? await readTopology('mysql', run) : await server.ask(run)
+      return withProtocol(assess(topology), 'mysql', naming, run)
     },
     ...migrate(outside),
   }

@@ -3,6 +3,7 @@ import type { OwnConnection } from '../../adapters/own-connection.ts'
 import { checkRow, otherShape, toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { Store } from '../../protocol/store.ts'
 import { isIdentifier, type Naming } from '../migrations.ts'
+import { withProtocol } from '../protocol-number.ts'
 import { Runner } from '../runner.ts'
 import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
@@ -69,7 +70,8 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     async assess(beside = false) {
       const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))
       await checkShape(run)
-      const assessment = assess(await readTopology('postgres', run, fragments.table), adapter.single === true)
+      const topology = await readTopology('postgres', run, fragments.table)
+      const assessment = await withProtocol(assess(topology, adapter.single === true), 'postgres', naming, run)
       // From now on the tables are named by their schema: a transaction of the caller's may have another search_path.
       if (assessment.refusal === null && naming.schema === undefined) {
         const schema = await schemaOf(run, fragmentsFor(naming).table)
