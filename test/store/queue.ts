@@ -1200,7 +1200,7 @@ class Peer {
 const RELEASED_TO_NOBODY: ReleaseResult = { outcome: 'released', handedOver: false, grants: [], promoteLater: false }
 
 const onPool = (adapter: SqlAdapter<unknown>) =>
-  new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 5000 })
+  new OwnConnection(adapter as SqlAdapter<never>, { enabled: true, timeoutMs: 5000 })
 
 function storeOn(adapter: Adapter<unknown>): Store<unknown> {
   switch (adapter.engine) {
