@@ -241,10 +241,16 @@ const DIFFERENCES: Differences = {
       engine: 'postgres',
       when: 'the transaction has the lock already, until it ends',
       because: 'the row of such a hold has no owner, and nobody asks for it',
-      instead: ({ reply, row }, { asked, before, has }) =>
-        has && before?.holders.length === 0 && reply.granted
-          ? { reply: { ...reply, owner: asked.owner }, row }
-          : undefined,
+      instead: (outcome, { asked, before, has }) => {
+        const { reply, row } = outcome
+        if (!has || before?.holders.length !== 0 || !reply.granted) return undefined
+        const { owner } = asked
+        return {
+          ...outcome,
+          reply: { ...reply, owner },
+          ...(row && { row: row.holders.length === 0 ? row : withHolder(row, { owner }) }),
+        }
+      },
     },
     {
       engine: 'postgres',
