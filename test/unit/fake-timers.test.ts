@@ -148,9 +148,10 @@ describe('locks in memory, with fake timers that also hold back what is no matte
     heldBack = []
     vi.useFakeTimers({ toFake: [...ALL_BUT_TICKS] })
     // Nothing here may depend on these being called before the test is over.
-    vi.spyOn(process, 'nextTick').mockImplementation((call: (...values: unknown[]) => void, ...values: unknown[]) => {
+    const holdBack: typeof process.nextTick = (call, ...values: unknown[]) => {
       heldBack.push(() => call(...values))
-    })
+    }
+    vi.spyOn(process, 'nextTick').mockImplementation(holdBack)
   })
 
   afterEach(() => {
