@@ -107,6 +107,8 @@ export function ownConnectionSuite(
         const others = await open.locks({ ttl: '20s' })
         await connected.sql('select 1')
         const inTheWay = await others.acquire(freshName())
+        // Over the connection of theirs, which is there from now on.
+        await inTheWay.extend('20s')
         expect(await locks.inspect(freshName())).toBeNull()
         const before = await sessions(engine, open.url)
         const waiting = locks.acquire(inTheWay.name)
