@@ -70,10 +70,10 @@ function depthOf(line: string): number {
 }
 
 /** The lines that differ where two locks are asked for in one statement. */
-function ofTwo({ text, ofTwo }: Sent): string[] {
-  if (ofTwo === undefined) return []
+function ofTwo({ text, ofMany }: Sent): string[] {
+  if (ofMany === undefined) return []
   const before = linesOf(text)
-  const lines = linesOf(ofTwo, indentationOf(text))
+  const lines = linesOf(ofMany(2), indentationOf(text))
   if (lines.length !== before.length) throw new Error('a statement of two has other lines than that of one')
   return [comment('Of two:'), ...lines.filter((line, index) => line !== before[index])]
 }

@@ -15,8 +15,8 @@ export type StatementName<Engine extends SqlEngine> = keyof Statements[Engine] &
 /** What the database gets. */
 export interface Sent {
   readonly text: string
-  /** Of MySQL's that are about one lock or many: the text for two of them. */
-  readonly ofTwo?: string
+  /** Of MySQL's that are about one lock or many: the text for so many. */
+  readonly ofMany?: (count: number) => string
 }
 
 const name = Buffer.from('name')
@@ -86,7 +86,8 @@ export const STATEMENTS: { readonly [Engine in SqlEngine]: Readonly<Record<State
   mysql: mapped(mysqlStatements({}), (statement, name) => {
     const [asked, ...more] = ASKED[name] as readonly [unknown, ...unknown[]]
     const { text } = statement(asked, ...more)
-    return Array.isArray(asked) ? { text, ofTwo: statement([...asked, ...asked]).text } : { text }
+    if (!Array.isArray(asked)) return { text }
+    return { text, ofMany: (count) => statement(Array.from({ length: count }, () => asked[0])).text }
   }),
 }
 
