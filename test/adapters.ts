@@ -34,6 +34,8 @@ export type Isolation = 'read committed' | 'repeatable read' | 'serializable'
 export interface ConnectOptions {
   /** Connections in the pool, for adapters that have one. */
   readonly poolSize?: number
+  /** Called with each text that is executed, by drivers that tell. */
+  readonly onExecuted?: (text: unknown) => void
 }
 
 type Rows = Record<string, unknown>[]
@@ -120,9 +122,9 @@ export const connectors = {
   },
 
   /** Loaded only here: a native module fits one version of Node. */
-  async 'better-sqlite3'(path: string): Promise<Connected> {
+  async 'better-sqlite3'(path: string, { onExecuted }: ConnectOptions = {}): Promise<Connected> {
     const { default: Database } = await import('better-sqlite3')
-    const database: Sqlite.Database = new Database(path)
+    const database: Sqlite.Database = new Database(path, onExecuted && { verbose: onExecuted })
     database.pragma('journal_mode = wal')
     return over(fromBetterSqlite3(database), {
       transaction: (body) =>

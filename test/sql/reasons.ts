@@ -1,0 +1,184 @@
+import type { Engine, Occasion } from './besides.ts'
+import type { StatementName } from './statements.ts'
+
+/**
+ * Why each statement is safe: what becomes of it if another session acts just before or after it, which row lock it takes, and why it
+ * waits for nobody. It stands above the statement in the files beside this one. The compiler sees to it that each statement has one.
+ */
+export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<Of>, string>> } = {
+  postgres: {
+    acquireOne:
+      'rowlock_acquire_1 (migrations/postgres) locks the row FOR UPDATE SKIP LOCKED if it is free, and judges it as locked: of two who come at once one finds it locked, and is refused; so is everybody while a guard has it FOR KEY SHARE. Who creates a name only tries for the advisory lock that keeps two of them apart.',
+    acquireAlike:
+      'Free rows are locked FOR UPDATE SKIP LOCKED and judged as locked, so who comes at the same time skips them. They are changed at their places, where nothing is found if they have changed since the statement began: acquireMany looks at those again.',
+    acquireMany:
+      'Free rows are locked FOR UPDATE SKIP LOCKED and judged as locked; of two who create a name one gets the advisory lock, for which they only try, and the other is refused. A refusal tells what was read, and may be out of date when it comes; a grant cannot be.',
+    acquireIn:
+      'rowlock_within_1 (migrations/postgres) waits as long as it is told: for other transactions at an advisory lock, then for a guard at the row, FOR UPDATE, which it judges as locked and keeps until the transaction ends. Who is refused rolls back a subtransaction, and with it both locks.',
+    pollTransactions:
+      'Reads pg_locks and locks nothing. What it says may be over at once: who goes in too early waits in the database, who goes in too late has waited a little longer.',
+    hasWritten:
+      'Reads pg_locks and locks nothing. The transaction waits for the answer meanwhile, and keeps an id that it has until it ends; no lock is granted by the answer.',
+    closeGates:
+      'Grants nothing: a gate is about fairness. It waits for whoever closes or opens the same gates, for the length of such a statement, and takes them in the order of names, so not in a circle.',
+    openGates:
+      'Opens what was closed by the same closing only, so a gate that somebody else has closed since stays closed. It waits for the length of a statement at most, and a deadlock would be repeated.',
+    enqueue:
+      'The row is locked FOR NO KEY UPDATE SKIP LOCKED, which passes a guard, so places in the queue are given one after the other, in the order of names. What is locked, or has changed since the statement began, is answered as locked and asked again.',
+    withdraw:
+      'The row is locked FOR NO KEY UPDATE SKIP LOCKED, and only the ticket with this id is made smaller. If it was handed the lock just before, the answer says so; what is locked, or has changed since the statement began, is asked again.',
+    promote:
+      'Rows that nobody holds are locked FOR UPDATE SKIP LOCKED and judged as locked: of two who promote one finds a row locked, or held by then, and under an open guard it is skipped. Who is handed the lock just before is what the other one reads.',
+    releaseOne:
+      'rowlock_release_1 (migrations/postgres) finds the row by name, owner and token, FOR UPDATE SKIP LOCKED, so one that comes late or twice finds nothing. Under an open guard it ends the lease FOR NO KEY UPDATE, and nobody is given the lock before that guard ends.',
+    releaseUnawaited:
+      'Rows of this name, owner and token, for which nobody waits, are locked FOR NO KEY UPDATE SKIP LOCKED, in the order of names. They are changed at their places, so one in whose queue somebody is since the statement began is left to releaseMany.',
+    releaseMany:
+      'Rows of this name, owner and token are locked FOR UPDATE SKIP LOCKED, and handed to the first in their queues in the same statement: nobody can barge in between. Under an open guard a row is skipped, and releaseGuarded follows.',
+    releaseGuarded:
+      'Ends leases, and gives nobody the lock: FOR NO KEY UPDATE SKIP LOCKED passes an open guard, whose own lock keeps everybody out until it ends. Changed at its place, in the order of names, so a row that has changed since is not waited for.',
+    releaseIn:
+      "In the caller's transaction. It waits for a statement that has the row, bounded by the caller's settings, and finds it by name, owner and token then; from then until the commit all others find the row locked, so nobody has the lock before.",
+    renew:
+      'Rows of this name, owner and token that have not run out are locked FOR NO KEY UPDATE SKIP LOCKED, which passes a guard, and judged as locked: nothing is revived, or renewed for who lost it. It never shortens, so a late one does no harm. Changed at its place, so a row that has changed since is not waited for.',
+    guardOne:
+      "In the caller's transaction: FOR KEY SHARE until it ends, and every statement that gives the lock to somebody else locks FOR UPDATE and skips the row. After a takeover there is no row of this owner and token. It waits only for whoever is giving the lock to somebody else: a statement, or a transaction that has taken it from a lease that ran out.",
+    guardMany:
+      'As guardOne, in the order of names, so that two transactions that guard the same leases do not wait in a circle.',
+    poll: 'Reads, and locks no row; whether a session is gone it finds by trying for its advisory lock. What it says may be over at once: promote and acquire judge again.',
+    list: 'Reads, and locks no row. What it says may be over at once, and is for people.',
+    inspect: 'Reads, and locks no row. What it says may be over at once, and is for people.',
+    forceRelease:
+      'The row is locked FOR UPDATE SKIP LOCKED, so an open guard is not overtaken but answered as held. The token rises: what the former holder still sends, a guard or a release, finds nothing.',
+    purge:
+      'Idle rows are locked FOR UPDATE SKIP LOCKED and judged as locked: who takes one at the same time has it locked, and it stays, or finds none and creates one. That has the clock for a token, which is above those of all rows that go.',
+  },
+
+  mysql: {
+    acquire:
+      'Free rows are locked FOR UPDATE SKIP LOCKED in a derived table, which the LIMIT keeps apart, and judged as locked: of two who come at once one skips the row, and so does everybody while a guard has it. The join then finds by the primary key what is locked already.',
+    create:
+      "The primary key decides who creates the row: who comes second changes nothing, and sets last_insert_id() to 0. It waits only for a transaction that has created the row, or locked it, since it was found missing: MySQL has no NOWAIT for an INSERT, and statementTimeout ends the caller's wait.",
+    createFree:
+      "Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. It waits only for a transaction that has begun to create the row just before: for a second at most on rowlock's own connection, and in the caller's transaction for as long as the session's settings say.",
+    createFreeInMariadb:
+      'As createFree, with a limit of its own: on another connection than the transaction it waits for nobody.',
+    lockRowNow:
+      'Commits at once, so its lock lasts for no longer than the statement. NOWAIT: that a transaction has the row is an error of this statement. One that creates the row just after it is what createFree waits for.',
+    takeRowInMariadb:
+      "In the caller's transaction: waits for the row as long as the limits in front of it say, which end the statement alone, judges it as locked, and keeps it until the transaction ends. A lease that came first stays, and then the transaction is aborted, since it may have the row locked.",
+    takeRow:
+      "In the caller's transaction, after lockRow, so that it waits for nobody: what it judges is locked by this transaction. A lease that came first stays, and then the transaction is aborted, since it has the row locked.",
+    takeRowNow:
+      "In the caller's transaction, FOR UPDATE NOWAIT: a row that somebody has is an error of this statement, and waited for by lockRow. SKIP LOCKED would go on and lock the gap behind. What is free is judged as locked, and kept until the transaction ends.",
+    lockRow:
+      "In the caller's transaction: waits for the row for as long as the hint says, which ends this statement alone, and keeps it until the transaction ends. takeRow judges it.",
+    ownHold:
+      "In the caller's transaction: waits for nobody. The row of a hold that stands is locked by this transaction; of one that was rolled back, the row is somebody else's, and NOWAIT makes that an error of this statement alone, or nobody's, and then it is taken next.",
+    ownHoldInMariadb:
+      'As ownHold, by a limit in front of it, since NOWAIT would be the error that may roll back the transaction there.',
+    keepAsLease:
+      "In the caller's transaction, which has the row locked (ownHold): what it writes begins with the commit, and nobody can be given the lock before.",
+    closeGates:
+      'Grants nothing: a gate is about fairness. It waits for whoever closes or opens the same gates, for the length of such a statement, and takes them in the order of names, so not in a circle.',
+    openGates:
+      'Opens what was closed by the same closing only, so a gate that somebody else has closed since stays closed. It waits for the length of a statement at most, in the order of names.',
+    enqueue:
+      'The row is locked FOR UPDATE SKIP LOCKED in a derived table, and its queue read as locked, so places are given one after the other, and no more than may wait. A row that is locked is asked for again.',
+    withdraw:
+      'The row is locked FOR UPDATE SKIP LOCKED in a derived table, and only the ticket with this id is made smaller, at the place where it is then. A row that is locked is asked for again.',
+    changes:
+      "Reads, and locks no row: what became of enqueue and withdraw. Others may have changed the queue in between; the ticket's last change, or the hold that it has become, still tells.",
+    promote:
+      'Rows that nobody holds are locked FOR UPDATE SKIP LOCKED in a derived table and judged as locked: of two who promote one finds the row locked, or held by then, and under an open guard it is skipped. A first ticket that is dead is left to prune.',
+    queue:
+      'Reads, and locks no row. Whoever acts on it (prune) does so only if the queue and the token are the same by then.',
+    prune:
+      'The row is locked FOR UPDATE SKIP LOCKED and changed only if token and queue are as they were read, so nobody who came since is forgotten, and nobody loses a place.',
+    release:
+      'Rows of this name, owner and token, for which nobody waits, are locked FOR UPDATE SKIP LOCKED in a derived table. One that comes late or twice finds nothing; where somebody has queued just before, handOver follows.',
+    handOver:
+      'Rows of this name, owner and token are locked FOR UPDATE SKIP LOCKED in a derived table, and handed to the first in their queues in the same statement: nobody can barge in between. If the first is dead the lock is free, but with a queue, so that only promote gives it away.',
+    releaseIn:
+      "In the caller's transaction. It waits for a statement that has the row, bounded by the caller's settings, and finds it by name, owner and token then; from then until the commit all others find the row locked, so nobody has the lock before.",
+    awaited:
+      'A plain read of a row that this transaction has changed, and so has locked; an arrival after the commit is seen by its own look.',
+    renew:
+      'Rows of this name, owner and token that have not run out are locked FOR UPDATE SKIP LOCKED in a derived table and judged as locked: nothing is revived, or renewed for who lost it. It never shortens, so a late one does no harm. A row that a guard has is answered as held.',
+    guard:
+      "In the caller's transaction: writes the row, which nobody else can lock until it ends, and which takes part in the certification of a cluster. It waits for whoever has the rows, in the order of names, bounded by the caller's settings; after a takeover there is no row of this owner and token.",
+    token: 'A plain read of a row that this transaction has changed, and so has locked: nobody else can change it.',
+    read: 'Reads, and locks no row. What it says may be over at once: promote and acquire judge again. What became of a statement before it is judged by owner and token.',
+    list: 'Reads, and locks no row. What it says may be over at once, and is for people.',
+    inspect: 'Reads, and locks no row. What it says may be over at once, and is for people.',
+    forceRelease:
+      'The row is locked FOR UPDATE SKIP LOCKED in a derived table, so an open guard is not overtaken but answered as held. The token rises: what the former holder still sends, a guard or a release, finds nothing.',
+    purgeable: 'Reads, and locks no row: purge judges again.',
+    purge:
+      'Idle rows are locked FOR UPDATE SKIP LOCKED in a derived table and judged as locked: who takes one at the same time has it locked, and it stays, or finds none and creates one. That has the clock for a token, which is above those of all rows that go.',
+  },
+
+  sqlite: {
+    acquire:
+      'A statement that writes has the file to itself from before it looks until it has committed, so of two who come at once the second sees the first. A file that is busy is an error at once, and the statement is repeated.',
+    acquireIn:
+      "In the caller's transaction, which has the file to itself from here to its end: nobody takes any lock meanwhile. A file that is busy is an error, after which a deferred transaction has to begin again.",
+    standing:
+      'Reads, and waits for no writer. What it says may be over at once: a refusal is as good as any moment before it came, and what looks free is judged again by acquire.',
+    enqueue:
+      'A statement that writes has the file to itself, so places in the queue are given one after the other, and no more than may wait.',
+    waiting: 'Reads, and waits for no writer: why enqueue left somebody out.',
+    withdraw:
+      'A statement that writes has the file to itself, and only the ticket with this id is made smaller. If it was handed the lock just before, the answer says so.',
+    promote:
+      'A statement that writes has the file to itself: of two who promote the second finds the lock held, and no guarded transaction is open.',
+    held: 'Reads, and waits for no writer: why promote left a lock as it is.',
+    release:
+      'A statement that writes has the file to itself, and hands over in the same moment, so nobody can barge in between. By name, owner and token, so one that comes late or twice finds nothing.',
+    releaseIn:
+      "In the caller's transaction, which has the file to itself from here to its end, so nobody has the lock before the commit. By name, owner and token.",
+    renew:
+      'A statement that writes has the file to itself. By name, owner, token and expiry, so nothing is revived, or renewed for who lost it; it never shortens, so a late one does no harm.',
+    guard:
+      "In the caller's transaction: changes nothing, but is a write, so from here to its end nobody else writes to the file, and nobody takes any lock. After a takeover there is no row of this owner and token.",
+    poll: 'Reads, and waits for no writer. What it says may be over at once: promote and acquire judge again.',
+    list: 'Reads, and waits for no writer. What it says may be over at once, and is for people.',
+    inspect: 'Reads, and waits for no writer. What it says may be over at once, and is for people.',
+    forceRelease:
+      'A statement that writes has the file to itself, so no guarded transaction is open. The token rises: what the former holder still sends, a guard or a release, finds nothing.',
+    purge:
+      'A statement that writes has the file to itself: who takes one of these locks does so before, and its row stays, or after, and creates one. That has the clock for a token, which is above those of all rows that go.',
+    changingFile: 'Reads what this connection has open, and no table.',
+  },
+}
+
+/** The same for what is not compiled. */
+export const REASONS_BESIDES: { readonly [Of in Engine]: Readonly<Record<Occasion<Of>, string>> } = {
+  postgres: {
+    assess: 'Reads settings and catalogs, before the first lock, and locks nothing.',
+    openSession:
+      "On rowlock's own connection. The advisory lock is tried for, and its key is random: nobody has it, and nobody ever gets it again. It ends with the session, which is what others try for; where a pooler's session would keep it, it is not taken.",
+    listen:
+      "On rowlock's own connection, by an advisory lock as for openSession, which shows that the process lives. A notification only hastens what a poll finds anyway, so one that comes before LISTEN or after UNLISTEN costs time and nothing else.",
+    readsSnapshot: "In the caller's transaction. SHOW takes no snapshot, and no lock.",
+    guardedQuery:
+      "The caller's statement with guardOne beside it, whose row lock lasts until the transaction ends. If that finds no row, a cast fails, which undoes the whole statement, whatever of it was executed first.",
+    migrate:
+      'Those who migrate the same tables take turns at an advisory lock until their commit, so what one finds missing nobody else is creating. It waits for them, and for nobody who takes locks. Between the last two statements: the migrations that have not run.',
+  },
+  mysql: {
+    assess: 'Reads settings, before the first lock, and locks nothing.',
+    openSession:
+      "On rowlock's own connection, on which a row is waited for no longer than a second. The name of the GET_LOCK is random, so nobody has it or ever gets it again; it ends with the session, which is what others ask for. Where a proxy's session would keep it, it is not taken.",
+    releaseIn:
+      'Before the compiled statement of that name: the answer to it says whether a transaction is open, and changes nothing.',
+    migrate:
+      'Those who migrate the same tables take turns by a GET_LOCK of this name, for a minute at most. DDL commits by itself, so each statement may be run again after one that was cut off. Between the last two: the migrations that have not run, and the table that lists them if it is missing.',
+  },
+  sqlite: {
+    assess: 'Reads settings, before the first lock, and waits for no writer.',
+    assertOpen: "In the caller's transaction: fails if it is over, and else does nothing.",
+    migrate:
+      'BEGIN IMMEDIATE has the file to itself until the commit, so those who migrate take turns. Before `commit`: the migrations that have not run.',
+  },
+}

@@ -1,0 +1,105 @@
+import type { SqlEngine, Statement } from '../../src/adapters/adapter.ts'
+import { mysqlStatements } from '../../src/engines/mysql/store.ts'
+import { toAskedAttempt, toAskedHold, toAskedLease } from '../../src/engines/mysql/values.ts'
+import { postgresStatements } from '../../src/engines/postgres/store.ts'
+import { sqliteStatements } from '../../src/engines/sqlite/store.ts'
+
+interface Statements {
+  postgres: ReturnType<typeof postgresStatements>
+  mysql: ReturnType<typeof mysqlStatements>
+  sqlite: ReturnType<typeof sqliteStatements>
+}
+
+export type StatementName<Engine extends SqlEngine> = keyof Statements[Engine] & string
+
+/** What the database gets. */
+export interface Sent {
+  readonly text: string
+  /** Of MySQL's that are about one lock or many: the text for so many. */
+  readonly ofMany?: (count: number) => string
+}
+
+const name = Buffer.from('name')
+const hold = { name: 'name', owner: 'owner', token: 1n }
+const attempt = { ...hold, ttlMs: 1000, holder: 'holder', session: null }
+const { session: _, ...askedAttempt } = toAskedAttempt(attempt, null)
+const askedWithin = { ...askedAttempt, mark: name }
+const lease = toAskedLease({ ...hold, ttlMs: 1000 })
+
+/** MySQL's statements have their columns, and hints, from what they are asked: here as the store asks, in the same order. */
+const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][Name]> } = {
+  acquire: [[toAskedAttempt(attempt, null)]],
+  create: [[toAskedAttempt(attempt, null)]],
+  createFree: [{ name }],
+  createFreeInMariadb: [{ name }, 'innodb_lock_wait_timeout=0'],
+  lockRowNow: [{ name }],
+  takeRow: [askedWithin],
+  takeRowInMariadb: [askedWithin, 'max_statement_time=2.5, innodb_lock_wait_timeout=3600'],
+  takeRowNow: [askedWithin],
+  lockRow: [name, 2500],
+  ownHold: [{ name, token: 1n, mark: name }],
+  ownHoldInMariadb: [{ name, token: 1n, mark: name }, 'innodb_lock_wait_timeout=0'],
+  keepAsLease: [{ name, token: 1n, mark: name, owner: name, ttl: 1000 }],
+  closeGates: [[{ name, closer: name }]],
+  openGates: [[{ name, closer: name }]],
+  enqueue: [
+    [
+      {
+        name,
+        ticket: name,
+        joins: null,
+        count: 1,
+        ttl: 1000,
+        holder: name,
+        session: null,
+        process: name,
+        transaction: 0,
+        wait: 1000,
+        most: 10,
+      },
+    ],
+  ],
+  withdraw: [[{ name, ticket: name, count: 1, changeId: name }]],
+  changes: [[name]],
+  promote: [[{ name, deadSession: null }]],
+  queue: [{ name }],
+  prune: [{ name, token: 1n, seen: name, living: null }],
+  release: [[toAskedHold(hold)]],
+  handOver: [[toAskedHold(hold)]],
+  releaseIn: [toAskedHold(hold)],
+  awaited: [{ name }],
+  renew: [[lease]],
+  guard: [[lease]],
+  token: [{ name }],
+  read: [[name]],
+  list: [{ prefix: name }],
+  inspect: [{ name }],
+  forceRelease: [{ name }],
+  purgeable: [{ idleMs: 1000 }],
+  purge: [[{ name, idleMs: 1000 }]],
+}
+
+type Compiled = (...asked: readonly unknown[]) => Statement
+
+/** All statements on the tables of locks, as they are compiled for tables with the default names. */
+/** PostgreSQL's tables are named by their schema once that is known. */
+export const QUALIFIED = mapped(postgresStatements({ schema: 'public' }), (statement) => ({ text: statement({}).text }))
+
+export const STATEMENTS: { readonly [Engine in SqlEngine]: Readonly<Record<StatementName<Engine>, Sent>> } = {
+  postgres: mapped(postgresStatements({}), (statement) => ({ text: statement({}).text })),
+  sqlite: mapped(sqliteStatements({}), (statement) => ({ text: statement({}).text })),
+  mysql: mapped(mysqlStatements({}), (statement, name) => {
+    const [asked, ...more] = ASKED[name] as readonly [unknown, ...unknown[]]
+    const { text } = statement(asked, ...more)
+    if (!Array.isArray(asked)) return { text }
+    return { text, ofMany: (count) => statement(Array.from({ length: count }, () => asked[0])).text }
+  }),
+}
+
+function mapped<Name extends string>(
+  statements: Record<Name, unknown>,
+  toSent: (statement: Compiled, name: Name) => Sent,
+): Record<Name, Sent> {
+  const entries = Object.entries(statements) as [Name, Compiled][]
+  return Object.fromEntries(entries.map(([name, statement]) => [name, toSent(statement, name)])) as Record<Name, Sent>
+}
