@@ -374,7 +374,8 @@ function listed(adapter: SqlAdapter<unknown>, sent: string[], opened: () => void
 
 /** Of a statement of the engine's, about one lock or three, or with a query beside it; of any other statement its text. */
 function nameOf({ engine }: TestEngine, text: string): string {
-  const statements = engine === 'memory' ? [] : Object.entries<Sent>(engine === 'postgres' ? QUALIFIED : STATEMENTS[engine])
+  const statements =
+    engine === 'memory' ? [] : Object.entries<Sent>(engine === 'postgres' ? QUALIFIED : STATEMENTS[engine])
   const same = statements.find(([, sent]) => sent.text === text || sent.ofMany?.(3) === text)
   if (same !== undefined) return same[0]
   const part = text.startsWith('with rowlock_query as') && statements.find(([, sent]) => text.includes(sent.text))
