@@ -125,6 +125,7 @@ export class Comparison {
       }
       case 'poll':
         return this.#ask('poll', toAsked(command.names), async () => {
+          // Views have names, and come in any order.
           const views = await store.poll(command.names)
           return command.names.map((name) => views.find((view) => view.name === name) ?? null)
         })
@@ -291,7 +292,7 @@ export class Comparison {
       const before = this.#database.rowIn(name, tx)
       const lock = other && (engine === 'sqlite' ? 'changed' : other.locks.get(name))
       const world = this.#world(clocks[index]!, lock !== undefined)
-      const decide = (row: LockRow | undefined, by = tx) => this.#decisions[verb](row, each, world, by)
+      const decide = (row: LockRow | undefined) => this.#decisions[verb](row, each, world, tx)
       return {
         asked: each,
         before,

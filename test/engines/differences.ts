@@ -402,9 +402,11 @@ const FAULTS: Differences = {
       instead: ({ reply, row }, situation) => {
         const { before, marked, world, call } = situation
         const isUnconfirmed = marked || before?.holders[0]?.handedTo != null
+        // By its first statement, which is for what has run out, or was released, with a living waiter, and no missed hand-off.
         const anyChanged = call.some((each) => {
           const missed = each.before?.holders.some(({ handedTo }) => each.marked || handedTo !== null)
-          return each.outcome.reply.outcome === 'handed over' && !missed && isFirstAlive(each.before, world)
+          const isHandedOver = each.outcome.reply.outcome === 'handed over'
+          return isHandedOver && !missed && leftOf(each.before, world) <= 0 && isFirstAlive(each.before, world)
         })
         return reply.outcome === 'held' && isUnconfirmed && anyChanged
           ? { reply: { outcome: 'handed over', grants: [grantOf(situation)] }, row }
