@@ -1,34 +1,54 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
+import { access, cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { SqlEngine } from '../../src/adapters/adapter.ts'
 import { type ServerName, serverNames } from '../servers/server.ts'
+import { STATEMENTS, type StatementName } from '../sql/statements.ts'
 
-/** Engines as tests name them, and the servers that they need. */
+/** Engines as tests name them, the servers that they need, and whose statements they run. */
 const ENGINES = {
-  memory: null,
-  'better-sqlite3': null,
-  pglite: null,
-  'pg on PostgreSQL 18': 'postgres18',
-  'mysql2 on MySQL': 'mysql',
-  'mysql2 on MariaDB': 'mariadb',
-} as const satisfies Record<string, ServerName | null>
+  memory: { server: null, statements: null },
+  'better-sqlite3': { server: null, statements: 'sqlite' },
+  pglite: { server: null, statements: 'postgres' },
+  'pg on PostgreSQL 18': { server: 'postgres18', statements: 'postgres' },
+  'mysql2 on MySQL': { server: 'mysql', statements: 'mysql' },
+  'mysql2 on MariaDB': { server: 'mariadb', statements: 'mysql' },
+} as const satisfies Record<string, { server: ServerName | null; statements: SqlEngine | null }>
+export type EngineName = keyof typeof ENGINES
 
-/**
- * A store with one clause weakened. `find` must be in `file` exactly once. At least one of the tests in `tests` must fail on
- * `engine` because of it, and not all of them: a statement that does not even run proves nothing.
- */
-export interface Mutant {
+type NameOn<Engine extends EngineName> = Engine extends EngineName
+  ? NameOf<(typeof ENGINES)[Engine]['statements']>
+  : never
+type NameOf<Statements> = Statements extends SqlEngine ? StatementName<Statements> : never
+
+/** One clause of a store weakened. */
+export type Weakening<Engine extends EngineName> = Place<Engine> & {
   readonly name: string
-  readonly file: string
+  /**
+   * Is there exactly once, or, of a fragment that several statements have, in each of them. White space is white space,
+   * however much of it: statements can be quoted as test/sql has them.
+   */
   readonly find: string
   readonly replace: string
-  readonly engine: keyof typeof ENGINES
   /** Test files, from `test/` on. */
   readonly tests: readonly string[]
 }
+
+/**
+ * At least one of its tests must fail on `engine` because of it, and not all of them: a statement that does not even run proves
+ * nothing.
+ */
+export type Mutant = Weakening<EngineName> & { readonly engine: EngineName }
+
+/** What is weakened: compiled statements, a function of migrations/postgres (without its prefix), or a source file. */
+type Place<Engine extends EngineName> =
+  | { readonly statement: NameOn<Engine> }
+  | { readonly fragmentOf: readonly NameOn<Engine>[] }
+  | { readonly function: string }
+  | { readonly file: string }
 
 export interface Outcome {
   readonly passed: number
@@ -40,8 +60,18 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 /** What the tests of stores need. */
 const COPIED = ['src', 'test', 'migrations', 'package.json', 'tsconfig.json', 'vitest.config.ts']
 
+const MIGRATION = 'migrations/postgres/0001_locks.sql'
+/** Which compiles all statements; in the sandbox another module takes its place, and it stands beside that. */
+const COMPILER = 'src/engines/statement.ts'
+const COMPILER_ITSELF = 'src/engines/statement-itself.ts'
+/** There when a weakened statement has been compiled. */
+const MARK = 'weakened'
+
 /** Tests that hang tell nothing. */
 const LONGEST_RUN_MS = 600_000
+
+/** The text of a source file that a mutant changes, by its path; or texts of statements, by what they are otherwise. */
+type Changes = { readonly files: Map<string, string> } | { readonly statements: Map<string, string> }
 
 /** A copy of the checkout, so that nobody else sees the mutants. */
 export class Sandbox {
@@ -55,38 +85,38 @@ export class Sandbox {
     const directory = await mkdtemp(join(tmpdir(), 'rowlock-mutants-'))
     for (const each of COPIED) await cp(join(root, each), join(directory, each), { recursive: true })
     await symlink(join(root, 'node_modules'), join(directory, 'node_modules'))
+    await cp(join(directory, COMPILER), join(directory, COMPILER_ITSELF))
     return new Sandbox(directory)
   }
 
   /** Throws unless the mutant can be made. */
-  async check({ name, file, find }: Mutant): Promise<void> {
-    const found = (await readFile(join(this.#directory, file), 'utf8')).split(find).length - 1
-    if (found !== 1)
-      throw new Error(`the mutant "${name}" looks for this in ${file}, and finds it ${found} times:\n${find}`)
+  async check(mutant: Mutant): Promise<void> {
+    await this.#changesOf(mutant)
   }
 
   /** Runs the mutant's tests with the mutant in place. */
   async runMutated(mutant: Mutant): Promise<Outcome> {
-    await this.check(mutant)
-    const path = join(this.#directory, mutant.file)
-    const original = await readFile(path, 'utf8')
-    await writeFile(
-      path,
-      original.replace(mutant.find, () => mutant.replace),
-    )
+    const changes = await this.#changesOf(mutant)
+    if ('statements' in changes) return this.#runWeakened(changes.statements, mutant)
+    const originals = new Map<string, string>()
+    for (const [path, text] of changes.files) {
+      originals.set(path, await this.#read(path))
+      await this.#write(path, text)
+    }
     try {
       return await this.run(mutant)
     } finally {
-      await writeFile(path, original)
+      for (const [path, text] of originals) await this.#write(path, text)
     }
   }
 
   /** Runs the tests on the store as it is. */
   async run({ engine, tests }: Pick<Mutant, 'engine' | 'tests'>): Promise<Outcome> {
-    const server = ENGINES[engine]
+    const { server } = ENGINES[engine]
     const report = join(this.#directory, 'report.json')
     await rm(report, { force: true })
-    const name = engine.replaceAll(/[.]/g, '\\$&')
+    // Some tests are named after the server.
+    const name = server === null ? engine : `(${engine}|${server})`
     const vitest = spawn(
       process.execPath,
       [
@@ -105,6 +135,7 @@ export class Sandbox {
         env: {
           PATH: process.env.PATH,
           HOME: process.env.HOME,
+          ...serversOf(process.env),
           ROWLOCK_TEST_EXCLUDE: serverNames.filter((each) => each !== server).join(','),
         },
       },
@@ -118,6 +149,125 @@ export class Sandbox {
   async remove(): Promise<void> {
     await rm(this.#directory, { recursive: true })
   }
+
+  async #runWeakened(statements: ReadonlyMap<string, string>, mutant: Mutant): Promise<Outcome> {
+    await rm(join(this.#directory, MARK), { force: true })
+    await this.#write(COMPILER, weakeningCompiler(statements))
+    try {
+      const outcome = await this.run(mutant)
+      await access(join(this.#directory, MARK)).catch((cause: unknown) => {
+        throw new Error(`no test of the mutant "${mutant.name}" has compiled its statement`, { cause })
+      })
+      return outcome
+    } finally {
+      await this.#write(COMPILER, await this.#read(COMPILER_ITSELF))
+    }
+  }
+
+  async #changesOf(mutant: Mutant): Promise<Changes> {
+    if ('file' in mutant) {
+      return { files: new Map([[mutant.file, replacedOnce(mutant, mutant.file, await this.#read(mutant.file))]]) }
+    }
+    if ('function' in mutant) {
+      const migration = await this.#read(MIGRATION)
+      const original = functionIn(migration, mutant.function)
+      const weakened = replacedOnce(mutant, mutant.function, original)
+      return { files: new Map([[MIGRATION, migration.replace(original, () => weakened)]]) }
+    }
+    const { statements: dialect } = ENGINES[mutant.engine]
+    const sent: Readonly<Record<string, { readonly text: string }>> = dialect === null ? {} : STATEMENTS[dialect]
+    const names = 'statement' in mutant ? [mutant.statement] : mutant.fragmentOf
+    const statements = names.map((name): [string, string] => {
+      const text = sent[name]?.text
+      if (text === undefined) throw new Error(`there is no statement of the name ${name} on ${mutant.engine}`)
+      const weakened = 'statement' in mutant ? replacedOnce(mutant, name, text) : replaced(mutant, name, text)
+      if (placeholdersOf(weakened) !== placeholdersOf(text))
+        throw new Error(`the mutant "${mutant.name}" does not leave the values of ${name} their places`)
+      return [toTemplate(text), toTemplate(weakened)]
+    })
+    return { statements: new Map(statements) }
+  }
+
+  #read(path: string): Promise<string> {
+    return readFile(join(this.#directory, path), 'utf8')
+  }
+
+  #write(path: string, text: string): Promise<void> {
+    return writeFile(join(this.#directory, path), text)
+  }
+}
+
+/** The variables that name servers which are running already. */
+function serversOf(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(env).filter(([name]) => /^ROWLOCK_TEST_\w+_URL$/.test(name)))
+}
+
+function replacedOnce(mutant: Mutant, where: string, text: string): string {
+  const found = text.match(patternOf(mutant.find))?.length ?? 0
+  if (found !== 1)
+    throw new Error(
+      `the mutant "${mutant.name}" looks for this in ${where}, and finds it ${found} times:\n${mutant.find}`,
+    )
+  return replaced(mutant, where, text)
+}
+
+function replaced({ name, find, replace }: Mutant, where: string, text: string): string {
+  const weakened = text.replace(patternOf(find), () => replace)
+  if (weakened === text) throw new Error(`the mutant "${name}" changes nothing in ${where}:\n${find}`)
+  return weakened
+}
+
+function patternOf(find: string): RegExp {
+  const parts = find.split(/\s+/).map((part) => part.replace(/[\\^$.*+?()[\]{}|]/g, '\\$&'))
+  return new RegExp(parts.join('\\s+'), 'g')
+}
+
+function functionIn(migration: string, name: string): string {
+  const [found, ...others] =
+    migration.match(new RegExp(`create function rowlock_${name}\\([^]*?\\$function\\$;`, 'g')) ?? []
+  if (found === undefined || others.length > 0) throw new Error(`there is no function, or not one, of the name ${name}`)
+  return found
+}
+
+/** Those that have numbers each once, and how many others there are. */
+function placeholdersOf(text: string): string {
+  return `${[...new Set(text.match(/\$\d+/g))].sort()} ${text.match(/\?(?=[ ,)]|$)/gm)?.length ?? 0}`
+}
+
+/** A statement of MySQL's as it is compiled, before what is asked, and limits, are put into it. */
+function toTemplate(text: string): string {
+  return text
+    .replace(/\(select \? as \w+(?:, \? as \w+)* limit 1\)/, '/* asked */')
+    .replace(/\bl\.name in \(\?\)/, 'l.name in /* names */')
+    .replace(/ \/\*\+ MAX_EXECUTION_TIME\(\d+\) \*\//, '')
+}
+
+/** A module that stands for COMPILER, and replaces statements by weaker ones. */
+function weakeningCompiler(statements: ReadonlyMap<string, string>): string {
+  return `
+import { writeFileSync } from 'node:fs'
+import * as itself from './statement-itself.ts'
+
+const weaker = new Map(${JSON.stringify([...statements])})
+
+function weakened(compiled) {
+  const text = weaker.get(compiled.text)
+  if (text === undefined) return compiled
+  writeFileSync(new URL('../../${MARK}', import.meta.url), '')
+  return { ...compiled, text, ...(compiled.name !== undefined && { name: itself.statementName(text) }) }
+}
+
+export function statement(engine, build) {
+  const compiled = itself.statement(engine, build)
+  return (values) => weakened(compiled(values))
+}
+
+export function compile(engine, query) {
+  return weakened(itself.compile(engine, query))
+}
+
+export const { statementName } = itself
+`
 }
 
 function read(report: string): Outcome {

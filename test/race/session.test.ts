@@ -79,6 +79,17 @@ describe.each(servedEngines)('on $name', { concurrent: true, timeout: 90_000 }, 
     expect(await locks.tryAcquire(name)).not.toBe(null)
   })
 
+  it('a transaction takes a lock whose session died', async () => {
+    const [holder, connected] = await Promise.all([startWorker(engine, open.url), open.connect()])
+    await using locks = createLocks(connected.adapter)
+    const name = freshName()
+    const held = await holder.call('acquire', name, bySession)
+    await holder.kill()
+    await vi.waitUntil(async () => (await locks.inspect(name)) === null, soon)
+    const taken = await connected.transaction((tx) => locks.within(tx).tryAcquire(name))
+    expect(taken?.token).toBeGreaterThan(held.token)
+  })
+
   it('a stopped process keeps its session, so its lock is taken over at its expiry', async () => {
     const [holder, locks] = await Promise.all([startWorker(engine, open.url), open.locks()])
     const name = freshName()

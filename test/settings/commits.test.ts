@@ -133,3 +133,48 @@ describe.each(servers.filter(({ engine }) => engine === 'postgres'))('on $name',
     expect(await query(url, 'select * from notes')).toEqual([])
   })
 })
+
+describe.each(servers.filter(({ engine }) => engine === 'postgres'))('with asynchronous commits on $name', (server) => {
+  it('what a holder counts on is on the disk before it is told, and a release need not be', async () => {
+    const url = await migrated(server)
+    await query(url, `alter database "${new URL(url).pathname.slice(1)}" set synchronous_commit = off`)
+    // Fires when a transaction commits.
+    await query(
+      url,
+      `create table commits (setting text);
+       create function note() returns trigger language plpgsql as $$ begin
+         insert into commits values (current_setting('synchronous_commit'));
+         return null;
+       end $$;
+       create constraint trigger note after insert or update on rowlock_locks deferrable initially deferred
+         for each row execute function note()`,
+    )
+    const pool = createPgPool({ connectionString: url, max: 2 })
+    onTestFinished(() => pool.end())
+    const locks = instance(fromPg(pool))
+    const other = others(url)
+    const settingsOf = async <T>(verb: () => Promise<T>): Promise<[settings: unknown[], result: T]> => {
+      await query(url, 'truncate commits')
+      const result = await verb()
+      return [(await query(url, 'select distinct setting from commits')).map(({ setting }) => setting), result]
+    }
+    const names = [freshName(), freshName()] as const
+    const acquireAll = () => Promise.all(names.map((name) => locks.acquire(name)))
+
+    for (const acquire of [acquireAll, acquireAll, async () => [await locks.acquire(names[0])]]) {
+      const [granted, leases] = await settingsOf(acquire)
+      expect(granted).toEqual(['on'])
+      expect((await settingsOf(() => leases[0]!.extend('6m')))[0]).toEqual(['on'])
+      const [released] = await settingsOf(() => Promise.all(leases.map((lease) => lease.release())))
+      expect(released).toEqual(['off'])
+    }
+
+    const [granted, lease] = await settingsOf(() => locks.acquire(freshName()))
+    expect(granted).toEqual(['on'])
+    const next = other.acquire(lease.name)
+    await expect.poll(async () => (await other.inspect(lease.name))?.waiters).toBe(1)
+    const [handedOver] = await settingsOf(() => lease.release())
+    expect(handedOver).toEqual(['on'])
+    await (await next).release()
+  })
+})

@@ -37,9 +37,9 @@ on duplicate key update token = token + 0 * last_insert_id(0)
 from (select ? as name, ? as owner, ? as ttl, ? as holder, ? as session, ? as deadSession union all select ?, ?, ?, ?, ?, ? limit 2) as asked
 
 -- createFree
--- Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first.
--- Where it waits for a transaction that is creating the row, that is for a second on rowlock's own connection, and in
--- the caller's transaction where it may.
+-- Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. It
+-- waits only for a transaction that has begun to create the row just before: for a second at most on rowlock's own
+-- connection, and in the caller's transaction for as long as the session's settings say.
 insert into `rowlock_locks` (name, token, expires_at) values (?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
 on duplicate key update token = token
 

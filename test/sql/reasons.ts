@@ -60,7 +60,7 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
     create:
       "The primary key decides who creates the row: who comes second changes nothing, and sets last_insert_id() to 0. It waits only for a transaction that has created the row, or locked it, since it was found missing: MySQL has no NOWAIT for an INSERT, and statementTimeout ends the caller's wait.",
     createFree:
-      "Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. Where it waits for a transaction that is creating the row, that is for a second on rowlock's own connection, and in the caller's transaction where it may.",
+      "Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. It waits only for a transaction that has begun to create the row just before: for a second at most on rowlock's own connection, and in the caller's transaction for as long as the session's settings say.",
     createFreeInMariadb:
       'As createFree, with a limit of its own: on another connection than the transaction it waits for nobody.',
     isBeingCreated:
