@@ -6,7 +6,7 @@ import { kyselyStore } from '@verrou/core/drivers/kysely'
 import advisoryLock from 'advisory-lock'
 import { Redis } from 'ioredis'
 import createKnex, { type Knex } from 'knex'
-import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
+import { CompiledQuery, Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
 import { createPool } from 'mysql2'
 import type { Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise'
 import type { Pool as PgPool, QueryConfig } from 'pg'
@@ -61,7 +61,8 @@ export const contenders = {
   'rowlock (Kysely)': {
     engines: ALL,
     open: (target, connections) => {
-      const db = openKysely(target, connections)
+      // One of the pool's is rowlock's own.
+      const db = openKysely(target, target.engine === 'sqlite' ? connections : connections + 1)
       return rowlock(fromKysely(db) as Adapter<unknown>, {}, () => db.destroy())
     },
   },
@@ -94,6 +95,29 @@ export const contenders = {
         case 'sqlite':
           return sqliteUpdates(target)
       }
+    },
+  },
+
+  /** The same through ORMs, which prepare nothing. */
+  'raw UPDATEs (Kysely)': {
+    engines: POSTGRES,
+    open: (target, connections) => {
+      const db = openKysely(target, connections)
+      return ormUpdates(
+        async (text, values) => (await db.executeQuery(CompiledQuery.raw(numbered(text), [...values]))).rows,
+        () => db.destroy(),
+      )
+    },
+  },
+
+  'raw UPDATEs (Knex)': {
+    engines: POSTGRES,
+    open: (target, connections) => {
+      const knex = openKnex(target, connections)
+      return ormUpdates(
+        async (text, values) => (await knex.raw(text, [...values])).rows,
+        () => knex.destroy(),
+      )
     },
   },
 
@@ -281,6 +305,33 @@ function postgresUpdates({ url }: Target, connections: number, release: 'durable
     take: (name, owner) => ({ name: 'take', text: acquireText, values: [name, owner] }),
     give: (name, owner) => ({ name: 'give', text: releaseText, values: [name, owner] }),
   })
+}
+
+/** Values stand where the question marks are. */
+function ormUpdates(
+  run: (text: string, values: readonly string[]) => Promise<readonly unknown[]>,
+  close: () => Promise<unknown>,
+): Contender {
+  const acquireText = `update bench_locks set owner = ?, token = token + 1, expires_at = clock_timestamp() + interval '30 s'
+    where name = ? and (owner is null or expires_at <= clock_timestamp()) returning token`
+  const create = `insert into bench_locks (name, token, expires_at) values (?, 1, '-infinity') on conflict do nothing`
+  return {
+    async acquire(name) {
+      const owner = randomUUID()
+      if ((await run(acquireText, [owner, name])).length === 0) {
+        await run(create, [name])
+        assertOne((await run(acquireText, [owner, name])).length)
+      }
+      const releaseText = 'update bench_locks set owner = null where name = ? and owner = ? returning token'
+      return { release: async () => assertOne((await run(releaseText, [name, owner])).length) }
+    },
+    close,
+  }
+}
+
+function numbered(text: string): string {
+  let number = 0
+  return text.replaceAll('?', () => `$${++number}`)
 }
 
 function statementsAlone({ url }: Target, connections: number): Contender {

@@ -133,6 +133,22 @@ const TARGETS: readonly Target[] = [
       unit: 'x',
       measured: (figures) => figures.ratios('pair', engine, ['rowlock', 'raw UPDATEs'], 'p50 ms'),
     },
+    ...(['Kysely', 'Knex'] as const).map(
+      (orm): Target => ({
+        figure: `pair through ${orm}, one caller, ${engine}`,
+        target: '<= 1.15 x two raw UPDATEs through the same',
+        limit: 1.15,
+        unit: 'x',
+        measured: (figures) => figures.ratios('pair', engine, [`rowlock (${orm})`, `raw UPDATEs (${orm})`], 'p50 ms'),
+      }),
+    ),
+    {
+      figure: `pair through Kysely, one caller, ${engine}`,
+      target: '<= 0.75 x verrou through the same',
+      limit: 0.75,
+      unit: 'x',
+      measured: (figures) => figures.ratios('pair', engine, ['rowlock (Kysely)', 'verrou (Kysely)'], 'p50 ms'),
+    },
     {
       figure: `pair, one caller, ${engine}`,
       target: '<= 0.5 x verrou (the faster store)',

@@ -1,6 +1,6 @@
 /**
- * Writes the README's matrix of ORM x engine x feature from a run of the suite that every ORM has to pass: a feature is
- * named only if all its tests passed. `npm run matrix`.
+ * Writes the matrix of ORM x engine x feature in docs/adapters.md from a run of the suite that every ORM has to pass: a
+ * feature is named only if all its tests passed. `npm run matrix`.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -20,6 +20,7 @@ const FEATURES = new Map([
 /** Others did not run: what an engine cannot have is left out. */
 const RAN = ['passed', 'failed']
 
+const DOCUMENT = 'docs/adapters.md'
 const START = '<!-- matrix: npm run matrix -->'
 const END = '<!-- end of matrix -->'
 
@@ -29,11 +30,10 @@ try {
   const suites = ['suite-a', 'prisma-b', 'typeorm-b', 'sequelize-b', 'mikro-orm-b'].map((name) => `test/orms/${name}`)
   spawnSync('npx', ['vitest', 'run', ...suites, '--reporter=json', `--outputFile=${outputFile}`], { stdio: 'inherit' })
   const table = toTable(JSON.parse(readFileSync(outputFile, 'utf8')) as Report)
-  const readme = readFileSync('README.md', 'utf8')
-  const [before, rest] = readme.split(START)
+  const [before, rest] = readFileSync(DOCUMENT, 'utf8').split(START)
   const after = rest?.split(END)[1]
-  if (before === undefined || after === undefined) throw new Error(`README.md has no place for the matrix: ${START}`)
-  writeFileSync('README.md', `${before}${START}\n${table}\n${END}${after}`)
+  if (before === undefined || after === undefined) throw new Error(`${DOCUMENT} has no place for the matrix: ${START}`)
+  writeFileSync(DOCUMENT, `${before}${START}\n${table}\n${END}${after}`)
 } finally {
   rmSync(folder, { recursive: true })
 }

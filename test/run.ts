@@ -4,7 +4,7 @@ import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { prepareNode24, prepareServer, wantedServers } from './servers/index.ts'
+import { prepareNode24, prepareServer, type ServerName, serverNames, wantedServers } from './servers/index.ts'
 
 type Count = { passed: number; failed: number }
 
@@ -17,9 +17,18 @@ type Report = {
   }[]
 }
 
+/** What `--engine` takes: the servers that are started, and how tests name the engine. */
+const ENGINES: Readonly<Record<string, { readonly servers: readonly ServerName[]; readonly tests: string }>> = {
+  postgres: { servers: ['postgres18'], tests: 'PostgreSQL|postgres|pglite|PGlite' },
+  mysql: { servers: ['mysql'], tests: 'MySQL|mysql' },
+  mariadb: { servers: ['mariadb'], tests: 'MariaDB|mariadb' },
+  sqlite: { servers: [], tests: 'sqlite|SQLite' },
+  memory: { servers: [], tests: 'memory' },
+}
+
 const root = fileURLToPath(new URL('..', import.meta.url))
 const vitest = join(root, 'node_modules/vitest/vitest.mjs')
-const vitestArguments = process.argv.slice(2)
+const vitestArguments = ofOneEngine(process.argv.slice(2))
 
 let running: ChildProcess | null = null
 let isInterrupted = false
@@ -40,6 +49,20 @@ try {
 }
 console.log(`${total.passed} passed, ${total.failed} failed`)
 process.exitCode = total.failed > 0 || total.passed === 0 || isInterrupted ? 1 : 0
+
+/** `--engine sqlite` and the like: the tests that have it in their names, and no other server. The rest is for Vitest. */
+function ofOneEngine(given: readonly string[]): string[] {
+  const at = given.indexOf('--engine')
+  if (at === -1) return [...given]
+  const name = given[at + 1] ?? ''
+  const engine = ENGINES[name]
+  if (engine === undefined) {
+    console.error(`--engine must be one of ${Object.keys(ENGINES).join(', ')}, not ${name}`)
+    process.exit(1)
+  }
+  process.env.ROWLOCK_TEST_EXCLUDE = serverNames.filter((each) => !engine.servers.includes(each)).join(',')
+  return [...given.slice(0, at), ...given.slice(at + 2), '--testNamePattern', engine.tests]
+}
 
 /** The Node binaries to run tests with, once everything is there that the tests need. */
 async function prepareNodes(): Promise<string[]> {

@@ -8,6 +8,8 @@ const CONTENDERS: readonly ContenderName[] = [
   'rowlock (Kysely)',
   'rowlock (Knex)',
   'raw UPDATEs',
+  'raw UPDATEs (Kysely)',
+  'raw UPDATEs (Knex)',
   'raw UPDATEs, asynchronous release',
   "rowlock's statements alone",
   'SELECT FOR UPDATE',
@@ -28,7 +30,7 @@ export const pair: Question = {
   method:
     'One caller, one lock name whose row exists, acquire and release in a loop. The floor is two prepared UPDATEs by primary key in a table like ' +
     "rowlock's, through the same driver, both durable. rowlock's release commits asynchronously on PostgreSQL (a crash that undoes it costs the next holder one " +
-    "ttl), so the same two UPDATEs with such a release stand beside it, as well as rowlock's own statements without the library, which wait for no row, and hand over. " +
+    "ttl), so the same two UPDATEs with such a release stand beside it, as well as the durable ones through ORMs, as well as rowlock's own statements without the library, which wait for no row, and hand over. " +
     'advisory-lock connects anew for every lock.',
   engines: {
     quick: ['postgres18'],

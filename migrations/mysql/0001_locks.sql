@@ -21,3 +21,6 @@ create table if not exists rowlock_gates (
   closed_until bigint not null,                  -- microseconds since 1970 in UTC
   closed_by varbinary(64) not null               -- who closed it last, and opens it again
 ) engine = InnoDB;
+
+-- How these tables are read and written, as a number: a version of the library that does not know it refuses them.
+insert ignore into rowlock_migrations (name) values ('protocol 1');

@@ -20,6 +20,8 @@ create table rowlock_gates (
   closed_by text not null                        -- who closed it last, and opens it again
 );
 
+-- Functions keep the search_path of the migration: a caller with another one means these tables all the same.
+
 -- Takes a lock in the caller's transaction, in one message. What has to be undone is undone in a subtransaction of the
 -- function's own, so that nothing else that happens on the connection is undone with it.
 --
@@ -31,7 +33,7 @@ create table rowlock_gates (
 create function rowlock_within_1(
   lock_name text, new_owner text, ttl_ms float8, new_holder text, wait_ms float8,
   out outcome text, out token text, out owner text, out holder text, out idle_limit_ms float8
-) language plpgsql as $function$
+) language plpgsql set search_path from current as $function$
 declare
   -- Advisory locks belong to the whole database, so the table is part of the key.
   advisory_key constant bigint := hashtextextended('rowlock_locks'::regclass::oid || ' ' || lock_name, 7239615);
@@ -75,10 +77,11 @@ begin
       into is_ours, was_handed;
       if found then
         update rowlock_locks as l
-        set owner = case when is_ours then l.owner when ttl_ms is not null then new_owner end,
+        set owner = case when ttl_ms is not null then case when is_ours then coalesce(l.owner, new_owner) else new_owner end
+                         when is_ours then l.owner end,
             token = case when is_ours or was_handed then l.token
                          else greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) end,
-            expires_at = case when is_ours then l.expires_at
+            expires_at = case when is_ours and ttl_ms is null then l.expires_at
                               else clock_timestamp() + coalesce(ttl_ms, 0) * interval '1 ms' end,
             holder = new_holder, session = null, handed_to = this_transaction, takeover = false
         where l.name = lock_name
@@ -113,7 +116,7 @@ $function$;
 create function rowlock_acquire_1(
   lock_name text, new_owner text, ttl_ms float8, new_holder text, new_session bigint,
   out token text, out takeover boolean, out holder text, out queued boolean, out ours boolean
-) language plpgsql as $function$
+) language plpgsql set search_path from current as $function$
 declare
   place tid;
   ignored text;
@@ -176,7 +179,7 @@ create function rowlock_release_1(
   lock_name text, old_owner text, old_token bigint, own_process text,
   out outcome text, out promote_later boolean,
   out owner text, out token text, out takeover boolean, out process text, out remaining float8
-) language plpgsql as $function$
+) language plpgsql set search_path from current as $function$
 declare
   place tid;
   waiting jsonb;
@@ -259,3 +262,6 @@ begin
   end if;
 end
 $function$;
+
+-- How these tables are read and written, as a number: a version of the library that does not know it refuses them.
+insert into rowlock_migrations (name) values ('protocol 1');

@@ -9,3 +9,6 @@ create table rowlock_locks (
   takeover integer not null default 0,           -- 1 if the present holder took it from one that had not released it
   queue text                                     -- who waits, first come first, as JSON; null when nobody does. Last, as it may be long
 ) strict, without rowid;
+
+-- How these tables are read and written, as a number: a version of the library that does not know it refuses them.
+insert into rowlock_migrations (name) values ('protocol 1');

@@ -40,6 +40,8 @@ export interface DedicatedConnection extends Connection {
   onNotification?(listener: (payload: string) => void): void
   /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
   onLost(listener: (cause: unknown) => void): void
+  /** Calls `listener` with what is wrong with the pool that lends this connection, as far as that shows. */
+  onWarning?(listener: (message: string) => void): void
   close(): Promise<void>
   /** It does not answer: ends it, also for others that it is shared with. */
   drop?(): Promise<void>

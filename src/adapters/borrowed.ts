@@ -4,6 +4,8 @@ import { isConnectionFailure } from './driver-errors.ts'
 
 /** Whether the pool has a connection beside the one that is kept shows within that time, or it is taken to have none. */
 const SECOND_CONNECTION_MS = 100
+/** A pool that has had no other connection to give for so long may be short of the one that is kept. */
+const SCARCE_MS = 5000
 /** How often the connection is exchanged for another one of the pool's, which shows whether the pool is still there. */
 const EXCHANGE_MS = 1000
 
@@ -48,9 +50,11 @@ export function lender(pool: object, reserve: Reserve): () => Promise<DedicatedC
     const loss = new Loss()
     let exchanging = false
     let over = false
+    let warn: ((message: string) => void) | undefined
     const exchange = async () => {
       if (exchanging) return
       exchanging = true
+      const scarce = setTimeout(() => warn?.(SCARCE), SCARCE_MS).unref()
       try {
         const next = await keep(reserve)
         const former = over ? next : kept
@@ -59,6 +63,7 @@ export function lender(pool: object, reserve: Reserve): () => Promise<DedicatedC
       } catch (error) {
         end(error)
       } finally {
+        clearTimeout(scarce)
         exchanging = false
       }
     }
@@ -81,6 +86,9 @@ export function lender(pool: object, reserve: Reserve): () => Promise<DedicatedC
         }
       },
       onLost: loss.onLost,
+      onWarning(listener) {
+        warn = listener
+      },
       async close() {
         over = true
         lending.delete(pool)
@@ -91,6 +99,8 @@ export function lender(pool: object, reserve: Reserve): () => Promise<DedicatedC
     }
   }
 }
+
+const SCARCE = `the pool has had no free connection for ${SCARCE_MS / 1000} s, and rowlock keeps one of its connections to renew leases: an application that waits for a connection while it holds another one may wait for ever. Enlarge the pool by one, or give the adapter the option sessions (fromPg or fromMysql2 of the same database)`
 
 /** The server says so itself, before it closes the connection. */
 function isSessionEnded(error: unknown): boolean {

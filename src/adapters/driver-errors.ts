@@ -4,7 +4,10 @@ import { isError } from '../base/errors.ts'
 export function isConnectionFailure(error: unknown): boolean {
   if (!isError(error) || error instanceof TypeError || error instanceof RangeError) return false
   const code = (error as { code?: unknown }).code
-  return code === undefined || (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECT(ION)?_\w+)$/.test(code))
+  return (
+    code === undefined ||
+    (typeof code === 'string' && /^(E[A-Z]+|PROTOCOL_\w+|CONNECT(ION)?_\w+|ERR_(STREAM|SOCKET)_\w+)$/.test(code))
+  )
 }
 
 /** Drivers and ORMs whose pool had no connection to give in time: nothing was sent. pg and mysql2 tell by the message alone. */

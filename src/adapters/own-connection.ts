@@ -7,6 +7,8 @@ import { isConnectionFailure } from './driver-errors.ts'
 const OPENING_MS = 250
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5000
+/** A pool that has no second connection to lend probably never will, and is kept from its only one while that is found out. */
+const LONGEST_PAUSE_WITHOUT_SECOND_MS = 60_000
 /**
  * No statement is to wait for a row on it. InnoDB cannot be told so of an INSERT, which a row stops that an open transaction
  * has created: it waits for a second at most, instead of fifty.
@@ -35,12 +37,14 @@ export interface OwnConnectionOptions {
 
 /**
  * The connection of rowlock's own, beside the application's pool, whose connections the application's transactions may all be
- * holding: renewals, looks, queueing and releases go over it, and it listens for hand-offs. No statement on it waits for a row.
+ * holding: renewals, polls, queueing and releases go over it, and it listens for hand-offs. No statement on it waits for a row.
  * Opened when it is first needed, and again, with pauses, when it was lost; meanwhile the pool has to do.
  */
 export class OwnConnection {
   readonly #adapter: SqlAdapter<never>
   readonly #timeoutMs: number
+  /** Whether there may be one for what can be done without. */
+  readonly isWanted: boolean
   #open: (() => Promise<DedicatedConnection>) | undefined
   #shared: Shared | undefined
   #opening: Promise<Shared> | undefined
@@ -50,7 +54,7 @@ export class OwnConnection {
   #closed = false
   #warned = false
   #noneOutsideUntil = 0
-  /** Called once, if statements have to queue behind the application. */
+  /** Called if statements have to queue behind the application, or it may have to wait for this connection. */
   onWarning: ((message: string) => void) | undefined
   /** Whether there is something to keep alive, for which a connection of the pool is kept. */
   isNeeded: () => boolean = () => true
@@ -58,6 +62,7 @@ export class OwnConnection {
   constructor(adapter: SqlAdapter<never>, { enabled, timeoutMs }: OwnConnectionOptions) {
     this.#adapter = adapter
     this.#timeoutMs = timeoutMs
+    this.isWanted = enabled
     if (enabled) this.#open = this.#dedicate ?? this.#borrowing(adapter)
   }
 
@@ -158,7 +163,8 @@ export class OwnConnection {
       // Whoever needs it for more than a statement hears of it; for the others there is the pool.
       if (error instanceof LockError && error.code === 'UNSUPPORTED') this.#open = undefined
       this.#notBefore = performance.now() + this.#pauseMs
-      this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2)
+      const hasNone = error instanceof DatabaseError && error.failure === 'unavailable'
+      this.#pauseMs = Math.min(hasNone ? LONGEST_PAUSE_WITHOUT_SECOND_MS : LONGEST_PAUSE_MS, this.#pauseMs * 2)
       throw error
     }
   }
@@ -181,6 +187,7 @@ export class OwnConnection {
     if (borrow === undefined) return undefined
     return async () => {
       const connection = await borrow()
+      connection.onWarning?.((message) => this.onWarning?.(message))
       clearInterval(this.#idle)
       this.#idle = setInterval(() => {
         const shared = this.#shared

@@ -68,9 +68,15 @@ export async function connectedPg(client: PgClient, connect?: () => Promise<void
   const backendId = (client as { processID?: number | null }).processID ?? undefined
   const { rows } = await send(client, { text: 'select pg_backend_pid() as backend', values: [] })
   const isDirect = Number(rows[0]?.backend) === backendId
+  // One after the other, as pg would send them itself; but it warns of those that it has to keep waiting.
+  let last: Promise<unknown> = Promise.resolve()
   return {
     backendId,
-    query: (statement) => send(client, statement, isDirect ? statement.name : undefined),
+    query(statement) {
+      const answer = last.then(() => send(client, statement, isDirect ? statement.name : undefined))
+      last = answer.catch(() => undefined)
+      return answer
+    },
     onNotification(listener) {
       client.on('notification', (message) => listener((message as { payload?: string }).payload ?? ''))
     },

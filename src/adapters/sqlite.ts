@@ -108,7 +108,7 @@ export function synchronousSqlite<Handle extends SqliteHandle>(
       if (!inTransaction(database)) {
         throw new LockError(
           'INVALID_ARGUMENT',
-          'guard needs an open transaction: outside of one it would protect nothing. Say BEGIN IMMEDIATE first',
+          'this needs an open transaction: outside of one it would protect nothing. Say BEGIN IMMEDIATE first',
         )
       }
       return run(statement)

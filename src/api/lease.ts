@@ -123,7 +123,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   #abortReason: LockLostError | undefined
   #confirmed: boolean
   #releasing: Promise<boolean> | undefined
-  #givingBack: Promise<boolean> | undefined
+  #releaseUnderWay: Promise<boolean> | undefined
   #releaseFailure: unknown
   #onReleaseFailure: (() => void) | undefined
   #releasedWithCommit = false
@@ -358,12 +358,12 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       return this.#releasedWithCommit
     }
     this.#stop('released')
-    this.#givingBack ??= this.#giveBack().catch((error: unknown) => {
-      this.#givingBack = undefined
+    this.#releaseUnderWay ??= this.#releaseUntilAnswered().catch((error: unknown) => {
+      this.#releaseUnderWay = undefined
       throw error
     })
     try {
-      return await this.#inTime(this.#givingBack)
+      return await this.#inTime(this.#releaseUnderWay)
     } catch (error) {
       this.#releasing = undefined
       throw error
@@ -371,7 +371,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   }
 
   /** Rejects with the failure of a release that is repeated, when its caller has waited for long enough. The repetition goes on. */
-  #inTime(givingBack: Promise<boolean>): Promise<boolean> {
+  #inTime(underWay: Promise<boolean>): Promise<boolean> {
     return new Promise((resolve, reject) => {
       let late = false
       const end = () => {
@@ -381,18 +381,18 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
       this.#onReleaseFailure = () => {
         if (!late || this.#releaseFailure === undefined) return
         end()
-        this.#context.background(`releasing ${JSON.stringify(this.name)}`, givingBack)
+        this.#context.background(`releasing ${JSON.stringify(this.name)}`, underWay)
         reject(this.#releaseFailure)
       }
       const timer = setTimeout(() => {
         late = true
         this.#onReleaseFailure?.()
       }, this.#context.lockedRowMs)
-      givingBack.then(resolve, reject).finally(end)
+      underWay.then(resolve, reject).finally(end)
     })
   }
 
-  async #giveBack(): Promise<boolean> {
+  async #releaseUntilAnswered(): Promise<boolean> {
     let answer: ReleaseResult['outcome']
     try {
       answer = await this.#repeatedRelease()

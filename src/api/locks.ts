@@ -145,6 +145,8 @@ class Instance<Tx> implements Locks<Tx> {
   #assessed = false
   #triedOutside = false
   #assessing: Promise<void> | undefined
+  #assessingOutside: Promise<unknown> | undefined
+  readonly #warned = new Set<string>()
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
   readonly #transactionContext: TransactionContext<Tx>
@@ -161,7 +163,7 @@ class Instance<Tx> implements Locks<Tx> {
     this.#store = store
     this.#settings = settings
     this.#own = own
-    own.onWarning = (message) => this.#events.emit({ type: 'warning', message })
+    own.onWarning = (message) => this.#warn(message)
     own.isNeeded = () => this.#leases.size > 0 || this.#waiters.size > 0
     this.#heartbeat = new Heartbeat((holds) => store.renew(holds))
     this.#sessions = new Sessions((onLost) => store.openSession(onLost))
@@ -211,7 +213,11 @@ class Instance<Tx> implements Locks<Tx> {
 
   async migrate(): Promise<string[]> {
     this.#assertOpen()
-    return this.#store.migrate()
+    await this.#assess()
+    const applied = await this.#store.migrate()
+    // Where the tables are was not known before.
+    if (applied.length > 0) this.#assessed = false
+    return applied
   }
 
   acquire(name: string, options?: LockOptions): Promise<Lease<Tx>> {
@@ -347,29 +353,43 @@ class Instance<Tx> implements Locks<Tx> {
 
   /** Before the first lease, once for all who come meanwhile, which also keeps their order. */
   #assess(): Promise<void> {
-    this.#assessing ??= this.#assessOnce().finally(() => {
+    this.#assessing ??= this.#assessOnce(false).finally(() => {
       this.#assessing = undefined
     })
     return this.#assessing
   }
 
-  /** For transactions: once at most, since there may be no connection beside theirs. A server that is refused stays so. */
+  /**
+   * For transactions: beside theirs, which may have the pool's last connection, and once at most, since there may be no other at all.
+   * A server that is refused stays so.
+   */
   async #assessOutside({ outside }: OwnConnection): Promise<void> {
     if (this.#assessed || this.#triedOutside || this.#store.single) return
-    await outside(() => this.#assess())
+    this.#assessingOutside ??= outside(() => this.#assessOnce(true)).finally(() => {
+      this.#assessingOutside = undefined
+    })
+    await this.#assessingOutside
     this.#triedOutside = true
   }
 
-  async #assessOnce(): Promise<void> {
+  async #assessOnce(beside: boolean): Promise<void> {
     try {
-      const assessment = await this.#store.assess?.()
+      const assessment = await this.#store.assess?.(beside)
       if (assessment?.refusal != null) throw assessment.refusal
-      this.#assessed = true
-      for (const message of assessment?.warnings ?? []) this.#events.emit({ type: 'warning', message })
+      // In a session of the pool's, answers may have another shape.
+      if (!beside) this.#assessed = true
+      for (const message of assessment?.warnings ?? []) this.#warn(message)
     } catch (error) {
       // While the database cannot be asked, the acquire itself tells what is wrong; the next one asks again.
       if (!(error instanceof DatabaseError)) throw error
     }
+  }
+
+  /** Each warning once. */
+  #warn(message: string): void {
+    if (this.#warned.has(message)) return
+    this.#warned.add(message)
+    this.#events.emit({ type: 'warning', message })
   }
 
   /** A lease that exists already: renewed now, which shows that it does. */

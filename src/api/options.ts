@@ -22,7 +22,7 @@ export interface LockOptions {
 }
 
 export interface InstanceOptions extends LockOptions {
-  /** PostgreSQL schema of rowlock's tables. Default: the first one of the connection's search_path. */
+  /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
   readonly schema?: string | undefined
   /** Default `rowlock_`. */
   readonly tablePrefix?: string | undefined

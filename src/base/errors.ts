@@ -95,7 +95,7 @@ export class LockLostError extends LockError {
  *
  * - `conflict`: the statement had no effect and may simply be repeated (serialization failure, deadlock, busy file).
  * - `unavailable`: nothing took effect, and the same may succeed a while later: a server that takes no writes while it fails
- *   over, one that is full for the moment, a pool with no free connection.
+ *   over, one that is full for the moment, a pool that says that it has no free connection.
  * - `connection`: nobody knows whether the statement took effect. Only idempotent statements may be repeated.
  * - `other`: repeating it will not help.
  */

@@ -17,7 +17,7 @@ export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promis
 export function noAnswer(timeoutMs: number, limit = 'statementTimeout'): DatabaseError {
   return new DatabaseError(
     'connection',
-    `no answer within ${timeoutMs} ms (${limit}): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
+    `no answer within ${Math.round(timeoutMs)} ms (${limit}): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
     { cause: undefined },
   )
 }

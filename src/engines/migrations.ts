@@ -4,7 +4,7 @@ import { migrationFiles } from './migration-files.ts'
 
 /** Where rowlock's tables live. */
 export interface Naming {
-  /** PostgreSQL schema. Default: the first one of the connection's search_path. */
+  /** PostgreSQL schema. Default: the one that the connection's search_path leads to, looked up once. */
   readonly schema?: string | undefined
   /** Default: `rowlock_`. */
   readonly tablePrefix?: string | undefined
@@ -55,7 +55,7 @@ export function migrations(engine: SqlEngine, naming: Naming): Migration[] {
         ...parts.map(named),
         `${engine === 'mysql' ? 'insert ignore' : 'insert'} into ${history} (name) values ('${name}')`,
       ],
-      undo: [...parts.map(undoStatement).reverse().map(named), forget],
+      undo: [...parts.flatMap(undoStatement).reverse().map(named), forget],
     }
   })
 }
@@ -86,10 +86,13 @@ export function preparationStatements(engine: SqlEngine, naming: Naming): string
     : [`create schema if not exists ${quoted(engine, naming.schema)}`, history]
 }
 
-function undoStatement(statement: string): string {
+/** None for a row of the table of migrations, which goes with it. */
+function undoStatement(statement: string): string[] {
+  if (/^insert (ignore )?into rowlock_migrations\b/.test(statement)) return []
+
   const [, kind, thing] = /^create (table|function) (?:if not exists )?([^\s(]+)/.exec(statement) ?? []
   if (kind === undefined) throw new Error(`undoStatement does not know yet how to undo: ${statement}`)
-  return `drop ${kind} ${thing}`
+  return [`drop ${kind} ${thing}`]
 }
 
 /** At semicolons that end a line, but for those in the body of a function, which stands between two `$function$`. */
@@ -110,12 +113,16 @@ function splitStatements(text: string): string[] {
  * Quoted identifiers could hold anything; these characters pass through every driver, ORM and migration tool, in which others
  * (a question mark, a colon, a dollar sign) may stand for values. 40 bytes leave room for the names of tables and indexes.
  */
+export function isIdentifier(value: unknown): value is string {
+  return (
+    typeof value === 'string' &&
+    /^[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_ ."`-]*[\p{L}\p{M}\p{N}_."`-])?$/u.test(value) &&
+    Buffer.byteLength(value) <= 40
+  )
+}
+
 function checkIdentifier(what: string, identifier: string): void {
-  const isFine =
-    typeof identifier === 'string' &&
-    /^[\p{L}\p{M}\p{N}_](?:[\p{L}\p{M}\p{N}_ ."`-]*[\p{L}\p{M}\p{N}_."`-])?$/u.test(identifier) &&
-    Buffer.byteLength(identifier) <= 40
-  if (isFine) return
+  if (isIdentifier(identifier)) return
   throw new LockError(
     'INVALID_ARGUMENT',
     `${what} must be 1 to 40 bytes of letters, digits, spaces and the characters _ - . " \`, beginning with a letter, a digit or an underscore, and not ending with a space, not ${JSON.stringify(identifier)}`,

@@ -23,7 +23,8 @@ const MYSQL_SETTINGS: Statement = {
     show variables where variable_name in (
       'wsrep_on', 'wsrep_dirty_reads', 'group_replication_single_primary_mode',
       'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog',
-      'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only')`,
+      'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only',
+      'idle_transaction_timeout', 'idle_write_transaction_timeout', 'idle_readonly_transaction_timeout')`,
   values: [],
 }
 

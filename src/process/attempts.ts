@@ -157,7 +157,7 @@ class Acquisition {
     if (this.#waiter !== undefined) waiters.leave(this.#waiter)
     this.#endAttempt()
     if (this.#ambiguous.length > 0) {
-      background('giving back a lock granted too late', giveBack(this.#context, this.#attempt, this.#ambiguous))
+      background('giving back a lock granted too late', releaseUnwanted(this.#context, this.#attempt, this.#ambiguous))
     }
   }
 
@@ -262,7 +262,7 @@ class Acquisition {
 }
 
 /** Gives back what an attempt was granted although nobody heard of it. */
-async function giveBack(
+async function releaseUnwanted(
   { handOffs, statementTimeoutMs, attempt: ask }: AcquireContext,
   attempt: Unsent,
   ambiguous: readonly Promise<AttemptResult>[],

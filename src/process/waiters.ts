@@ -20,11 +20,11 @@ export interface HandedOver extends Hold {
 export interface Terms {
   readonly ttlMs: number
   readonly session: string | null
-  /** Stands for transactions, which wait for the end of leases only (see TransactionQueue). */
+  /** Stands for transactions, which wait for the end of leases only (see TransactionWaiters). */
   readonly transaction?: boolean
 }
 
-/** A waiter who waits for a lock. */
+/** A caller who waits for a lock. */
 export interface Waiter {
   /** The hold; or undefined if the lock's row is gone, so that it is time to try, or after `giveUp`. */
   readonly served: Promise<HandedOver | undefined>
@@ -99,7 +99,7 @@ class LocalWaiter implements Waiter {
       this.#resolve = resolve
       this.#reject = reject
     })
-    // The waiter may have stopped listening.
+    // The caller may have stopped listening.
     this.served.catch(() => undefined)
   }
 
@@ -214,7 +214,7 @@ class LockWaiters {
 export class Waiters implements Recipients {
   readonly #context: WaitersContext
   readonly #locks = new Map<string, LockWaiters>()
-  /** Names that a waiter of ours tries to get: others wait behind it. */
+  /** Names that a caller of ours tries to get: others wait behind it. */
   readonly #attempting = new Set<string>()
   /** Owners of the holds that were handed to waiters and are not over. A hand-off may be told twice, by a notification and a poll. */
   readonly #served = new Set<string>()
@@ -238,7 +238,7 @@ export class Waiters implements Recipients {
     handOffs.recipients = this
   }
 
-  /** Whether waiters of this process try to get the lock, or wait for it: then there is no need to try as well. */
+  /** Whether callers of this process try to get the lock, or wait for it: then there is no need to try as well. */
   contended(name: string): boolean {
     return this.#attempting.has(name) || this.waitFor(name)
   }
@@ -247,12 +247,12 @@ export class Waiters implements Recipients {
     return this.#locks.has(name)
   }
 
-  /** Locks that waiters of this process wait for. */
+  /** How many locks callers of this process wait for. */
   get size(): number {
     return this.#locks.size
   }
 
-  /** A waiter tries to get the lock; those who join meanwhile stay behind it until `endAttempt`. */
+  /** A caller tries to get the lock; those who join meanwhile stay behind it until `endAttempt`. */
   beginAttempt(name: string): void {
     this.#attempting.add(name)
   }
@@ -268,7 +268,7 @@ export class Waiters implements Recipients {
     if (lock !== undefined) this.#advance(lock)
   }
 
-  /** Waits for the lock, for `waitMs` at most; `ahead` of those who came while the waiter tried. */
+  /** Waits for the lock, for `waitMs` at most; `ahead` of those who came while the caller tried. */
   join(name: string, terms: Terms, waitMs: number, ahead: boolean): Waiter {
     let lock = this.#locks.get(name)
     if (lock === undefined) {
@@ -611,7 +611,7 @@ export class Waiters implements Recipients {
     }
   }
 
-  /** An ticket that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
+  /** A ticket that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
   #enqueueAgain(lock: LockWaiters, view: LockView, sentAt: number): void {
     for (const ticket of [...lock.tickets.values()].reverse()) {
       const unseen = ticket.queuedAt === undefined || ticket.queuedAt >= sentAt || ticket.joining !== undefined
@@ -677,7 +677,7 @@ export class Waiters implements Recipients {
 
 /** Who waits longer has to queue again once a day, so that the tickets of processes that died do not stay for ever. */
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
-/** An ticket outlives its waiters' deadlines by this much, for they leave by themselves. */
+/** A ticket outlives its waiters' deadlines by this much, for they leave by themselves. */
 const LEAVING_MS = 1000
 
 /** Takes the first waiters with the same terms out of those who arrived. */

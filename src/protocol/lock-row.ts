@@ -141,14 +141,29 @@ export function acquireIn(
   same: Pick<Hold, 'owner' | 'token'> | undefined,
   world: World,
 ): Step<AttemptInResult> {
-  if (same !== undefined) return unchanged(row, { granted: true, ...same })
+  if (same !== undefined) return { row: kept(row, attempt, same, world), reply: { granted: true, ...same }, grants: [] }
   // Behind each other transactions wait in the database, so only leases come before this one.
   const queue = leasesWait(row) ? row.queue : []
   const step = acquire({ ...row, queue }, attempt, world)
-  if (!step.reply.granted)
-    return unchanged(row, { granted: false, holders: step.reply.holders, queued: step.reply.queued })
+  if (!step.reply.granted) {
+    const { holders, queued, ours } = step.reply
+    // If another transaction has locked what was handed to this one, then nobody but that one is in the way.
+    return unchanged(row, { granted: false, holders: ours ? [] : holders, queued: !ours && queued })
+  }
   const { token } = step.reply
   return { row: { ...step.row, queue: row.queue }, reply: { granted: true, owner: attempt.owner, token }, grants: [] }
+}
+
+/** What a transaction has already; with a ttl it becomes a lease. */
+function kept(
+  row: LockRow,
+  { ttlMs, holder: label }: Attempt,
+  same: Pick<Hold, 'owner' | 'token'>,
+  world: World,
+): LockRow {
+  if (ttlMs === null) return row
+  const lease = { ...same, label, session: null, expiresAt: world.now + ttlMs, handedTo: null, takeover: false }
+  return { ...row, holders: [lease], token: same.token }
 }
 
 export function enqueue(row: LockRow, ticket: NewTicket, maxWaiters: number, world: World): Step<EnqueueResult> {
@@ -178,11 +193,17 @@ export function withdraw(row: LockRow, { ticket, count }: Withdrawal, world: Wor
   return { row: { ...row, queue }, reply: { withdrawn: true, grants }, grants: [] }
 }
 
-/** To the first waiter that is alive; those before it leave the queue. `row` is one that nobody holds. */
+/**
+ * To the first waiter that is alive; those before it leave the queue. `row` is one that nobody holds. If there is none, a
+ * hand-off that ran out has been made up for: whoever missed it may queue again, and is next.
+ */
 function handOver(row: LockRow, takeover: boolean, world: World): Step<null> {
   const first = row.queue.findIndex((ticket) => isAlive(ticket, world))
   const next = row.queue[first]
-  if (next === undefined) return unchanged({ ...row, queue: [] }, null)
+  if (next === undefined) {
+    const holders = row.holders.map((holder) => ({ ...holder, handedTo: null }))
+    return unchanged({ ...row, holders, queue: [] }, null)
+  }
   const token = nextToken(row, world)
   const holder: RowHolder = {
     owner: grantedOwner(next.ticket, token),

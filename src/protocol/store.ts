@@ -314,8 +314,11 @@ export interface Store<Tx> {
    * `remainingMs` count from that call, and `onLost` once. Undefined or UNSUPPORTED: those who wait have to look.
    */
   listen?(process: string, onGrant: (grant: Grant) => void, onLost: (cause: unknown) => void): Promise<Listening>
-  /** Whether locks can be had on this server, and what of its settings is a danger to them. Undefined: nothing can be. */
-  assess?(): Promise<Assessment>
+  /**
+   * Whether locks can be had on this server, and what of its settings is a danger to them. Asked in a session like those that take
+   * locks, or, `beside` an open transaction that may have the pool's last connection, on rowlock's own. Undefined: nothing can be.
+   */
+  assess?(beside?: boolean): Promise<Assessment>
   /** A file whose access time changes after every hand-off to another process. Undefined, or null: there is none. */
   changingFile?(): Promise<string | null>
   /** Answers the names of the migrations that it applied. */

@@ -1,15 +1,15 @@
 /*
- * One lock row, its queue, and the processes that use it: what src/store/store.ts promises, verb by verb. Every verb is one
+ * One lock row, its queue, and the processes that use it: what src/protocol/lock-row.ts decides, verb by verb. Every verb is one
  * conditional statement, so it is one atomic step here; between two steps of a client anything may happen to the row.
  *
- * Time is left out. A lease may run out at any moment (so the database's clock may be as wrong as it likes), an entry of the
- * queue may be held dead at any moment (STALLS times while its caller lives), and a transaction that its client has lost
+ * Time is left out. A lease may run out at any moment (so the database's clock may be as wrong as it likes), a ticket of the
+ * queue may be held dead at any moment (STALLS times while its waiter lives), and a transaction that its client has lost
  * sight of ends at any moment. When a holder may trust its lease is the matter of trust.pml.
  *
  * Clients come a number of times, or for ever; ids and tokens that are not to be found any more are used again, so that the
  * number of states stays finite. No run may stop while a client waits; nor, says the claim at the end, go on for ever.
  *
- * One caller per process: how callers share an entry is not modelled, nor are transaction holds and purge.
+ * One waiter per process: how waiters share a ticket is not modelled, nor are transaction holds and purge.
  */
 #ifndef CLIENTS
 #define CLIENTS 3
@@ -29,10 +29,10 @@
 #ifndef LATE            /* requests that are executed after their client has given them up */
 #define LATE 0
 #endif
-#ifndef STALLS          /* living waiters that are late: with their claim, or with telling that they live */
+#ifndef STALLS          /* living waiters that are late: to confirm, or to tell that they live */
 #define STALLS 0
 #endif
-#ifndef LOCKED          /* releases and departures that meet a row which somebody has locked for a moment, and do nothing */
+#ifndef LOCKED          /* releases and withdrawals that meet a row which somebody has locked for a moment, and do nothing */
 #define LOCKED 0
 #endif
 #ifndef FORCES          /* force-releases */
@@ -40,7 +40,7 @@
 #endif
 /* HINTS: hand-offs are notified, and notifications arrive late or never. EXCLUSIVE: guards lock out everybody, as on MySQL. */
 
-#define IDS 5           /* owner and entry ids per client; one that is not to be found any more stands for a new one */
+#define IDS 5           /* owner and ticket ids per client; one that is not to be found any more stands for a new one */
 #define NOBODY 255
 #define CLIENT(id) ((id) / IDS)
 #define BIT(n) (1 << (n))
@@ -49,28 +49,28 @@
 #define IS_KNOWN(who) (owner == who || hint == who || late == who || IS_QUEUED(who))
 #define SLOTS (CLIENTS + LATE)
 
-mtype = { IDLE, TRYING, AGAIN, GIVING_BACK, JOINING, WAITING, LEAVING, HOLDING, WRITING, REFENCING, RELEASING, SETTLING, DONE, GONE }
+mtype = { IDLE, ACQUIRING, AGAIN, GIVING_BACK, ENQUEUEING, WAITING, WITHDRAWING, HOLDING, WRITING, REFENCING, RELEASING, PROMOTING, DONE, GONE }
 
 /* The row. */
 byte owner = NOBODY;
 byte token;
 bool expired;           /* expires_at has passed; means nothing if nobody owns it */
-bool handed;            /* handed over, not yet claimed */
+bool handed;            /* handed over, not yet confirmed */
 byte queue[SLOTS];
 byte queued;
 byte guards;            /* transactions that hold the guard's row lock */
 
 /* The clients. */
 mtype state[CLIENTS] = IDLE;
-byte id[CLIENTS] = NOBODY;      /* of the attempt, or of the entry, that the client is at */
+byte id[CLIENTS] = NOBODY;      /* of the attempt, or of the ticket, that the client is at */
 byte tok[CLIENTS];              /* of the hold it believes in */
 byte round[CLIENTS];
 byte wrote[CLIENTS];
-bool lapsed[CLIENTS];           /* its entries are dead to the database: `until` has passed, or its session is gone */
+bool lapsed[CLIENTS];           /* its tickets are dead to the database: `until` has passed, or its session is gone */
 byte zombie[CLIENTS];           /* token of a transaction whose client does not know how it ends */
 
 /* On their way. */
-byte hint = NOBODY;             /* entry and token of a notified hand-off */
+byte hint = NOBODY;             /* ticket and token of a notified hand-off */
 byte hintToken;
 byte late = NOBODY;             /* id of an acquire, or of an enqueue, that its client has given up */
 bool lateEnqueue;
@@ -81,7 +81,7 @@ byte crashes = CRASHES, losses = LOSSES, lates = LATE, stalls = STALLS, locked =
 byte top;                       /* the highest token ever granted, or raised to */
 byte inQueue;                   /* clients that live, wait and are not held dead */
 byte ahead[CLIENTS];            /* those of them that came before */
-bool served[CLIENTS];           /* its entry was handed the lock */
+bool served[CLIENTS];           /* its ticket was handed the lock */
 bool overtaken[CLIENTS];        /* the client wrote again while its lost transaction was open */
 
 /* Scratch, 0 outside of atomic steps. */
@@ -194,7 +194,7 @@ inline enqueue(who) {
   queue[queued] = who;
   queued++;
   if
-  :: id[CLIENT(who)] == who && (state[CLIENT(who)] == JOINING || state[CLIENT(who)] == WAITING) ->
+  :: id[CLIENT(who)] == who && (state[CLIENT(who)] == ENQUEUEING || state[CLIENT(who)] == WAITING) ->
     lapsed[CLIENT(who)] = false;
     ahead[CLIENT(who)] = inQueue & ~BIT(CLIENT(who));
     inQueue = inQueue | BIT(CLIENT(who))
@@ -202,7 +202,7 @@ inline enqueue(who) {
   fi
 }
 
-/* What release and settle have in common: dead entries go, the first live one gets the lock. Needs the right to grant. */
+/* What release and promote have in common: dead tickets go, the first live one gets the lock. Needs the right to grant. */
 inline hand_over() {
   do
 #ifndef DEAD_HEAD
@@ -217,7 +217,7 @@ inline hand_over() {
 #else
     x = queue[0]; pop(0);
 #endif
-#ifdef ENTRY_LOST
+#ifdef TICKET_LOST
     owner = NOBODY; handed = false;
 #else
     check_grant();
@@ -242,12 +242,12 @@ inline hand_over() {
   od
 }
 
-inline settle() {
+inline promote() {
   if
   :: READY && guards == 0 ->
     if
     :: owner != NOBODY && handed ->
-      /* Whoever was handed it did not claim it: none of its entries is next. */
+      /* Whoever was handed it did not confirm it: none of its tickets is next. */
       i = 0;
       do
       :: i < queued && CLIENT(queue[i]) == CLIENT(owner) -> pop(i)
@@ -263,7 +263,7 @@ inline settle() {
   fi
 }
 
-/* Sets `won` if callers wait, but an open guard forbids to hand over. */
+/* Sets `won` if others wait, but an open guard forbids to hand over. */
 inline release(who, what) {
   won = false;
   if
@@ -285,7 +285,7 @@ inline release(who, what) {
   fi
 }
 
-/* A look finds that the entry is gone, and that it was not served: its turn was missed. */
+/* A poll finds that the ticket is gone, and that it was not served: its turn was missed. */
 #ifdef MISSED_FOR_EVER
 #define MISSED(c) false
 #else
@@ -293,11 +293,11 @@ inline release(who, what) {
 #endif
 inline enqueue_again(c) {
   d_step { out(c) }
-  state[c] = JOINING;
+  state[c] = ENQUEUEING;
   fresh_id(c)
 }
 
-inline leave(c) {
+inline withdraw(c) {
   i = 0;
   do
   :: i < queued && queue[i] == id[c] -> pop(i)
@@ -321,9 +321,9 @@ inline check_forgotten(c) {
 }
 
 #ifdef PATIENT          /* client 0 waits until it is served */
-#define MAY_LEAVE (me != 0)
+#define MAY_WITHDRAW (me != 0)
 #else
-#define MAY_LEAVE true
+#define MAY_WITHDRAW true
 #endif
 #define LOST_REPLY losses > 0 -> losses--
 
@@ -336,7 +336,7 @@ proctype Client(byte me) {
          round[me]++;
 #endif
          tok[me] = 0; wrote[me] = 0;
-         state[me] = TRYING;
+         state[me] = ACQUIRING;
          fresh_id(me);
          renumber()
        }
@@ -346,7 +346,7 @@ proctype Client(byte me) {
      }
 
   /* acquire */
-  :: atomic { (state[me] == TRYING || state[me] == AGAIN) && UNLOCKED ->
+  :: atomic { (state[me] == ACQUIRING || state[me] == AGAIN) && UNLOCKED ->
        d_step { acquire(id[me]) }
        if
        :: won -> won = false;
@@ -359,12 +359,12 @@ proctype Client(byte me) {
          fi
        :: else ->
          if
-         :: state[me] = JOINING; fresh_id(me)
-         :: state[me] == TRYING -> state[me] = IDLE      /* tryAcquire */
+         :: state[me] = ENQUEUEING; fresh_id(me)
+         :: state[me] == ACQUIRING -> state[me] = IDLE      /* tryAcquire */
          fi
        fi
      }
-  :: atomic { state[me] == TRYING && lates > 0 && late == NOBODY -> lates--; late = id[me]; lateEnqueue = false; state[me] = AGAIN }
+  :: atomic { state[me] == ACQUIRING && lates > 0 && late == NOBODY -> lates--; late = id[me]; lateEnqueue = false; state[me] = AGAIN }
   :: atomic { state[me] == AGAIN ->
 #ifdef NO_GIVE_BACK
        state[me] = IDLE
@@ -380,8 +380,8 @@ proctype Client(byte me) {
        fi
      }
 
-  /* enqueue: whether it worked, the next look tells */
-  :: atomic { state[me] == JOINING && UNLOCKED ->
+  /* enqueue: whether it worked, the next poll tells */
+  :: atomic { state[me] == ENQUEUEING && UNLOCKED ->
        d_step { enqueue(id[me]) }
 #ifdef ENQUEUED_TWICE
        if
@@ -392,14 +392,14 @@ proctype Client(byte me) {
        state[me] = WAITING
 #endif
      }
-  :: atomic { state[me] == JOINING && losses > 0 -> losses--; state[me] = WAITING }
-  :: atomic { state[me] == JOINING && lates > 0 && late == NOBODY -> lates--; late = id[me]; lateEnqueue = true; state[me] = WAITING }
+  :: atomic { state[me] == ENQUEUEING && losses > 0 -> losses--; state[me] = WAITING }
+  :: atomic { state[me] == ENQUEUEING && lates > 0 && late == NOBODY -> lates--; late = id[me]; lateEnqueue = true; state[me] = WAITING }
 
-  /* look: granted, ready to be settled, or missed */
+  /* poll: granted, ready to be promoted, or missed */
 #ifndef NO_POLL
   :: atomic { state[me] == WAITING && owner == id[me] && !expired -> tok[me] = token; state[me] = HOLDING }
   :: atomic { state[me] == WAITING && READY && guards == 0 ->
-       d_step { settle() }
+       d_step { promote() }
        if
        :: MISSED(me) -> enqueue_again(me)
        :: else
@@ -412,21 +412,21 @@ proctype Client(byte me) {
        if
        :: state[me] == WAITING && id[me] == hint -> tok[me] = hintToken; state[me] = HOLDING
        :: (state[me] == HOLDING || state[me] == WRITING || state[me] == REFENCING || state[me] == RELEASING) && id[me] == hint -> skip
-       :: state[me] == LEAVING && id[me] == hint -> skip
+       :: state[me] == WITHDRAWING && id[me] == hint -> skip
        :: else -> d_step { release(hint, hintToken); won = false }   /* nobody waits for it: passed on */
        fi;
        hint = NOBODY; hintToken = 0
      }
 #endif
-  :: atomic { state[me] == WAITING && MAY_LEAVE ->
-#ifdef NEVER_LEAVES
+  :: atomic { state[me] == WAITING && MAY_WITHDRAW ->
+#ifdef NEVER_WITHDRAWN
        state[me] = IDLE
 #else
-       state[me] = LEAVING
+       state[me] = WITHDRAWING
 #endif
      }
-  :: atomic { state[me] == LEAVING && UNLOCKED ->
-       d_step { leave(me) }
+  :: atomic { state[me] == WITHDRAWING && UNLOCKED ->
+       d_step { withdraw(me) }
        if
 #ifdef NOT_PASSED_ON
        :: state[me] = IDLE
@@ -438,15 +438,15 @@ proctype Client(byte me) {
        fi
      }
 
-  /* Whoever comes has the row locked while the client leaves: it leaves again. */
-  :: atomic { state[me] == LEAVING && locked > 0 ->
+  /* Whoever comes has the row locked while the client withdraws: it withdraws again. */
+  :: atomic { state[me] == WITHDRAWING && locked > 0 ->
        locked--
-#ifdef LEFT_ONCE
+#ifdef WITHDRAWN_ONCE
        ; state[me] = IDLE
 #endif
      }
 
-  /* renew: claims a hand-off */
+  /* renew: confirms a hand-off */
   :: atomic { state[me] == HOLDING && MINE(me) && handed && !expired && UNLOCKED -> handed = false }
 
   /* guard, and how its transaction ends */
@@ -504,19 +504,19 @@ proctype Client(byte me) {
   :: atomic { state[me] == RELEASING && UNLOCKED ->
        d_step { release(id[me], tok[me]) }
        if
-       :: won -> won = false; state[me] = SETTLING
+       :: won -> won = false; state[me] = PROMOTING
        :: else -> state[me] = IDLE
        :: LOST_REPLY; won = false
        fi
      }
-  /* The same while it releases, or passes on what crossed its leaving. */
+  /* The same while it releases, or passes on what crossed its withdrawal. */
   :: atomic { state[me] == RELEASING && locked > 0 ->
        locked--
 #ifdef PASSED_ON_ONCE
        ; state[me] = IDLE
 #endif
      }
-  :: atomic { state[me] == SETTLING && guards == 0 -> d_step { settle() } state[me] = IDLE }
+  :: atomic { state[me] == PROMOTING && guards == 0 -> d_step { promote() } state[me] = IDLE }
 
   :: atomic { crashes > 0 && state[me] != IDLE && state[me] != DONE && state[me] != GONE ->
        crashes--;

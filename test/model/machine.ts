@@ -18,7 +18,7 @@ const CLERK = INSTANCES
 interface LockModel {
   holder: Holder | null
   /** In the order in which they came. */
-  readonly line: Caller[]
+  readonly queue: Waiter[]
   /** Leases that ended without their holder's doing, or on another handle. */
   readonly lost: Holder[]
   lastToken: bigint
@@ -32,7 +32,7 @@ interface Holder {
   readonly instances: Set<number>
 }
 
-interface Caller {
+interface Waiter {
   readonly instance: number
   readonly abort: AbortController
   readonly acquiring: Promise<PromiseSettledResult<Lease<unknown>>>
@@ -85,13 +85,13 @@ export async function closeInstances({ instances, clerk }: Omit<Real, 'names'>):
 
 /** Locks that nobody has used yet. */
 export function setUp(instances: Omit<Real, 'names'>): { model: Model; real: Real } {
-  const locks = Array.from({ length: LOCKS }, () => ({ holder: null, line: [], lost: [], lastToken: 0n }))
+  const locks = Array.from({ length: LOCKS }, () => ({ holder: null, queue: [], lost: [], lastToken: 0n }))
   return { model: { locks, transaction: null }, real: { ...instances, names: locks.map(freshName) } }
 }
 
 /** Ends what a run has left open. */
 export async function tearDown({ transaction, locks }: Model): Promise<void> {
-  for (const { line } of locks) for (const { abort } of line) abort.abort()
+  for (const { queue } of locks) for (const { abort } of queue) abort.abort()
   await transaction?.end(false)
   await transaction?.releasing
 }
@@ -130,7 +130,7 @@ function command(
 }
 
 const alone = (_: LockModel, { transaction }: Model) => transaction === null
-const awaited = (lock: LockModel, model: Model) => alone(lock, model) && lock.line.length > 0
+const awaited = (lock: LockModel, model: Model) => alone(lock, model) && lock.queue.length > 0
 const free = (lock: LockModel, model: Model) => alone(lock, model) && lock.holder === null
 const held = (lock: LockModel, model: Model) => alone(lock, model) && lock.holder !== null
 const guarded = (lock: LockModel, { transaction }: Model) => transaction !== null && transaction.lock === lock
@@ -142,7 +142,7 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
     6,
     command('acquire', alone, async ({ lock, name, instance, locks, real }) => {
       if (lock.holder === null) return hold(lock, instance, await locks.acquire(name))
-      lock.line.push(startWaiting(locks, name, instance))
+      lock.queue.push(startWaiting(locks, name, instance))
       await compareLock(lock, name, real)
     }),
   ),
@@ -171,9 +171,9 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
   ...often(
     2,
     command('abort a wait', awaited, async ({ lock, choice }) => {
-      const [caller] = lock.line.splice(choice % lock.line.length, 1)
-      caller!.abort.abort('not wanted any more')
-      expect(await caller!.acquiring).toEqual({ status: 'rejected', reason: 'not wanted any more' })
+      const [waiter] = lock.queue.splice(choice % lock.queue.length, 1)
+      waiter!.abort.abort('not wanted any more')
+      expect(await waiter!.acquiring).toEqual({ status: 'rejected', reason: 'not wanted any more' })
     }),
   ),
 
@@ -181,14 +181,14 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
     2,
     // The waiter is handed the lock, or has left the queue before: never neither nor both.
     command('release while the first waiter aborts', awaited, async ({ lock, choice }) => {
-      const first = lock.line[0]!
+      const first = lock.queue[0]!
       const { lease } = lock.holder!
       const abort = () => first.abort.abort('not wanted any more')
       if (choice % 2 === 0) abort()
       const releasing = lease.release()
       if (choice % 2 === 1) setTimeout(abort, choice / 2)
       expect(await releasing).toBe(true)
-      if ((await first.acquiring).status === 'rejected') lock.line.shift()
+      if ((await first.acquiring).status === 'rejected') lock.queue.shift()
       await serveNext(lock)
     }),
   ),
@@ -237,9 +237,9 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
     await locks.close()
     real.instances[instance] = createLocks(real.connections[instance]!.adapter, PATIENT)
     for (const lock of model.locks) {
-      for (const caller of lock.line.filter((each) => each.instance === instance)) {
-        expect((await caller.acquiring).status).toBe('rejected')
-        lock.line.splice(lock.line.indexOf(caller), 1)
+      for (const waiter of lock.queue.filter((each) => each.instance === instance)) {
+        expect((await waiter.acquiring).status).toBe('rejected')
+        lock.queue.splice(lock.queue.indexOf(waiter), 1)
       }
       if (lock.holder?.instances.has(instance)) await serveNext(lock)
     }
@@ -279,9 +279,9 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
     2,
     command(
       'wait behind a transaction',
-      (lock, model) => guarded(lock, model) && lock.line.length === 0,
+      (lock, model) => guarded(lock, model) && lock.queue.length === 0,
       async ({ lock, name, instance, locks }) => {
-        lock.line.push(startWaiting(locks, name, instance))
+        lock.queue.push(startWaiting(locks, name, instance))
       },
     ),
   ),
@@ -312,7 +312,7 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
       const { releasing, token, end } = model.transaction!
       const commit = choice % 2 === 0
       // Nobody was given the lock under it.
-      for (const caller of lock.line) expect(caller.served).toBe(false)
+      for (const waiter of lock.queue) expect(waiter.served).toBe(false)
       await end(commit)
       model.transaction = null
       if (commit && token !== undefined) lock.lastToken = token
@@ -323,14 +323,14 @@ export const commands: readonly ((engine: TestEngine) => fc.Arbitrary<Command>)[
   ),
 ]
 
-function startWaiting(locks: Locks<unknown>, name: string, instance: number): Caller {
+function startWaiting(locks: Locks<unknown>, name: string, instance: number): Waiter {
   const abort = new AbortController()
   const acquiring = settled(locks.acquire(name, { signal: abort.signal }))
-  const caller: Caller = { instance, abort, acquiring, served: false }
+  const waiter: Waiter = { instance, abort, acquiring, served: false }
   void acquiring.then(({ status }) => {
-    caller.served = status === 'fulfilled'
+    waiter.served = status === 'fulfilled'
   })
-  return caller
+  return waiter
 }
 
 function rises(lock: LockModel, lease: Lease<unknown>): void {
@@ -346,12 +346,12 @@ function hold(lock: LockModel, instance: number, lease: Lease<unknown>): void {
 /** The lock has become free: whoever came first has it now, and nobody else. */
 async function serveNext(lock: LockModel): Promise<void> {
   lock.holder = null
-  const next = lock.line.shift()
+  const next = lock.queue.shift()
   if (next === undefined) return
   const outcome = await next.acquiring
   if (outcome.status === 'rejected') throw outcome.reason
   hold(lock, next.instance, outcome.value)
-  for (const { served } of lock.line) expect(served).toBe(false)
+  for (const { served } of lock.queue) expect(served).toBe(false)
 }
 
 async function begin(real: Real, lock: LockModel, body: (tx: unknown) => Promise<void>): Promise<OpenTransaction> {
@@ -392,7 +392,7 @@ async function compareLock(lock: LockModel, name: string, real: Real): Promise<v
   const expected =
     lock.holder === null
       ? null
-      : { token: lock.holder.lease.token, owner: lock.holder.lease.owner, waiters: lock.line.length }
+      : { token: lock.holder.lease.token, owner: lock.holder.lease.owner, waiters: lock.queue.length }
   await eventually(async () => {
     const state = await real.instances[0]!.inspect(name)
     expect(state && { token: state.token, owner: state.owner, waiters: state.waiters }).toEqual(expected)

@@ -89,7 +89,7 @@ describe.each(enginesOnce.filter(({ connector }) => connector !== 'pglite' && co
               state.holder = lease
               state.last = lease.token
               await turn('work')
-              // A hand-off whose renewal the schedule keeps back for longer than a claim lasts is lost, but no other.
+              // A hand-off whose renewal the schedule keeps back until it cannot be confirmed any more is lost, but no other.
               const end = performance.now() + lease.remainingMs()
               try {
                 if (wants === 'to wait and write') {

@@ -14,7 +14,7 @@
 #ifndef LATE
 #define LATE true               /* whether renewals are executed after they were given up */
 #endif
-#define CLAIM 2                 /* how long a hand-off lasts, unless it is renewed */
+#define CONFIRM 2               /* how long a hand-off lasts, unless it is renewed */
 #ifdef NO_MARGIN
 #define MARGIN 0
 #else
@@ -23,7 +23,7 @@
 
 #define NOBODY 255
 
-mtype = { IDLE, ASKING, WAITING, LOOKING, GRANTED, HOLDING, RENEWING, RENEWED, RELEASING }
+mtype = { IDLE, ACQUIRING, WAITING, POLLING, GRANTED, HOLDING, RENEWING, RENEWED, RELEASING }
 
 /* The row. */
 byte owner = NOBODY;
@@ -59,7 +59,7 @@ inline grant(c, ticks) {
 inline hand_over() {
   if
   :: queued > 0 ->
-    grant(queue[0], CLAIM);
+    grant(queue[0], CONFIRM);
     for (j : 0 .. CLIENTS - 2) { queue[j] = queue[j + 1] }
     queue[CLIENTS - 1] = 0;
     j = 0;
@@ -100,16 +100,16 @@ proctype Client(byte me) {
   do
   :: atomic { state[me] == IDLE && !(IS_KNOWN(me, 2 * me) && IS_KNOWN(me, 2 * me + 1)) ->
        id[me] = 2 * me + (IS_KNOWN(me, 2 * me) -> 1 : 0);
-       send(me); state[me] = ASKING
+       send(me); state[me] = ACQUIRING
      }
-  :: atomic { state[me] == ASKING ->
+  :: atomic { state[me] == ACQUIRING ->
        if
        :: FREE && queued == 0 -> d_step { grant(me, TTL) } answer[me] = TTL; state[me] = GRANTED
        :: !(FREE && queued == 0) -> queue[queued] = me; queued++; since[me] = 0; slipped[me] = false; state[me] = WAITING
        fi
      }
-  :: atomic { state[me] == WAITING -> send(me); state[me] = LOOKING }
-  :: atomic { state[me] == LOOKING ->
+  :: atomic { state[me] == WAITING -> send(me); state[me] = POLLING }
+  :: atomic { state[me] == POLLING ->
        if
        :: owner == id[me] && left > 0 -> answer[me] = left; state[me] = GRANTED
        :: IS_QUEUED(me) && FREE -> d_step { hand_over() } since[me] = 0; slipped[me] = false; state[me] = WAITING
@@ -165,7 +165,7 @@ proctype Client(byte me) {
 }
 
 /* Something is under way whose age matters. */
-#define BUSY(c) (state[c] == ASKING || state[c] == LOOKING || state[c] == GRANTED || state[c] == RENEWING || state[c] == RENEWED)
+#define BUSY(c) (state[c] == ACQUIRING || state[c] == POLLING || state[c] == GRANTED || state[c] == RENEWING || state[c] == RENEWED)
 
 inline tick(c) {
   if

@@ -270,7 +270,7 @@ const memory = on('memory', [
   {
     name: 'memory: a transaction does not know its own hold',
     file: LOCK_ROW,
-    find: 'if (same !== undefined) return unchanged(row, { granted: true, ...same })',
+    find: 'if (same !== undefined) return { row: kept(row, attempt, same, world), reply: { granted: true, ...same }, grants: [] }',
     replace: '',
     tests: ['store/queue.test.ts'],
   },
@@ -1333,14 +1333,14 @@ const mysql = on(MYSQL, [
   },
   {
     name: 'MySQL: a name that a transaction is creating is waited for',
-    statement: 'isBeingCreated',
+    statement: 'lockRowNow',
     find: 'for update nowait',
     replace: 'for update',
     tests: ['within/limits.test.ts'],
   },
   {
     name: 'MySQL: a name that a transaction is creating is not seen',
-    statement: 'isBeingCreated',
+    statement: 'lockRowNow',
     find: 'for update nowait',
     replace: '',
     tests: ['within/limits.test.ts'],

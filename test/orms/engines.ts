@@ -61,3 +61,22 @@ export function onSqlite(orm: string, connect: Connect): OrmEngine {
 function complete(connected: OrmConnected): Connected {
   return { ...connected, withoutTransaction: (use) => use(connected.db, "the ORM's own instance") }
 }
+
+/** Of versions and kin of one engine, the first that is here. */
+const KIN = [
+  ['postgres18', 'postgres15'],
+  ['mysql', 'mariadb'],
+]
+
+/**
+ * For suites that are slow, since they wait for most of their time: an ORM on one server of each engine. `npm run test:slow` has
+ * them all.
+ */
+export function oncePerEngine(engines: readonly OrmEngine[]): OrmEngine[] {
+  const here = inject('servers').map(({ name }) => name as string)
+  const chosen = KIN.map((kin) => kin.find((name) => here.includes(name)))
+  return engines.filter(
+    ({ server }) =>
+      server !== undefined && (process.env.ROWLOCK_TEST_SLOW !== undefined || chosen.includes(server.name)),
+  )
+}

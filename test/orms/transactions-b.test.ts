@@ -8,7 +8,7 @@ import { type OwnConnectionOptions, ownConnectionSuite, withoutOwnConnectionSuit
 import { overlapsSuite } from '../within/overlaps.ts'
 import { smallPoolsSuite } from '../within/small-pools.ts'
 import { ormEngines } from './connectors-b.ts'
-import type { OrmConnected } from './engines.ts'
+import { type OrmConnected, oncePerEngine } from './engines.ts'
 
 /** Prisma opens none beside its pool, so it is given a pool for that. */
 const prismaWithSessions: OwnConnectionOptions['adapter'] = (connected, url) => {
@@ -22,8 +22,7 @@ const prismaWithSessions: OwnConnectionOptions['adapter'] = (connected, url) => 
 }
 
 for (const orm of ['Prisma', 'TypeORM', 'Sequelize', 'MikroORM'] as const) {
-  for (const engine of ormEngines(orm)) {
-    if (engine.server === undefined) continue
+  for (const engine of oncePerEngine(ormEngines(orm))) {
     overlapsSuite(engine, { runs: 8, isolations: ['read committed'] })
     smallPoolsSuite(engine)
     if (orm === 'Prisma') {

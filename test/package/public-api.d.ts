@@ -48,6 +48,8 @@ interface DedicatedConnection extends Connection {
     onNotification?(listener: (payload: string) => void): void;
     /** Calls `listener` once, when the connection is gone for whatever reason but `close`. */
     onLost(listener: (cause: unknown) => void): void;
+    /** Calls `listener` with what is wrong with the pool that lends this connection, as far as that shows. */
+    onWarning?(listener: (message: string) => void): void;
     close(): Promise<void>;
     /** It does not answer: ends it, also for others that it is shared with. */
     drop?(): Promise<void>;
@@ -581,7 +583,7 @@ declare class LockLostError extends LockError {
  *
  * - `conflict`: the statement had no effect and may simply be repeated (serialization failure, deadlock, busy file).
  * - `unavailable`: nothing took effect, and the same may succeed a while later: a server that takes no writes while it fails
- *   over, one that is full for the moment, a pool with no free connection.
+ *   over, one that is full for the moment, a pool that says that it has no free connection.
  * - `connection`: nobody knows whether the statement took effect. Only idempotent statements may be repeated.
  * - `other`: repeating it will not help.
  */
@@ -752,7 +754,7 @@ interface LockOptions {
     readonly takeover?: 'expiry' | 'session' | undefined;
 }
 interface InstanceOptions extends LockOptions {
-    /** PostgreSQL schema of rowlock's tables. Default: the first one of the connection's search_path. */
+    /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
     readonly schema?: string | undefined;
     /** Default `rowlock_`. */
     readonly tablePrefix?: string | undefined;

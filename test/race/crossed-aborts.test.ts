@@ -6,7 +6,7 @@ import { enginesOnce } from './one-per-engine.ts'
 
 const CROSSINGS = 2000
 /** On names of their own, so that they share statements, but no rows. */
-const AT_ONCE = 4
+const AT_ONCE = 8
 const CALLERS = 8
 /** Callers leave so soon after they came. Where the looks of those who wait find hand-offs, these take longer. */
 const LEAVE_WITHIN_MS = { postgres: 6, mysql: 30, sqlite: 6, memory: 6 }

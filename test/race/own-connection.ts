@@ -107,6 +107,8 @@ export function ownConnectionSuite(
         const others = await open.locks({ ttl: '20s' })
         await connected.sql('select 1')
         const inTheWay = await others.acquire(freshName())
+        // Over the connection of theirs, which is there from now on.
+        await inTheWay.extend('20s')
         expect(await locks.inspect(freshName())).toBeNull()
         const before = await sessions(engine, open.url)
         const waiting = locks.acquire(inTheWay.name)
@@ -132,9 +134,12 @@ export function ownConnectionSuite(
       const before = await sessions(engine, open.url)
       const lease = await locks.acquire(freshName())
       await eventOf(events, 'renewed', lease.name)
+      const waiting = locks.acquire(lease.name)
+      await untilWaiting(locks, lease.name)
       const now = await sessions(engine, open.url)
       expect(now.filter((id) => !before.includes(id))).toEqual([])
       expect(await lease.release()).toBe(true)
+      await (await waiting).release()
     })
   })
 }
@@ -155,6 +160,33 @@ export function withoutOwnConnectionSuite(engine: Pick<TestEngine, 'name' | 'eng
     }
     const warnings = events.flatMap((event) => (event.type === 'warning' ? [event.message] : []))
     expect(warnings.filter((message) => message.includes('sessions'))).toHaveLength(1)
+    await locks.close()
+    await open.close()
+  })
+}
+
+/** Of an adapter that keeps a connection of the pool's: for an application that needs them all, it says so. */
+export function scarcePoolSuite(engine: Pick<TestEngine, 'name' | 'engine' | 'server' | 'open'>): void {
+  it(`a warning tells of a pool that lacks the connection which is kept, with ${engine.name}`, async () => {
+    const open = await engine.open()
+    const connected = await open.connect({ poolSize: 2 })
+    const locks: Locks<unknown> = createLocks(connected.adapter, { ttl: '20s' })
+    const events = recordEvents(locks)
+    const lease = await locks.acquire(freshName())
+    // Kept from the first lease on.
+    await eventually(async () => expect(await locks.inspect(lease.name)).not.toBeNull())
+    await sleep(500)
+    let asking: Promise<unknown> | undefined
+    await connected.transaction(async (tx) => {
+      await connected.sql('select 1', tx)
+      // The application waits for a second connection while it has the other one.
+      asking = connected.sql('select 1')
+      const warned = () =>
+        events.some((event) => event.type === 'warning' && event.message.includes('Enlarge the pool'))
+      await eventually(() => expect(warned()).toBe(true))
+    })
+    await asking
+    expect(await lease.release()).toBe(true)
     await locks.close()
     await open.close()
   })

@@ -88,7 +88,7 @@ export async function sentOn(engine: Engine, occasion: (store: Store<object>) =>
     reserve: <T>(use: (connection: DedicatedConnection) => Promise<T>) => use(connection),
     dedicate: async () => connection,
   })
-  const own = new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 1000 })
+  const own = new OwnConnection(adapter as SqlAdapter<never>, { enabled: true, timeoutMs: 1000 })
   await occasion(ENGINES[engine](adapter, own))
   await own.close()
   const known = new Set([

@@ -49,7 +49,7 @@ set statement innodb_lock_wait_timeout=0 for
 insert into `rowlock_locks` (name, token, expires_at) values (?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
 on duplicate key update token = token
 
--- isBeingCreated
+-- lockRowNow
 -- Commits at once, so its lock lasts for no longer than the statement. NOWAIT: that a transaction has the row is an
 -- error of this statement. One that creates the row just after it is what createFree waits for.
 select 1 from `rowlock_locks` force index (primary) where name = ? for update nowait
@@ -102,9 +102,25 @@ set l.token = free.next_token,
 select /*+ MAX_EXECUTION_TIME(2500) */ token from `rowlock_locks` force index (primary) where name = ? for update
 
 -- ownHold
--- A plain read in the transaction that took the lock: nobody else can change its row, and what a savepoint has undone
--- is not there.
+-- In the caller's transaction: waits for nobody. The row of a hold that stands is locked by this transaction; of one
+-- that was rolled back, the row is somebody else's, and NOWAIT makes that an error of this statement alone, or
+-- nobody's, and then it is taken next.
 select token from `rowlock_locks` force index (primary)
+where name = ? and token = ? and handed_to = ?
+for update nowait
+
+-- ownHoldInMariadb
+-- As ownHold, by a limit in front of it, since NOWAIT would be the error that may roll back the transaction there.
+set statement innodb_lock_wait_timeout=0 for
+select token from `rowlock_locks` force index (primary)
+where name = ? and token = ? and handed_to = ?
+for update
+
+-- keepAsLease
+-- In the caller's transaction, which has the row locked (ownHold): what it writes begins with the commit, and nobody
+-- can be given the lock before.
+update `rowlock_locks`
+set expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000, owner = ?
 where name = ? and token = ? and handed_to = ?
 
 -- closeGates
@@ -438,7 +454,10 @@ straight_join `rowlock_locks` as l force index (primary) on l.name = idle.name
 show variables where variable_name in (
   'wsrep_on', 'wsrep_dirty_reads', 'group_replication_single_primary_mode',
   'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog',
-  'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only')
+  'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only',
+  'idle_transaction_timeout', 'idle_write_transaction_timeout', 'idle_readonly_transaction_timeout')
+;
+select name from `rowlock_migrations` where name like 'protocol %'
 
 -- openSession
 -- On rowlock's own connection, on which a row is waited for no longer than a second. The name of the GET_LOCK is
@@ -449,7 +468,8 @@ set session innodb_lock_wait_timeout = 1
 show variables where variable_name in (
   'wsrep_on', 'wsrep_dirty_reads', 'group_replication_single_primary_mode',
   'innodb_flush_log_at_trx_commit', 'log_bin', 'sync_binlog',
-  'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only')
+  'version', 'version_comment', 'innodb_rollback_on_timeout', 'autocommit', 'read_only', 'transaction_read_only', 'tx_read_only',
+  'idle_transaction_timeout', 'idle_write_transaction_timeout', 'idle_readonly_transaction_timeout')
 ;
 select connection_id() as backend, case when coalesce(?, connection_id()) = connection_id() then get_lock(?, 0) end as locked
 ;

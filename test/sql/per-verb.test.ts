@@ -5,7 +5,7 @@ import { type Connected, connectors } from '../adapters.ts'
 import { eventually, untilWaiting } from '../contract/harness.ts'
 import { engines, freshName, type OpenEngine, type TestEngine } from '../engines.ts'
 import { counted } from './messages.ts'
-import { type Sent, STATEMENTS } from './statements.ts'
+import { QUALIFIED, type Sent, STATEMENTS } from './statements.ts'
 
 /** How many round trips, and which statements in turn, by the names that they have in the engine, or by what they say. */
 type Cost = readonly [trips: number, ...statements: string[]]
@@ -131,7 +131,7 @@ const COSTS = {
   // The second look could be left out: what has just been created is free, unless somebody came in between, as takeRow finds.
   'within(tx).acquire of a new name, the isolation said': {
     pg: [1, 'acquireIn'],
-    mysql: [5, 'read', 'isBeingCreated', 'createFree', 'read', 'takeRowNow'],
+    mysql: [5, 'read', 'lockRowNow', 'createFree', 'read', 'takeRowNow'],
     mariadb: [4, 'read', 'createFreeInMariadb', 'read', 'takeRowInMariadb'],
     sqlite: [2, 'acquireIn', 'select 1'],
   },
@@ -374,7 +374,8 @@ function listed(adapter: SqlAdapter<unknown>, sent: string[], opened: () => void
 
 /** Of a statement of the engine's, about one lock or three, or with a query beside it; of any other statement its text. */
 function nameOf({ engine }: TestEngine, text: string): string {
-  const statements = engine === 'memory' ? [] : Object.entries<Sent>(STATEMENTS[engine])
+  const statements =
+    engine === 'memory' ? [] : Object.entries<Sent>(engine === 'postgres' ? QUALIFIED : STATEMENTS[engine])
   const same = statements.find(([, sent]) => sent.text === text || sent.ofMany?.(3) === text)
   if (same !== undefined) return same[0]
   const part = text.startsWith('with rowlock_query as') && statements.find(([, sent]) => text.includes(sent.text))

@@ -537,6 +537,12 @@ select version() as version,
             where polrelid = to_regclass(nullif($1::text, '')) and polpermissive and polcmd::text in ('*', letter)
               and (polroles = '{0}' or exists (select from unnest(polroles) as role where pg_has_role(role, 'usage'))))
        ) as unpermitted
+;
+select name from "rowlock_migrations" where name like 'protocol %'
+;
+select n.nspname::text as schema
+from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+where c.oid = to_regclass($1::text)
 
 -- openSession
 -- On rowlock's own connection. The advisory lock is tried for, and its key is random: nobody has it, and nobody ever

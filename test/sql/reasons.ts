@@ -63,7 +63,7 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       "Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. It waits only for a transaction that has begun to create the row just before: for a second at most on rowlock's own connection, and in the caller's transaction for as long as the session's settings say.",
     createFreeInMariadb:
       'As createFree, with a limit of its own: on another connection than the transaction it waits for nobody.',
-    isBeingCreated:
+    lockRowNow:
       'Commits at once, so its lock lasts for no longer than the statement. NOWAIT: that a transaction has the row is an error of this statement. One that creates the row just after it is what createFree waits for.',
     takeRowInMariadb:
       "In the caller's transaction: waits for the row as long as the limits in front of it say, which end the statement alone, judges it as locked, and keeps it until the transaction ends. A lease that came first stays, and then the transaction is aborted, since it may have the row locked.",
@@ -74,7 +74,11 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
     lockRow:
       "In the caller's transaction: waits for the row for as long as the hint says, which ends this statement alone, and keeps it until the transaction ends. takeRow judges it.",
     ownHold:
-      'A plain read in the transaction that took the lock: nobody else can change its row, and what a savepoint has undone is not there.',
+      "In the caller's transaction: waits for nobody. The row of a hold that stands is locked by this transaction; of one that was rolled back, the row is somebody else's, and NOWAIT makes that an error of this statement alone, or nobody's, and then it is taken next.",
+    ownHoldInMariadb:
+      'As ownHold, by a limit in front of it, since NOWAIT would be the error that may roll back the transaction there.',
+    keepAsLease:
+      "In the caller's transaction, which has the row locked (ownHold): what it writes begins with the commit, and nobody can be given the lock before.",
     closeGates:
       'Grants nothing: a gate is about fairness. It waits for whoever closes or opens the same gates, for the length of such a statement, and takes them in the order of names, so not in a circle.',
     openGates:

@@ -252,6 +252,8 @@ where name = 'main'
 select (select synchronous from pragma_synchronous) as synchronous,
        (select journal_mode from pragma_journal_mode) as journal_mode,
        (select file from pragma_database_list where name = 'main') as file
+;
+select name from "rowlock_migrations" where name like 'protocol %'
 
 -- assertOpen
 -- In the caller's transaction: fails if it is over, and else does nothing.

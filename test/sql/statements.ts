@@ -32,12 +32,14 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
   create: [[toAskedAttempt(attempt, null)]],
   createFree: [{ name }],
   createFreeInMariadb: [{ name }, 'innodb_lock_wait_timeout=0'],
-  isBeingCreated: [{ name }],
+  lockRowNow: [{ name }],
   takeRow: [askedWithin],
   takeRowInMariadb: [askedWithin, 'max_statement_time=2.5, innodb_lock_wait_timeout=3600'],
   takeRowNow: [askedWithin],
   lockRow: [name, 2500],
   ownHold: [{ name, token: 1n, mark: name }],
+  ownHoldInMariadb: [{ name, token: 1n, mark: name }, 'innodb_lock_wait_timeout=0'],
+  keepAsLease: [{ name, token: 1n, mark: name, owner: name, ttl: 1000 }],
   closeGates: [[{ name, closer: name }]],
   openGates: [[{ name, closer: name }]],
   enqueue: [
@@ -80,6 +82,9 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
 type Compiled = (...asked: readonly unknown[]) => Statement
 
 /** All statements on the tables of locks, as they are compiled for tables with the default names. */
+/** PostgreSQL's tables are named by their schema once that is known. */
+export const QUALIFIED = mapped(postgresStatements({ schema: 'public' }), (statement) => ({ text: statement({}).text }))
+
 export const STATEMENTS: { readonly [Engine in SqlEngine]: Readonly<Record<StatementName<Engine>, Sent>> } = {
   postgres: mapped(postgresStatements({}), (statement) => ({ text: statement({}).text })),
   sqlite: mapped(sqliteStatements({}), (statement) => ({ text: statement({}).text })),

@@ -3,11 +3,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import type { Result, SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
 import { OwnConnection } from '../../src/adapters/own-connection.ts'
 import { DatabaseError } from '../../src/base/errors.ts'
-import { memoryStore } from '../../src/engines/memory/store.ts'
-import { mysqlStore } from '../../src/engines/mysql/store.ts'
 import { postgresStore } from '../../src/engines/postgres/store.ts'
-import { sqliteStore } from '../../src/engines/sqlite/store.ts'
-import type { Adapter } from '../../src/index.ts'
 import { watchFile } from '../../src/process/wake/watch.ts'
 import {
   type Attempt,
@@ -27,6 +23,7 @@ import {
 import type { Connected, Isolation } from '../adapters.ts'
 import { eventually, sleep } from '../contract/harness.ts'
 import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
+import { storeOn } from './store-on.ts'
 
 const LONG_MS = 60_000
 const SHORT_MS = 150
@@ -239,6 +236,23 @@ export function queueSuite(engine: Subject): void {
       })
       await expect(transaction).rejects.toBe(undo)
       expect((await one.poll(name)).holder).toMatchObject(handed)
+    })
+  })
+
+  describe('acquireIn beside another transaction', () => {
+    // On SQLite there is none.
+    it.skipIf(engine.engine === 'sqlite')('names nobody if that one has locked what this one was handed', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      const ticket = await one.arrive(name)
+      await two.release(holder)
+      const handed = await handedTo(one, name, ticket)
+      await whileGuarded(handed, () =>
+        inTransaction(async (tx) => {
+          const refused = await one.store.acquireIn(tx, attempt({ name, owner: handed.owner }), 0)
+          expect(refused).toMatchObject({ granted: false, holders: [], queued: false })
+        }),
+      )
     })
   })
 
@@ -664,6 +678,19 @@ export function queueSuite(engine: Subject): void {
       expect(await one.promote(name)).toMatchObject({ outcome: 'handed over' })
       await expectHandedTo(one, name, ticket, { takeover: true })
       expect((await one.poll(name)).tickets).toEqual([ticket])
+    })
+
+    it('holds that against the process no longer when the queue has been cleared', async () => {
+      const name = freshName()
+      const holder = await one.acquire(name)
+      await two.arrive(name, { ttlMs: SHORT_MS })
+      await one.release(holder)
+      await one.untilFree(name)
+      await two.arrive(name)
+      expect(await one.promote(name)).toEqual({ outcome: 'idle', grants: [] })
+      const ticket = await two.arrive(name)
+      expect(await one.promote(name)).toMatchObject({ outcome: 'handed over' })
+      await expectHandedTo(two, name, ticket)
     })
 
     it('does not hold it against a process that a lease which it had claimed ran out', async () => {
@@ -1433,22 +1460,6 @@ class Peer {
 }
 
 const RELEASED_TO_NOBODY: ReleaseResult = { outcome: 'released', handedOver: false, grants: [], promoteLater: false }
-
-const onPool = (adapter: SqlAdapter<unknown>) =>
-  new OwnConnection(adapter as SqlAdapter<never>, { enabled: false, timeoutMs: 5000 })
-
-function storeOn(adapter: Adapter<unknown>): Store<unknown> {
-  switch (adapter.engine) {
-    case 'postgres':
-      return postgresStore(adapter, {}, onPool(adapter))
-    case 'mysql':
-      return mysqlStore(adapter, {}, onPool(adapter))
-    case 'sqlite':
-      return sqliteStore(adapter, {})
-    case 'memory':
-      return memoryStore(adapter.database) as Store<unknown>
-  }
-}
 
 function freshNames(count: number): string[] {
   return Array.from({ length: count }, freshName)

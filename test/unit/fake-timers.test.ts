@@ -142,16 +142,24 @@ const ALL_BUT_TICKS = [
 
 describe('locks in memory, with fake timers that also hold back what is no matter of time', () => {
   const database = new MemoryDatabase()
+  let heldBack: (() => void)[]
 
   beforeEach(() => {
+    heldBack = []
     vi.useFakeTimers({ toFake: [...ALL_BUT_TICKS] })
-    // Vitest refuses to do that where its tests run in processes. Nothing here may depend on these ever being called.
-    vi.spyOn(process, 'nextTick').mockImplementation(() => undefined)
+    // Nothing here may depend on these being called before the test is over.
+    const holdBack: typeof process.nextTick = (call, ...values: unknown[]) => {
+      heldBack.push(() => call(...values))
+    }
+    vi.spyOn(process, 'nextTick').mockImplementation(holdBack)
   })
 
   afterEach(() => {
+    vi.runAllTicks()
     vi.restoreAllMocks()
     vi.useRealTimers()
+    // Among them is what Vitest says to this process, which would wait for ever for what is lost.
+    for (const call of heldBack) call()
   })
 
   it('are taken, handed over and released while no time passes', async () => {

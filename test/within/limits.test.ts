@@ -179,6 +179,30 @@ describe.each(innodb)('a name that an open transaction has created, on $name', {
   })
 })
 
+describe.each(engines().filter(({ engine }) => engine === 'mysql'))('on $name', { timeout: 60_000 }, (engine) => {
+  it('a connection whose transaction rolled back waits for nobody in the next one, at SERIALIZABLE', async () => {
+    const { open, locks, others } = await setUp(engine)
+    const single = await open.connect({ poolSize: 1 })
+    const inSingle = createLocks(single.adapter, { wait: 300 })
+    const name = freshName()
+    const rolledBack = single.transaction(async (tx) => {
+      await inSingle.within(tx).acquire(name)
+      throw new Error('undo')
+    }, 'serializable')
+    await expect(rolledBack).rejects.toThrow('undo')
+    const ended = await occupied(open, locks, name, 3000)
+    await single.transaction(async (tx) => {
+      expect(await inSingle.within(tx).tryAcquire(name)).toBeNull()
+      await expect(inSingle.within(tx).acquire(name)).rejects.toMatchObject({ code: 'LOCK_TIMEOUT' })
+      expect(await single.sql('select 1 as one', tx)).toEqual([{ one: 1 }])
+      // The other transaction is still there.
+      expect(await others.tryAcquire(name)).toBeNull()
+    }, 'serializable')
+    await ended()
+    await inSingle.close()
+  })
+})
+
 describe.each(engines())('the same name twice in one transaction, on $name', { timeout: 60_000 }, (engine) => {
   it('is the same hold', async () => {
     const { open, locks } = await setUp(engine)

@@ -238,6 +238,19 @@ export function withinSuite(engine: TestEngine): void {
         expect(await lease.release()).toBe(true)
       })
 
+      it('makes what the transaction has already a lease, if it asks for one', async () => {
+        const name = freshName()
+        const { held, pending } = await inTransaction(async (tx) => {
+          const held = await locks.within(tx).acquire(name)
+          return { held, pending: await locks.within(tx).lease(name, { ttl: '20s' }) }
+        })
+        expect(pending.token).toBeGreaterThanOrEqual(held.token)
+        expect(await other.locks.tryAcquire(name)).toBeNull()
+        const lease = await pending.confirm()
+        expect(lease.token).toBe(pending.token)
+        expect(await lease.release()).toBe(true)
+      })
+
       it('refuses to confirm a lease whose transaction rolled back', async () => {
         const name = freshName()
         let pending: { confirm(): Promise<unknown> } | undefined

@@ -45,8 +45,8 @@ export function acquire({ runner, fragments, read }: Context<never>): Store<neve
     const refused = attempts.filter(({ name }) => answers.get(name)?.granted !== true)
     const abandoned = refused.filter(({ name }) => rows.get(name)?.sessionGone)
     if (abandoned.length > 0) await take(abandoned, ({ name }) => rows.get(name)!.session, answers)
-    const unheardOf = refused.filter(({ name }) => !rows.has(name))
-    if (unheardOf.length > 0) await create(unheardOf, answers)
+    const missing = refused.filter(({ name }) => !rows.has(name))
+    if (missing.length > 0) await create(missing, answers)
     return attempts.map(({ name }) => answers.get(name)!)
   }
 

@@ -1,9 +1,10 @@
-import type { SqlAdapter } from '../../adapters/adapter.ts'
+import type { SqlAdapter, Statement } from '../../adapters/adapter.ts'
 import type { OwnConnection } from '../../adapters/own-connection.ts'
 import type { Store } from '../../protocol/store.ts'
 import type { Naming } from '../migrations.ts'
+import { withProtocol } from '../protocol-number.ts'
 import { Runner } from '../runner.ts'
-import { assess } from '../topology.ts'
+import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
 import { administration, administrationStatements } from './administration.ts'
 import { type Context, reader, readStatements, Server } from './context.ts'
@@ -65,9 +66,11 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     ...guard(context),
     ...administration(outside),
     ...sessions(outside),
-    async assess() {
-      // On the pool: its sessions take the locks, and its driver's answers are what will be read.
-      return assess(await server.ask((query) => runner.run(query)))
+    async assess(beside = false) {
+      // The pool's sessions take the locks, and its driver's answers are what will be read; what another one says is not kept.
+      const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))
+      const topology = beside ? await readTopology('mysql', run) : await server.ask(run)
+      return withProtocol(assess(topology), 'mysql', naming, run)
     },
     ...migrate(outside),
   }

@@ -20,6 +20,12 @@ import {
 import { tokenAfter } from './token-after.ts'
 import { type AskedWithin, bytes, type Row, text, toAskedAttempt } from './values.ts'
 
+export interface OwnHold {
+  readonly name: Buffer
+  readonly token: bigint
+  readonly mark: Buffer
+}
+
 export function withinStatements({ locks }: Fragments) {
   const createFree = statement<{ name: Buffer }>(
     engine,
@@ -47,15 +53,23 @@ export function withinStatements({ locks }: Fragments) {
           and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})`,
   )
 
+  const ownHold = statement<OwnHold>(
+    engine,
+    (p) => sql`
+        select token from ${locks} force index (primary)
+        where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}
+        for update`,
+  )
+
   return {
     // For a transaction: if it created the row itself, others would have to wait for its end to learn whether there is one.
     createFree,
 
     createFreeInMariadb: (asked: { name: Buffer }, limits: string): Statement => limited(createFree(asked), limits),
 
-    // Whether an open transaction has created it. Asked before, since an INSERT of MySQL's cannot be told not to wait; asked
-    // in the INSERT itself, it would lock the gap for so long that those who create neighbours would deadlock.
-    isBeingCreated: statement<{ name: Buffer }>(
+    // Whether another transaction has the row, as one that has just created it. Asked before, since an INSERT of MySQL's cannot be
+    // told not to wait; asked in the INSERT itself, it would lock the gap for so long that those who create neighbours would deadlock.
+    lockRowNow: statement<{ name: Buffer }>(
       engine,
       (p) => sql`select 1 from ${locks} force index (primary) where name = ${p.name} for update nowait`,
     ),
@@ -95,11 +109,20 @@ export function withinStatements({ locks }: Fragments) {
       return { text: text.replace('select', `select /*+ MAX_EXECUTION_TIME(${Math.ceil(waitMs)}) */`), values }
     },
 
-    // A hold that this transaction has, if it has not been undone with a savepoint.
-    ownHold: statement<{ name: Buffer; token: bigint; mark: Buffer }>(
+    // A hold that this transaction has, if it has not been undone with a savepoint. Its row is locked by this transaction then,
+    // so a read that does not wait finds it; at SERIALIZABLE a plain one would wait for whoever else has the row.
+    ownHold: (asked: OwnHold): Statement => {
+      const { text, values } = ownHold(asked)
+      return { text: `${text} nowait`, values }
+    },
+    ownHoldInMariadb: (asked: OwnHold, limits: string): Statement => limited(ownHold(asked), limits),
+
+    // What the transaction has already is to become a lease with its commit.
+    keepAsLease: statement<OwnHold & { owner: Buffer; ttl: number }>(
       engine,
       (p) => sql`
-        select token from ${locks} force index (primary)
+        update ${locks}
+        set expires_at = ${now} + ${p.ttl} * 1000, owner = ${p.owner}
         where name = ${p.name} and token = ${p.token} and handed_to = ${p.mark}`,
     ),
   }
@@ -110,6 +133,14 @@ interface TransactionHold {
   readonly token: bigint
   readonly mark: string
 }
+
+/** From outside it can be seen that the transaction which had this hold has ended. */
+function isOver({ owner, token, mark }: TransactionHold, seen: Row): boolean {
+  return seen.token > token || seen.handedTo === mark || (seen.held && seen.owner !== owner)
+}
+
+/** In seconds; 0 is none. */
+const IDLE_LIMITS = ['idle_transaction_timeout', 'idle_write_transaction_timeout', 'idle_readonly_transaction_timeout']
 
 const BY_A_TRANSACTION: AttemptInResult = { granted: false, holders: [], queued: false }
 
@@ -130,17 +161,17 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
     // Asked in the transaction if it is not known yet: there may be no other connection, and it is this one whose answers are
     // read. It takes no snapshot.
     if (!server.isKnown) await server.ask(async (query) => runner.runIn(tx, query, (answer) => answer))
-    const { row, isBeingCreated } = await lookFromOutside(attempt.name)
-    const same = await ownHold(tx, attempt.name, row)
+    const { row, maybeLocked } = await lookFromOutside(attempt.name)
+    const same = await ownHold(tx, attempt, row)
     if (same !== undefined) return { granted: true, ...same }
-    if (row !== undefined && row.owner !== attempt.owner) {
-      if (row.held) return { granted: false, holders: [row.label], queued: false }
-      if (row.leasesWait) return { granted: false, holders: [], queued: true }
+    if (row !== undefined && row.owner !== attempt.owner && (row.held || row.leasesWait)) {
+      const idleLimitMs = await showLife(tx)
+      return { granted: false, holders: row.held ? [row.label] : [], queued: !row.held, idleLimitMs }
     }
     const mark = `transaction ${randomBytes(16).toString('hex')}`
     const { session: _, ...rest } = toAskedAttempt(attempt, row?.sessionGone ? row.session : null)
     const asked = { ...rest, mark: bytes(mark) }
-    if (row === undefined && !(await createWithin(tx, asked.name, isBeingCreated, waitMs))) return BY_A_TRANSACTION
+    if (row === undefined && !(await createWithin(tx, asked.name, maybeLocked, waitMs))) return BY_A_TRANSACTION
     const token = await takeWithin(tx, asked, waitMs)
     if (token === undefined) return BY_A_TRANSACTION
     const hold = { owner: attempt.owner, token, mark }
@@ -149,33 +180,51 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
     return { granted: true, owner: hold.owner, token }
   }
 
+  /** MariaDB may end transactions in which nothing is sent for some time: this one is about to wait elsewhere. Answers that time. */
+  async function showLife(tx: Tx): Promise<number> {
+    const { settings } = await server.topology()
+    const limits = IDLE_LIMITS.map((name) => Number(settings[name] ?? 0) * 1000).filter((limitMs) => limitMs > 0)
+    if (limits.length === 0) return 0
+    await runner.runIn(tx, { text: 'do 0', values: [] }, () => undefined)
+    return Math.min(...limits)
+  }
+
+  /** Rows that are being made from outside. A second INSERT would wait for who has locked the row of the first meanwhile. */
+  const making = new Map<string, Promise<void>>()
+
   /**
    * Makes the row, if there is none yet: in a transaction, its lock would keep everybody from that name. There is no row in
-   * the answer if there is no connection to look from, or if an open transaction has created it.
+   * the answer if there is no connection to look from, or if an open transaction has created it: it may be locked then.
    */
-  async function lookFromOutside(name: string): Promise<{ row?: Row | undefined; isBeingCreated: boolean }> {
+  async function lookFromOutside(name: string): Promise<{ row?: Row | undefined; maybeLocked: boolean }> {
     const answer = await own.outside(async () => {
       const row = (await read([{ name }])).get(name)
-      if (row !== undefined) return { row, isBeingCreated: false }
-      const { dialect } = await server.topology()
+      if (row !== undefined) return { row, maybeLocked: false }
       try {
-        if (dialect === 'mariadb') {
-          await runner.keep(statements.createFreeInMariadb({ name: bytes(name) }, NO_WAIT))
-        } else {
-          await runner.keep(statements.isBeingCreated({ name: bytes(name) }))
-          await runner.keep(statements.createFree({ name: bytes(name) }))
-        }
+        const made = making.get(name) ?? makeRow(name).finally(() => making.delete(name))
+        making.set(name, made)
+        await made
       } catch (error) {
-        if (isLocked(error)) return { isBeingCreated: true }
+        if (isLocked(error)) return { maybeLocked: true }
         throw error
       }
-      return { row: (await read([{ name }])).get(name), isBeingCreated: false }
+      return { row: (await read([{ name }])).get(name), maybeLocked: false }
     })
-    return answer ?? { isBeingCreated: false }
+    return answer ?? { maybeLocked: true }
+  }
+
+  async function makeRow(name: string): Promise<void> {
+    const { dialect } = await server.topology()
+    if (dialect === 'mariadb') {
+      await runner.keep(statements.createFreeInMariadb({ name: bytes(name) }, NO_WAIT))
+      return
+    }
+    const { rows } = await runner.keep(statements.lockRowNow({ name: bytes(name) }))
+    if (rows.length === 0) await runner.keep(statements.createFree({ name: bytes(name) }))
   }
 
   /** Makes the row in the transaction, for want of another connection; false if the wait for another's row ends first. */
-  async function createWithin(tx: Tx, name: Buffer, isBeingCreated: boolean, waitMs: number): Promise<boolean> {
+  async function createWithin(tx: Tx, name: Buffer, maybeLocked: boolean, waitMs: number): Promise<boolean> {
     const { dialect, settings } = await server.topology()
     const create = async (query: Statement) => {
       await runner.runIn(tx, query, () => undefined)
@@ -186,26 +235,41 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
       return (await unlessLocked(settings, () => create(statements.createFreeInMariadb({ name }, limits)))) ?? false
     }
     // Only a SELECT can be limited.
-    if (isBeingCreated && (waitMs <= 0 || (await lockRow(tx, name, settings, waitMs)) === undefined)) return false
+    if (maybeLocked) {
+      const exists = await lockRow(tx, name, settings, waitMs)
+      if (exists !== false) return exists === true
+    }
     return create(statements.createFree({ name }))
   }
 
   /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
   async function ownHold(
     tx: Tx,
-    name: string,
+    { name, ttlMs }: Attempt,
     seen: Row | undefined,
-  ): Promise<Omit<TransactionHold, 'mark'> | undefined> {
+  ): Promise<Pick<TransactionHold, 'owner' | 'token'> | undefined> {
     const hold = holdsOf.get(tx as object)?.get(name)
-    if (hold === undefined) return undefined
-    if (seen !== undefined && (seen.token > hold.token || seen.handedTo === hold.mark)) return undefined
-    const query = statements.ownHold({ name: bytes(name), token: hold.token, mark: bytes(hold.mark) })
-    const stands = await runner.runIn(tx, query, ({ rows }) => rows.length === 1)
-    return stands ? { owner: hold.owner, token: hold.token } : undefined
+    if (hold === undefined || (seen !== undefined && isOver(hold, seen))) return undefined
+    const { owner, token } = hold
+    const { dialect, settings } = await server.topology()
+    const asked = { name: bytes(name), token, mark: bytes(hold.mark) }
+    const query =
+      dialect === 'mariadb' ? statements.ownHoldInMariadb(asked, limitsOf(settings, 0)) : statements.ownHold(asked)
+    const stands = await unlessLocked(settings, async () => runner.runIn(tx, query, ({ rows }) => rows.length === 1))
+    if (stands !== true) return undefined
+    if (ttlMs !== null) {
+      const keep = statements.keepAsLease({ ...asked, owner: bytes(owner), ttl: ttlMs })
+      await runner.runIn(tx, keep, () => undefined)
+    }
+    return { owner, token }
   }
 
   /** Of MySQL. Whether there is such a row, which is locked now; undefined if the wait for it has ended first. */
   async function lockRow(tx: Tx, name: Buffer, settings: Settings, waitMs: number): Promise<boolean | undefined> {
+    if (waitMs <= 0) {
+      const query = statements.lockRowNow({ name })
+      return unlessLocked(settings, async () => runner.runIn(tx, query, ({ rows }) => rows.length > 0))
+    }
     let limitMs = waitMs
     if (rollsBackOnTimeout(settings)) {
       // The statement's own limit has to end it, and not the session's with all that the transaction has done.

@@ -2,7 +2,7 @@ import { type RawBuilder, sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import {
   advisoryKey,
   clockToken,
@@ -119,12 +119,13 @@ export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
   }
 }
 
-export function acquire({ runner, fragments }: Context<never>): Store<never>['acquire'] {
-  const statements = acquireStatements(fragments)
+export function acquire(context: Context<never>): Store<never>['acquire'] {
+  const { runner } = context
+  const statements = compiled(context, acquireStatements)
 
   async function acquireMany(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
     const { rows } = await runner.run(
-      statements.acquireMany({
+      statements().acquireMany({
         ...keysOf(attempts),
         ttls: array(attempts.map(({ ttlMs }) => ttlMs)),
         holders: array(attempts.map(({ holder }) => holder)),
@@ -138,7 +139,7 @@ export function acquire({ runner, fragments }: Context<never>): Store<never>['ac
     const [{ owner, ttlMs, holder, session }] = attempts as [Attempt]
     const names = array(attempts.map(({ name }) => name))
     const { rows } = await runner.run(
-      statements.acquireAlike({ names, count: attempts.length, owner, ttlMs, holder, session }),
+      statements().acquireAlike({ names, count: attempts.length, owner, ttlMs, holder, session }),
     )
     const results = new Array<AttemptResult | undefined>(attempts.length).fill(undefined)
     for (const row of rows) {
@@ -154,7 +155,7 @@ export function acquire({ runner, fragments }: Context<never>): Store<never>['ac
   return async (attempts) => {
     const [first] = attempts
     if (first === undefined) return []
-    if (attempts.length === 1) return [toAttemptResult((await runner.run(statements.acquireOne(first))).rows[0])]
+    if (attempts.length === 1) return [toAttemptResult((await runner.run(statements().acquireOne(first))).rows[0])]
     return attempts.every((one) => isAlike(one, first)) ? acquireAlike(attempts) : acquireMany(attempts)
   }
 }

@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import { toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { LockView, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { clockToken, type Fragments, free, leftOf, unseen, waiting } from './fragments.ts'
 import { array, toState, toView } from './rows.ts'
 
@@ -74,35 +74,35 @@ export function administrationStatements({ locks, view, rowOf }: Fragments) {
   }
 }
 
-export function administration({
-  runner,
-  fragments,
-}: Context<never>): Pick<Store<never>, 'poll' | 'inspect' | 'list' | 'forceRelease' | 'purge'> {
-  const statements = administrationStatements(fragments)
+export function administration(
+  context: Context<never>,
+): Pick<Store<never>, 'poll' | 'inspect' | 'list' | 'forceRelease' | 'purge'> {
+  const { runner } = context
+  const statements = compiled(context, administrationStatements)
   return {
     async poll(names): Promise<LockView[]> {
-      return (await runner.keep(statements.poll({ names: array(names) }))).rows.map((row) =>
+      return (await runner.keep(statements().poll({ names: array(names) }))).rows.map((row) =>
         toView(names[toNumber(row.i) - 1]!, row),
       )
     },
 
     async inspect(name) {
-      const [row] = (await runner.run(statements.inspect({ name }))).rows
+      const [row] = (await runner.run(statements().inspect({ name }))).rows
       return row === undefined ? null : toState(row)
     },
 
     async list(prefix) {
-      return (await runner.run(statements.list({ prefix }))).rows.map(toState)
+      return (await runner.run(statements().list({ prefix }))).rows.map(toState)
     },
 
     async forceRelease(name) {
-      const [row] = (await runner.run(statements.forceRelease({ name }))).rows
+      const [row] = (await runner.run(statements().forceRelease({ name }))).rows
       if (toBoolean(row?.forced)) return 'released'
       return toBoolean(row?.held) ? 'locked' : 'free'
     },
 
     async purge(idleMs) {
-      const [row] = (await runner.run(statements.purge({ idleMs }))).rows
+      const [row] = (await runner.run(statements().purge({ idleMs }))).rows
       return toNumber(row?.purged)
     },
   }

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { EnqueueResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { clockToken, type Fragments, few, unseen, waiting } from './fragments.ts'
 import { inOrder, numbered, toView } from './rows.ts'
 
@@ -46,10 +46,11 @@ export function enqueueStatements({ locks, view }: Fragments) {
   }
 }
 
-export function enqueue({ runner, fragments }: Context<never>): Store<never>['enqueue'] {
-  const statements = enqueueStatements(fragments)
+export function enqueue(context: Context<never>): Store<never>['enqueue'] {
+  const { runner } = context
+  const statements = compiled(context, enqueueStatements)
   return async (tickets, maxWaiters) => {
-    const { rows } = await runner.keep(statements.enqueue({ tickets: numbered(tickets), maxWaiters }))
+    const { rows } = await runner.keep(statements().enqueue({ tickets: numbered(tickets), maxWaiters }))
     return inOrder(rows, tickets.length).map((row, index): EnqueueResult => {
       if (row?.outcome !== 'queued') return { outcome: row!.outcome as 'full' | 'locked' | 'missing' }
       return { outcome: 'queued', ticket: row.ticket as string, view: toView(tickets[index]!.name, row) }

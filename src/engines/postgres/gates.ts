@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Gate, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { type Fragments, notDurable } from './fragments.ts'
 import { array } from './rows.ts'
 
@@ -33,18 +33,19 @@ export function gateStatements({ gates }: Fragments) {
   }
 }
 
-export function gates({ runner, fragments }: Context<never>): Pick<Required<Store<never>>, 'closeGates' | 'openGates'> {
-  const statements = gateStatements(fragments)
+export function gates(context: Context<never>): Pick<Required<Store<never>>, 'closeGates' | 'openGates'> {
+  const { runner } = context
+  const statements = compiled(context, gateStatements)
   const toValues = (asked: readonly Gate[]) => ({
     names: array(asked.map(({ name }) => name)),
     closers: array(asked.map(({ by }) => by)),
   })
   return {
     async closeGates(asked) {
-      await runner.keep(statements.closeGates(toValues(asked)))
+      await runner.keep(statements().closeGates(toValues(asked)))
     },
     async openGates(asked) {
-      await runner.keep(statements.openGates(toValues(asked)))
+      await runner.keep(statements().openGates(toValues(asked)))
     },
   }
 }

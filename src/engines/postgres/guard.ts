@@ -4,7 +4,7 @@ import { toBoolean } from '../../adapters/shape.ts'
 import { LockError, LockLostError } from '../../base/errors.ts'
 import type { CallerQuery, GuardResult, Hold, Store } from '../../protocol/store.ts'
 import { statement, statementName } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { explain, sqlState } from './errors.ts'
 import { type Fragments, type HoldArrays, holds } from './fragments.ts'
 import { arraysOf, inOrder, type Row } from './rows.ts'
@@ -35,21 +35,18 @@ export function guardStatements({ locks }: Fragments) {
   }
 }
 
-export function guard<Tx>({
-  adapter,
-  runner,
-  fragments,
-}: Context<Tx>): Pick<Required<Store<Tx>>, 'guard' | 'query' | 'guardedQuery'> {
-  const statements = guardStatements(fragments)
+export function guard<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'guard' | 'query' | 'guardedQuery'> {
+  const { adapter, runner } = context
+  const statements = compiled(context, guardStatements)
   const prepared = preparedNames()
 
   return {
     guard(tx, asked) {
       const [hold] = asked
       if (asked.length === 1 && hold !== undefined) {
-        return runner.runIn(tx, statements.guardOne(hold), ({ rows: [row] }) => [toGuardResult(row)])
+        return runner.runIn(tx, statements().guardOne(hold), ({ rows: [row] }) => [toGuardResult(row)])
       }
-      return runner.runIn(tx, statements.guardMany(arraysOf(asked)), ({ rows }) =>
+      return runner.runIn(tx, statements().guardMany(arraysOf(asked)), ({ rows }) =>
         inOrder(rows, asked.length).map(toGuardResult),
       )
     },
@@ -59,7 +56,7 @@ export function guard<Tx>({
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded = prepared(foldGuard(statements.guardOne(hold), query), query)
+      const folded = prepared(foldGuard(statements().guardOne(hold), query), query)
       try {
         return (await adapter.queryIn(tx, folded)).rows
       } catch (error) {
@@ -73,7 +70,7 @@ export function guard<Tx>({
         // What is wrong with the caller's own statement is for the caller: through unchanged. 40001 may be the guard's.
         const code = sqlState(error)
         const isOurs = code === undefined || code === '25P02' || code === '40001'
-        throw isOurs ? explain(error, true, fragments.table) : error
+        throw isOurs ? explain(error, true, context.fragments.table) : error
       }
     },
   }

@@ -1,7 +1,7 @@
 import { sql } from 'kysely'
 import type { Promotion, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { durable, type Fragments, few, free, unseen } from './fragments.ts'
 import { array, inOrder, toGrants } from './rows.ts'
 
@@ -35,10 +35,11 @@ export function promoteStatements({ locks, rowOf, handOver }: Fragments) {
   }
 }
 
-export function promote({ runner, fragments }: Context<never>): Store<never>['promote'] {
-  const statements = promoteStatements(fragments)
+export function promote(context: Context<never>): Store<never>['promote'] {
+  const { runner } = context
+  const statements = compiled(context, promoteStatements)
   return async (names, process) => {
-    const { rows } = await runner.keep(statements.promote({ names: array(names), process }))
+    const { rows } = await runner.keep(statements().promote({ names: array(names), process }))
     return inOrder(rows, names.length).map((row, index): Promotion => {
       return { outcome: (row?.outcome ?? 'idle') as Promotion['outcome'], grants: toGrants(names[index]!, row) }
     })

@@ -3,7 +3,7 @@ import { toBoolean, toNumber } from '../../adapters/shape.ts'
 import { wasHandedOver } from '../../protocol/ids.ts'
 import type { Hold, Release, ReleaseResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { durable, type Fragments, few, type HoldArrays, holds, lookedUp, notDurable, unlessAll } from './fragments.ts'
 import { arraysOf, indicesOf, inOrder, type Row, toGrants, unanswered } from './rows.ts'
 
@@ -98,20 +98,21 @@ export function releaseStatements({ locks, named, handOver }: Fragments) {
   }
 }
 
-export function release<Tx>({ runner, fragments }: Context<Tx>): Pick<Store<Tx>, 'release' | 'releaseIn'> {
-  const statements = releaseStatements(fragments)
+export function release<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'release' | 'releaseIn'> {
+  const { runner } = context
+  const statements = compiled(context, releaseStatements)
   /** Released by a first statement of several, of which a later one failed: when the call is repeated, they are not lost. */
   const releasedBefore = new WeakSet<Hold>()
 
   async function releaseMany(asked: readonly Hold[], process: string): Promise<ReleaseResult[]> {
-    const { rows } = await runner.keep(statements.releaseMany({ ...arraysOf(asked), process }))
+    const { rows } = await runner.keep(statements().releaseMany({ ...arraysOf(asked), process }))
     const results = inOrder(rows, asked.length).map((row, index): ReleaseResult => {
       if (toBoolean(row?.released ?? null)) return toReleased(asked[index]!.name, row!)
       return toBoolean(row?.ours ?? null) ? LOCKED : LOST
     })
     const locked = [...asked.keys()].filter((index) => results[index]!.outcome === 'locked')
     if (locked.length === 0) return results
-    const guarded = await runner.keep(statements.releaseGuarded(arraysOf(locked.map((index) => asked[index]!))))
+    const guarded = await runner.keep(statements().releaseGuarded(arraysOf(locked.map((index) => asked[index]!))))
     for (const row of guarded.rows) {
       results[locked[toNumber(row.i) - 1]!] = { ...RELEASED, promoteLater: toBoolean(row.awaited) }
     }
@@ -122,7 +123,7 @@ export function release<Tx>({ runner, fragments }: Context<Tx>): Pick<Store<Tx>,
     const some = [...asked.keys()].filter((index) => !asked[index]!.awaited && !wasHandedOver(asked[index]!))
     if (some.length === 0) return []
     const holds = some.map((index) => asked[index]!)
-    const { rows } = await runner.keep(statements.releaseUnawaited({ holds: byName(holds), count: some.length }))
+    const { rows } = await runner.keep(statements().releaseUnawaited({ holds: byName(holds), count: some.length }))
     return rows.flatMap(({ names }) => indicesOf(holds, names).map((at) => some[at]!))
   }
 
@@ -131,7 +132,7 @@ export function release<Tx>({ runner, fragments }: Context<Tx>): Pick<Store<Tx>,
       const [hold] = asked
       if (asked.length === 1 && hold !== undefined && !releasedBefore.has(hold)) {
         const { name, owner, token } = hold
-        const [row] = (await runner.keep(statements.releaseOne({ name, owner, token, process }))).rows
+        const [row] = (await runner.keep(statements().releaseOne({ name, owner, token, process }))).rows
         return [toReleaseResult(name, row!)]
       }
       const results = new Array<ReleaseResult | undefined>(asked.length).fill(undefined)
@@ -154,7 +155,7 @@ export function release<Tx>({ runner, fragments }: Context<Tx>): Pick<Store<Tx>,
     },
 
     async releaseIn(tx, hold) {
-      return runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) =>
+      return runner.runIn(tx, statements().releaseIn(hold), ({ rows: [row] }) =>
         row === undefined ? 'lost' : { awaited: toBoolean(row.awaited) },
       )
     },

@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
 import type { Hold, Renewal, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { durable, type Fragments, few, leftOf, unseen } from './fragments.ts'
 import { array, arraysOf, inOrder, type Row } from './rows.ts'
 
@@ -51,12 +51,13 @@ export function renewStatements({ locks }: Fragments) {
 
 type Asked = Hold & { readonly ttlMs: number }
 
-export function renew({ runner, fragments }: Context<never>): Store<never>['renew'] {
-  const statements = renewStatements(fragments)
+export function renew(context: Context<never>): Store<never>['renew'] {
+  const { runner } = context
+  const statements = compiled(context, renewStatements)
 
   async function renewOnce(holds: readonly Asked[]): Promise<Row[]> {
     const ttls = array(holds.map(({ ttlMs }) => ttlMs))
-    const { rows } = await runner.keep(statements.renew({ ...arraysOf(holds), ttls }))
+    const { rows } = await runner.keep(statements().renew({ ...arraysOf(holds), ttls }))
     return inOrder(rows, holds.length) as Row[]
   }
 

@@ -80,6 +80,9 @@ export function sessions({
     },
 
     async listen(process, onGrant, onLost) {
+      if (!own.isWanted && adapter.single !== true) {
+        throw new LockError('UNSUPPORTED', 'LISTEN needs a connection, and ownConnection is false')
+      }
       const channel = `rowlock_${process}`
       const clock = new ServerClock()
       const hear = (payload: string) => onGrant(toGrant(process, JSON.parse(payload) as Notification, clock))

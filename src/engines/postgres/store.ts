@@ -2,7 +2,8 @@ import type { Result, SqlAdapter, Statement } from '../../adapters/adapter.ts'
 import type { OwnConnection } from '../../adapters/own-connection.ts'
 import { checkRow, otherShape, toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { Store } from '../../protocol/store.ts'
-import type { Naming } from '../migrations.ts'
+import { isIdentifier, type Naming } from '../migrations.ts'
+import { withProtocol } from '../protocol-number.ts'
 import { Runner } from '../runner.ts'
 import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
@@ -39,10 +40,17 @@ export function postgresStatements(naming: Naming) {
 }
 
 export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: OwnConnection): Store<Tx> {
-  const fragments = fragmentsFor(naming)
-  const { table } = fragments
-  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, table), own)
-  const context: Context<Tx> = { adapter, naming, own, runner, fragments }
+  let fragments = fragmentsFor(naming)
+  const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, fragments.table), own)
+  const context: Context<Tx> = {
+    adapter,
+    naming,
+    own,
+    runner,
+    get fragments() {
+      return fragments
+    },
+  }
   // These know of no transaction.
   const outside = context as Context<never>
   return {
@@ -59,9 +67,17 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     ...guard(context),
     ...administration(outside),
     ...sessions(outside),
-    async assess() {
-      await checkShape((query) => runner.run(query))
-      return assess(await readTopology('postgres', (query) => runner.run(query), table), adapter.single === true)
+    async assess(beside = false) {
+      const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))
+      await checkShape(run)
+      const topology = await readTopology('postgres', run, fragments.table)
+      const assessment = await withProtocol(assess(topology, adapter.single === true), 'postgres', naming, run)
+      // From now on the tables are named by their schema: a transaction of the caller's may have another search_path.
+      if (assessment.refusal === null && naming.schema === undefined) {
+        const schema = await schemaOf(run, fragmentsFor(naming).table)
+        if (isIdentifier(schema)) fragments = fragmentsFor({ ...naming, schema })
+      }
+      return assessment
     },
     migrate: migrate(outside),
   }
@@ -75,4 +91,13 @@ async function checkShape(run: (query: Statement) => Promise<Result>): Promise<v
   if (token !== '7') throw otherShape('text', token)
   if (!toBoolean(yes) || toBoolean(no)) throw otherShape('true and false', [yes, no])
   if (toNumber(i) !== 7 || toNumber(remaining) !== 0.5) throw otherShape('7 and 0.5', [i, remaining])
+}
+
+/** Where search_path leads to the table; null if there is none yet. */
+async function schemaOf(run: (query: Statement) => Promise<Result>, table: string): Promise<unknown> {
+  const text = `
+    select n.nspname::text as schema
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    where c.oid = to_regclass($1::text)`
+  return (await run({ text, values: [table] })).rows[0]?.schema ?? null
 }

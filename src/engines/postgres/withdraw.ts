@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
 import type { Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { type Fragments, few, leftOf, unseen } from './fragments.ts'
 import { inOrder, numbered, toGrants } from './rows.ts'
 
@@ -46,10 +46,11 @@ export function withdrawStatements({ locks, rowOf }: Fragments) {
   }
 }
 
-export function withdraw({ runner, fragments }: Context<never>): Store<never>['withdraw'] {
-  const statements = withdrawStatements(fragments)
+export function withdraw(context: Context<never>): Store<never>['withdraw'] {
+  const { runner } = context
+  const statements = compiled(context, withdrawStatements)
   return async (withdrawals) => {
-    const { rows } = await runner.keep(statements.withdraw({ withdrawals: numbered(withdrawals) }))
+    const { rows } = await runner.keep(statements().withdraw({ withdrawals: numbered(withdrawals) }))
     return inOrder(rows, withdrawals.length).map((row, index) => {
       const withdrawn = row === undefined || !toBoolean(row.locked)
       return { withdrawn, grants: toGrants(withdrawals[index]!.name, row) }

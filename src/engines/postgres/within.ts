@@ -2,7 +2,7 @@ import { sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
 import type { AttemptInResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
-import type { Context } from './context.ts'
+import { type Context, compiled } from './context.ts'
 import { advisoryKey, type Fragments, unseen } from './fragments.ts'
 import { array } from './rows.ts'
 
@@ -41,11 +41,11 @@ export function withinStatements({ table, named }: Fragments) {
   }
 }
 
-export function within<Tx>({
-  runner,
-  fragments,
-}: Context<Tx>): Pick<Required<Store<Tx>>, 'acquireIn' | 'readsSnapshot' | 'pollTransactions'> {
-  const statements = withinStatements(fragments)
+export function within<Tx>(
+  context: Context<Tx>,
+): Pick<Required<Store<Tx>>, 'acquireIn' | 'readsSnapshot' | 'pollTransactions'> {
+  const { runner } = context
+  const statements = compiled(context, withinStatements)
   /** The server's processes of transactions that have taken a lock, by their handles. A handle may serve one after the other. */
   const backends = new WeakMap<object, number>()
 
@@ -57,7 +57,7 @@ export function within<Tx>({
 
   return {
     async acquireIn(tx, { name, owner, ttlMs, holder }, waitMs) {
-      const query = statements.acquireIn({ name, owner, ttlMs, holder, waitMs })
+      const query = statements().acquireIn({ name, owner, ttlMs, holder, waitMs })
       return runner.runIn(tx, query, ({ rows: [row] }): AttemptInResult => {
         if (row?.outcome === 'granted') {
           backends.set(tx as object, Number(row.backend))
@@ -77,12 +77,12 @@ export function within<Tx>({
       // Whoever has taken a lock already has its snapshot; and by waiting elsewhere it could hide a deadlock from the engine.
       const backend = backends.get(tx as object)
       if (backend === undefined) return true
-      const { rows } = await runner.keep(statements.hasWritten({ backend }))
+      const { rows } = await runner.keep(statements().hasWritten({ backend }))
       return !toBoolean(rows[0]?.written)
     },
 
     async pollTransactions(names) {
-      const { rows } = await runner.keep(statements.pollTransactions({ names: array(names) }))
+      const { rows } = await runner.keep(statements().pollTransactions({ names: array(names) }))
       return rows.map(({ i, taken, blocked }) => ({
         name: names[Number(i) - 1]!,
         taken: toBoolean(taken),

@@ -1,7 +1,8 @@
-import type { SqlAdapter } from '../../adapters/adapter.ts'
+import type { SqlAdapter, Statement } from '../../adapters/adapter.ts'
 import { LockError } from '../../base/errors.ts'
 import type { Store } from '../../protocol/store.ts'
 import { applyPending, historyStatement, type Naming, tableName } from '../migrations.ts'
+import { withProtocol } from '../protocol-number.ts'
 import { Runner } from '../runner.ts'
 import { assess, readTopology } from '../topology.ts'
 import { acquire, acquireStatements } from './acquire.ts'
@@ -66,7 +67,10 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
       throw new LockError('UNSUPPORTED', "takeover: 'session' needs sessions, which SQLite has none of; use 'expiry'")
     },
 
-    assess: async () => assess(await readTopology('sqlite', (query) => runner.run(query))),
+    async assess() {
+      const run = (query: Statement) => runner.run(query)
+      return withProtocol(assess(await readTopology('sqlite', run)), 'sqlite', naming, run)
+    },
 
     async migrate() {
       try {

@@ -82,7 +82,7 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     ...(listen && {
       listen: (process, onGrant, onLost) => boundedSession(listen.call(store, process, onGrant, onLost), timeoutMs),
     }),
-    ...(assess && { assess: () => idempotent(() => assess.call(store)) }),
+    ...(assess && { assess: (beside) => idempotent(() => assess.call(store, beside)) }),
     ...(changingFile && { changingFile: changingFile.bind(store) }),
     migrate: () => onConflict(() => store.migrate()),
   }

@@ -10,7 +10,7 @@ export interface Watch {
  * hint: some file systems tell of no changes.
  *
  * A database writes its files, and the system tells of that, well before others can see what was committed. So writes are
- * no news here; who commits sets the access time afterwards (see `hint` in store/sqlite.ts).
+ * no news here; who commits sets the access time afterwards (see `hint` in engines/sqlite/file.ts).
  *
  * While nobody is `wanted` to know, the file is not looked at, and the first change of any kind after that is told.
  */

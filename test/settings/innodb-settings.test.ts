@@ -73,4 +73,27 @@ describe.each(privateServers)('innodb_rollback_on_timeout on $name', { timeout: 
     await waiting
     expect(await entries(name)).toHaveLength(2)
   })
+
+  it.runIf(serverName === 'mariadb')(
+    'idle_transaction_timeout does not end a transaction that waits for a lease',
+    async () => {
+      await connected.sql('set global idle_transaction_timeout = 1')
+      const application = connectors.mysql2(server.url)
+      const inApplication = createLocks(application.adapter)
+      try {
+        const name = freshName()
+        const lease = await locks.acquire(name)
+        await application.transaction(async (tx) => {
+          await application.sql('select 1', tx)
+          const releasing = sleep(2500).then(() => lease.release())
+          await inApplication.within(tx).acquire(name, { wait: '20s' })
+          expect(await releasing).toBe(true)
+        })
+      } finally {
+        await connected.sql('set global idle_transaction_timeout = 0')
+        await inApplication.close()
+        await application.close()
+      }
+    },
+  )
 })

@@ -1,0 +1,163 @@
+import type { LockRow } from '../../src/protocol/lock-row.ts'
+import * as lockRow from '../../src/protocol/lock-row.ts'
+import type { Rules } from './model.ts'
+
+interface BrokenRule {
+  readonly what: string
+  readonly rules: Partial<Rules>
+}
+
+const withoutQueue = (row: LockRow): LockRow => ({ ...row, queue: [] })
+
+/** lock-row.ts with one mistake each, which a comparison with any engine has to find. */
+export const BROKEN_RULES: readonly BrokenRule[] = [
+  {
+    what: 'acquire does not ask who waits',
+    rules: {
+      acquire(row, attempt, world) {
+        const step = lockRow.acquire(withoutQueue(row), attempt, world)
+        return { ...step, row: { ...step.row, queue: row.queue } }
+      },
+    },
+  },
+  {
+    what: 'acquire does not recognise an attempt that is repeated',
+    rules: {
+      acquire: (row, attempt, world) => lockRow.acquire(row, { ...attempt, owner: `${attempt.owner} again` }, world),
+    },
+  },
+  {
+    what: 'acquire tells of no takeover',
+    rules: {
+      acquire(row, attempt, world) {
+        const { reply, ...step } = lockRow.acquire(row, attempt, world)
+        return { ...step, reply: reply.granted ? { ...reply, takeover: false } : reply }
+      },
+    },
+  },
+  {
+    what: 'enqueue lets waiters join a ticket that is not the last',
+    rules: {
+      enqueue(row, ticket, maxWaiters, world) {
+        const joins = row.queue.some((each) => each.ticket === ticket.joins) ? row.queue.at(-1)!.ticket : ticket.joins
+        return lockRow.enqueue(row, { ...ticket, joins }, maxWaiters, world)
+      },
+    },
+  },
+  {
+    what: 'enqueue counts tickets, and not waiters',
+    rules: {
+      enqueue: (row, ticket, maxWaiters, world) =>
+        lockRow.enqueue(row, ticket, row.queue.length < maxWaiters ? Number.POSITIVE_INFINITY : 0, world),
+    },
+  },
+  {
+    what: 'withdraw takes all of a ticket',
+    rules: {
+      withdraw: (row, withdrawal, world) => lockRow.withdraw(row, { ...withdrawal, count: 1_000_000 }, world),
+    },
+  },
+  {
+    what: 'withdraw does not tell what the ticket was handed',
+    rules: {
+      withdraw(row, withdrawal, world) {
+        const step = lockRow.withdraw(row, withdrawal, world)
+        return { ...step, reply: { ...step.reply, grants: [] } }
+      },
+    },
+  },
+  {
+    what: 'a hand-off does not pass over the dead',
+    rules: {
+      promote: (row, world) =>
+        lockRow.promote({ ...row, queue: row.queue.map((ticket) => ({ ...ticket, until: world.now + 1 })) }, world),
+    },
+  },
+  {
+    what: 'a hand-off that ran out is held against nobody',
+    rules: {
+      promote: (row, world) =>
+        lockRow.promote({ ...row, holders: row.holders.map((holder) => ({ ...holder, handedTo: null })) }, world),
+    },
+  },
+  {
+    what: 'release hands over to who came last',
+    rules: {
+      release: (row, hold, world) => lockRow.release({ ...row, queue: row.queue.toReversed() }, hold, world),
+    },
+  },
+  {
+    what: 'release does not ask for the token',
+    rules: {
+      release: (row, hold, world) =>
+        lockRow.release(row, { ...hold, token: row.holders[0]?.token ?? hold.token }, world),
+    },
+  },
+  {
+    what: 'releaseIn hands over',
+    rules: {
+      releaseIn(row, hold, world) {
+        const { row: after, grants } = lockRow.release(row, hold, world)
+        return { ...lockRow.releaseIn(row, hold, world), row: after, grants }
+      },
+    },
+  },
+  {
+    what: 'renew shortens',
+    rules: {
+      renew(row, hold, world) {
+        const holders = row.holders.map((holder) => ({
+          ...holder,
+          expiresAt: Math.min(holder.expiresAt, world.now + 1),
+        }))
+        return lockRow.renew({ ...row, holders }, hold, world)
+      },
+    },
+  },
+  {
+    what: 'renew revives what has run out',
+    rules: {
+      renew(row, hold, world) {
+        const holders = row.holders.map((holder) => ({ ...holder, expiresAt: world.now + 1 }))
+        return lockRow.renew({ ...row, holders }, hold, world)
+      },
+    },
+  },
+  {
+    what: 'renew does not confirm a hand-off',
+    rules: {
+      renew(row, hold, world) {
+        const step = lockRow.renew(row, hold, world)
+        const holders = step.row.holders.map((holder, at) => ({ ...holder, handedTo: row.holders[at]!.handedTo }))
+        return { ...step, row: { ...step.row, holders } }
+      },
+    },
+  },
+  {
+    what: 'guard does not ask whether the lease has run out',
+    rules: {
+      guard: (row, hold, world) => lockRow.guard(row, hold, { ...world, now: 0 }),
+    },
+  },
+  {
+    what: 'forceRelease does not raise the token',
+    rules: {
+      forceRelease(row, world) {
+        const step = lockRow.forceRelease(row, world)
+        return { ...step, row: { ...step.row, token: row.token } }
+      },
+    },
+  },
+  {
+    what: 'purge deletes what is awaited',
+    rules: {
+      isPurgeable: (row, idleMs, world) => lockRow.isPurgeable(withoutQueue(row), idleMs, world),
+    },
+  },
+  {
+    what: 'purge deletes a row whose token is ahead of the clock',
+    rules: {
+      isPurgeable: (row, idleMs, world) => lockRow.isPurgeable({ ...row, token: 0n }, idleMs, world),
+    },
+  },
+]
