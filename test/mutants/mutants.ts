@@ -275,6 +275,20 @@ const memory = on('memory', [
     tests: ['store/queue.test.ts'],
   },
   {
+    name: 'memory: what a transaction has already does not become a lease',
+    file: LOCK_ROW,
+    find: 'row: kept(row, attempt, same, world)',
+    replace: 'row',
+    tests: ['within/within.test.ts'],
+  },
+  {
+    name: 'memory: a hand-off that ran out is held against its process even when the queue has been cleared',
+    file: LOCK_ROW,
+    find: '({ ...holder, handedTo: null })',
+    replace: '({ ...holder })',
+    tests: ['store/queue.test.ts'],
+  },
+  {
     name: 'memory: a queue has no bounds',
     file: LOCK_ROW,
     find: 'if (waiters(row) + ticket.count > maxWaiters)',
@@ -658,6 +672,13 @@ const within = on(PG, [
     find: 'and (l.handed_to = this_transaction or l.owner = new_owner',
     replace: 'and (l.owner = new_owner',
     tests: ['store/queue.test.ts'],
+  },
+  {
+    name: 'PostgreSQL: what a transaction has already does not become a lease',
+    function: 'within_1',
+    find: 'expires_at = case when is_ours and ttl_ms is null then l.expires_at',
+    replace: 'expires_at = case when is_ours then l.expires_at',
+    tests: ['within/within.test.ts'],
   },
   {
     name: 'PostgreSQL: a transaction does not find what it was handed',
@@ -1330,6 +1351,13 @@ const mysql = on(MYSQL, [
     find: 'and handed_to = ?',
     replace: 'and handed_to is null and ? is not null',
     tests: ['within/limits.test.ts'],
+  },
+  {
+    name: 'MySQL: what a transaction has already does not become a lease',
+    statement: 'keepAsLease',
+    find: ', owner = ?',
+    replace: ', owner = case when ? is null then owner end',
+    tests: ['within/within.test.ts'],
   },
   {
     name: 'MySQL: a name that a transaction is creating is waited for',
