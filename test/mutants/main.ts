@@ -11,8 +11,7 @@ let survivors = 0
 
 function tell({ name }: Mutant, verdict: Verdict): void {
   if (verdict.killed) {
-    const others = verdict.by.length > 1 ? ` and ${verdict.by.length - 1} more` : ''
-    console.log(`killed    ${name}\n          by ${verdict.by[0]}${others}`)
+    console.log(`killed    ${name}\n          by ${verdict.by[0]}`)
   } else {
     survivors++
     console.log(`SURVIVED  ${name}\n          ${verdict.why}`)

@@ -275,6 +275,20 @@ const memory = on('memory', [
     tests: ['store/queue.test.ts'],
   },
   {
+    name: 'memory: what a transaction has already does not become a lease',
+    file: LOCK_ROW,
+    find: 'row: kept(row, attempt, same, world)',
+    replace: 'row',
+    tests: ['within/within.test.ts'],
+  },
+  {
+    name: 'memory: a hand-off that ran out is held against its process even when the queue has been cleared',
+    file: LOCK_ROW,
+    find: '({ ...holder, handedTo: null })',
+    replace: '({ ...holder })',
+    tests: ['store/queue.test.ts'],
+  },
+  {
     name: 'memory: a queue has no bounds',
     file: LOCK_ROW,
     find: 'if (waiters(row) + ticket.count > maxWaiters)',
@@ -660,6 +674,13 @@ const within = on(PG, [
     tests: ['store/queue.test.ts'],
   },
   {
+    name: 'PostgreSQL: what a transaction has already does not become a lease',
+    function: 'within_1',
+    find: 'expires_at = case when is_ours and ttl_ms is null then l.expires_at',
+    replace: 'expires_at = case when is_ours then l.expires_at',
+    tests: ['within/within.test.ts'],
+  },
+  {
     name: 'PostgreSQL: a transaction does not find what it was handed',
     function: 'within_1',
     find: 'or l.owner = new_owner or (l.owner is null',
@@ -709,7 +730,7 @@ const postgres = on(PG, [
     fragmentOf: ['promote', 'poll', 'list', 'inspect', 'enqueue'],
     find: PG_EXPIRY,
     replace: '(l.owner is null or l.expires_at is not null',
-    tests: ['contract/acquire.contract.test.ts', 'store/queue.test.ts'],
+    tests: ['contract/administration.contract.test.ts'],
   },
   {
     name: 'PostgreSQL: a session that is gone holds on',
@@ -856,7 +877,7 @@ const postgres = on(PG, [
     fragmentOf: ['promote', 'releaseMany'],
     find: `else pg_try_advisory_xact_lock_shared((ticket->>'process')::bigint) end`,
     replace: 'else false end',
-    tests: ['race/queue.test.ts', 'store/queue.test.ts'],
+    tests: ['store/queue.test.ts'],
   },
   {
     name: 'PostgreSQL: promote takes the process that it comes from for gone',
@@ -926,7 +947,7 @@ const postgres = on(PG, [
     statement: 'renew',
     find: 'for no key update skip locked',
     replace: 'for no key update',
-    tests: ['store/queue.test.ts', 'contract/guard.contract.test.ts'],
+    tests: ['store/queue.test.ts'],
   },
   {
     name: 'PostgreSQL: a queue has no bounds',
@@ -1330,6 +1351,13 @@ const mysql = on(MYSQL, [
     find: 'and handed_to = ?',
     replace: 'and handed_to is null and ? is not null',
     tests: ['within/limits.test.ts'],
+  },
+  {
+    name: 'MySQL: what a transaction has already does not become a lease',
+    statement: 'keepAsLease',
+    find: ', owner = ?',
+    replace: ', owner = case when ? is null then owner end',
+    tests: ['within/within.test.ts'],
   },
   {
     name: 'MySQL: a name that a transaction is creating is waited for',

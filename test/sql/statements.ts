@@ -81,10 +81,10 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
 
 type Compiled = (...asked: readonly unknown[]) => Statement
 
-/** All statements on the tables of locks, as they are compiled for tables with the default names. */
 /** PostgreSQL's tables are named by their schema once that is known. */
 export const QUALIFIED = mapped(postgresStatements({ schema: 'public' }), (statement) => ({ text: statement({}).text }))
 
+/** All statements on the tables of locks, as they are compiled for tables with the default names. */
 export const STATEMENTS: { readonly [Engine in SqlEngine]: Readonly<Record<StatementName<Engine>, Sent>> } = {
   postgres: mapped(postgresStatements({}), (statement) => ({ text: statement({}).text })),
   sqlite: mapped(sqliteStatements({}), (statement) => ({ text: statement({}).text })),

@@ -118,9 +118,13 @@ export function queueSuite(engine: Subject): void {
       },
     )
 
-    it.each(ALONE_OR_NOT)('repeats an attempt $how although others wait by now', async ({ others }) => {
+    it.each([
+      { how: 'alone', others: 0, attemptsOn: alike },
+      { how: 'with others that are alike', others: 2, attemptsOn: alike },
+      { how: 'with others of other owners', others: 2, attemptsOn: OWNERS[1]!.attemptsOn },
+    ])('repeats an attempt $how although others wait by now', async ({ others, attemptsOn }) => {
       const [name, ...rest] = freshNames(1 + others) as [string, ...string[]]
-      const asked = alike([name, ...rest])
+      const asked = attemptsOn([name, ...rest])
       const first = await one.store.acquire(asked)
       await two.arrive(name)
       expect(await one.store.acquire(asked)).toEqual(first)
@@ -1039,7 +1043,7 @@ export function queueSuite(engine: Subject): void {
       })
     })
 
-    it.for(ALONE_OR_NOT)('is not waited for by a release $how', async ({ others }, context) => {
+    it.for(ALONE_OR_NOT)('is not waited for by a renewal, nor by a release, $how', async ({ others }, context) => {
       if (engine.engine === 'sqlite' || engine.engine === 'memory') {
         context.skip('no row is locked by itself there')
       }
@@ -1047,6 +1051,8 @@ export function queueSuite(engine: Subject): void {
       const holds = [hold, ...(await Promise.all(freshNames(others).map((other) => one.acquire(other))))]
       await inTransaction(async (tx) => {
         expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: false })
+        const renewals = await two.store.renew(holds.map((each) => ({ ...each, ttlMs: LONG_MS })))
+        expect(renewals.map(({ outcome }) => outcome)).toEqual(['held', ...holds.slice(1).map(() => 'renewed')])
         const results = await two.store.release(holds, two.process)
         expect(results.map(({ outcome }) => outcome)).toEqual(['locked', ...holds.slice(1).map(() => 'released')])
       })
@@ -1198,6 +1204,33 @@ export function queueSuite(engine: Subject): void {
         await expectHandedTo(one, name, living)
       })
       expect((await one.poll(name)).tickets).not.toContain(gone)
+    })
+
+    it('passes over a process whose session has ended', async (context) => {
+      const shows = engine.engine === 'memory' || (engine.engine === 'postgres' && engine.sessions)
+      if (!shows) return context.skip('no session shows there that a process lives')
+      const [alone, first, second, expired] = freshNames(4) as [string, string, string, string]
+      const holds: Hold[] = []
+      for (const name of [alone, first, second]) holds.push(await one.acquire(name))
+      await one.acquire(expired, { ttlMs: SHORT_MS })
+      const listening = await two.store.listen!(
+        two.process,
+        () => undefined,
+        () => undefined,
+      )
+      const living = new Map<string, string>()
+      for (const name of [alone, first, second, expired]) {
+        await two.arrive(name, { listening: true, provenAlive: true })
+        living.set(name, await one.arrive(name))
+      }
+      await listening.close()
+      await one.untilFree(expired)
+      for (const some of [holds.slice(0, 1), holds.slice(1)]) {
+        const results = await one.store.release(some, one.process)
+        expect(results.map(({ handedOver }) => handedOver)).toEqual(some.map(() => true))
+      }
+      expect(await one.promote(expired)).toMatchObject({ outcome: 'handed over' })
+      for (const [name, ticket] of living) await expectHandedTo(one, name, ticket)
     })
 
     it('counts a process as alive that asks over the session by which it shows that it lives', async (context) => {
