@@ -450,10 +450,16 @@ const FAULTS: Differences = {
     {
       engine: 'mysql',
       when: 'the transaction has released the lease itself',
-      because: 'the lock is free to it; it is looked at from outside, where the lease still is',
-      instead: (_, { asked, before, found, decide }) => {
-        if (before?.holders.length !== 0 || found === undefined || found.holders[0]?.owner === asked.owner)
-          return undefined
+      because: 'the lock is free to it, unless others wait; it is looked at from outside, where the lease still is',
+      instead: (expected, { asked, before, found, decide }) => {
+        const holder = found?.holders[0]
+        if (before?.holders.length !== 0 || found === undefined || holder === undefined) return undefined
+        if (holder.owner === asked.owner) {
+          if (expected.reply.granted) return undefined
+          const { row, ...taken } = decide({ ...before, queue: [] })
+          const idleSince = Math.min(before.idleSince, row!.idleSince)
+          return { ...taken, row: { ...row!, queue: before.queue, ...(asked.ttlMs === null && { idleSince }) } }
+        }
         const { reply } = decide(found)
         return !reply.granted && reply.holders.length > 0 ? { reply, row: before } : undefined
       },
