@@ -119,6 +119,15 @@ const DIFFERENCES: Differences = {
           : undefined,
     },
     {
+      engine: 'postgres',
+      when: 'the ticket was handed the lock for a session that is gone',
+      because: 'whoever is told passes it on, and sessions are not asked about',
+      instead: ({ reply, row }, situation) =>
+        isHeldBy(situation) && isUnconfirmed(situation) && isSessionGone(situation.before, situation.world)
+          ? { reply: { ...reply, grants: [grantOf(situation)] }, row }
+          : undefined,
+    },
+    {
       engine: 'mysql',
       when: 'a transaction has the row locked, and the ticket is in the queue',
       because: ROW_LOCK,
@@ -328,7 +337,7 @@ const FAULTS: Differences = {
   acquire: [
     {
       engine: 'postgres',
-      when: 'the session of the holder is gone, and others wait',
+      when: 'the session of the holder is gone, and others wait or have the row locked',
       because: 'holders are to be those who hold the lock',
       instead: ({ reply, row }, { before, world }) =>
         !reply.granted && reply.holders.length === 0 && leftOf(before, world) > 0
@@ -361,7 +370,7 @@ const FAULTS: Differences = {
       when: 'the ticket has been handed the lock, and has confirmed it',
       because: 'grants are to be what the ticket has not confirmed',
       instead: ({ reply, row }, situation) =>
-        reply.grants.length === 0 && isHeldBy(situation)
+        isHeldBy(situation) && !isUnconfirmed(situation)
           ? { reply: { ...reply, grants: [grantOf(situation)] }, row }
           : undefined,
     },
@@ -370,7 +379,7 @@ const FAULTS: Differences = {
       when: 'the ticket has been handed the lock, and a transaction has made a lease of that',
       because: 'grants are to be what the ticket has not confirmed, and the mark of a transaction is no process',
       instead: ({ reply, row }, situation) =>
-        situation.marked && reply.grants.length === 0 && isHeldBy(situation)
+        situation.marked && isHeldBy(situation)
           ? { reply: { ...reply, grants: [grantOf(situation)] }, row }
           : undefined,
     },
@@ -401,14 +410,14 @@ const FAULTS: Differences = {
       because: 'it is held, and its hand-off is no result of this call',
       instead: ({ reply, row }, situation) => {
         const { before, marked, world, call } = situation
-        const isUnconfirmed = marked || before?.holders[0]?.handedTo != null
+        const wasHandedOver = marked || before?.holders[0]?.handedTo != null
         // By its first statement, which is for what has run out, or was released, with a living waiter, and no missed hand-off.
         const anyChanged = call.some((each) => {
           const missed = each.before?.holders.some(({ handedTo }) => each.marked || handedTo !== null)
           const isHandedOver = each.outcome.reply.outcome === 'handed over'
           return isHandedOver && !missed && leftOf(each.before, world) <= 0 && isFirstAlive(each.before, world)
         })
-        return reply.outcome === 'held' && isUnconfirmed && anyChanged
+        return reply.outcome === 'held' && wasHandedOver && anyChanged
           ? { reply: { outcome: 'handed over', grants: [grantOf(situation)] }, row }
           : undefined
       },
@@ -510,6 +519,10 @@ function withHolder(row: LockRow, change: Partial<RowHolder>): LockRow {
 /** The lock is held by what the ticket was handed, confirmed or not. */
 function isHeldBy({ asked, before, world }: Situation<'withdraw'>): boolean {
   return leftOf(before, world) > 0 && wentTo(before!.holders[0]!.owner, asked.ticket)
+}
+
+function isUnconfirmed({ before }: Situation<'withdraw'>): boolean {
+  return before?.holders[0]?.handedTo != null
 }
 
 /** As the engine reads it from the row, which may have the mark of a transaction, or nothing, for a process. */
