@@ -208,10 +208,36 @@ const weighted: readonly (readonly [number, fc.Arbitrary<Command>])[] = [
   [5, fc.record({ verb: fc.constant('end'), commit: fc.boolean() })],
   [2, fc.record({ verb: fc.constant('acquireIn beside'), attempt: within, commit: fc.boolean() })],
   [3, fc.record({ verb: fc.constant('lease runs out'), name })],
-  [1, fc.record({ verb: fc.constant('ticket runs out'), name, position: fc.nat(2) })],
+  [3, fc.record({ verb: fc.constant('ticket runs out'), name, position: fc.nat(2) })],
   [1, fc.record({ verb: fc.constant('clock is set back'), name })],
 ]
 
 export const command: fc.Arbitrary<Command> = fc.oneof(
   ...weighted.map(([weight, arbitrary]) => ({ weight, arbitrary })),
 )
+
+const WAITER: AskedTicket = {
+  name: NAMES[0],
+  joins: 'nothing',
+  count: 1,
+  ttlMs: HOUR_MS,
+  holder: 'alice',
+  session: 'none',
+  process: 0,
+  listening: false,
+  provenAlive: false,
+  transaction: false,
+  waitMs: HOUR_MS,
+}
+const HOLDER: AskedAttempt = { name: NAMES[0], owner: 'new', ttlMs: HOUR_MS, holder: 'alice', session: 'none' }
+
+/** What is seldom drawn: a lease is released to the second of three, as the others have waited for long enough. */
+export const SELDOM: Command[] = [
+  { verb: 'acquire', peer: 0, attempts: [HOLDER], alike: false },
+  { verb: 'enqueue', peer: 0, tickets: [WAITER], maxWaiters: MANY },
+  { verb: 'enqueue', peer: 1, tickets: [WAITER], maxWaiters: MANY },
+  { verb: 'enqueue', peer: 0, tickets: [WAITER], maxWaiters: MANY },
+  { verb: 'ticket runs out', name: NAMES[0], position: 0 },
+  { verb: 'ticket runs out', name: NAMES[0], position: 2 },
+  { verb: 'release', peer: 0, holds: [{ name: NAMES[0], which: 'held', awaited: true }], process: 0 },
+]

@@ -46,6 +46,7 @@ type Differences = { readonly [V in Verb]?: readonly Difference<V>[] }
 const ONE_WRITER = 'a file has one writer; the statement had no effect, and is repeated'
 const NEW_VERSION = 'nobody else sees the new version of the row; only a guard, which makes none, lets others change it'
 const ROW_LOCK = 'on InnoDB whatever locks a row keeps everybody from changing it'
+const DEAD_LEAVE = 'where the dead have to be passed over, the queue is written anew, and all of them leave it'
 const NO_RETURNING = 'no statement answers with what it wrote'
 
 const fileIsLocked = {
@@ -138,7 +139,18 @@ const DIFFERENCES: Differences = {
     },
   ],
 
-  promote: [fileIsLocked],
+  promote: [
+    fileIsLocked,
+    {
+      engine: 'mysql',
+      when: 'there are dead tickets behind the one that is next, and it is not handed over at once',
+      because: DEAD_LEAVE,
+      instead: ({ reply, row }, { before, marked, world }) =>
+        reply.outcome === 'handed over' && !isHandedOverAtOnce({ before, marked }, world) && hasDead(row, world)
+          ? { reply, row: withoutDead(row!, world) }
+          : undefined,
+    },
+  ],
 
   release: [
     fileIsLocked,
@@ -155,6 +167,15 @@ const DIFFERENCES: Differences = {
       because: ROW_LOCK,
       instead: ({ reply }, { before, lock }) =>
         lock && reply.outcome === 'released' ? { reply: LOCKED, row: before } : undefined,
+    },
+    {
+      engine: 'mysql',
+      when: 'there are dead tickets before and behind the one that is next',
+      because: DEAD_LEAVE,
+      instead: ({ reply, row }, { before, world }) =>
+        reply.handedOver && !isFirstAlive(before, world) && hasDead(row, world)
+          ? { reply, row: withoutDead(row!, world) }
+          : undefined,
     },
     {
       engine: 'mysql',
@@ -411,12 +432,9 @@ const FAULTS: Differences = {
       instead: ({ reply, row }, situation) => {
         const { before, marked, world, call } = situation
         const wasHandedOver = marked || before?.holders[0]?.handedTo != null
-        // By its first statement, which is for what has run out, or was released, with a living waiter, and no missed hand-off.
-        const anyChanged = call.some((each) => {
-          const missed = each.before?.holders.some(({ handedTo }) => each.marked || handedTo !== null)
-          const isHandedOver = each.outcome.reply.outcome === 'handed over'
-          return isHandedOver && !missed && leftOf(each.before, world) <= 0 && isFirstAlive(each.before, world)
-        })
+        const anyChanged = call.some(
+          (each) => each.outcome.reply.outcome === 'handed over' && isHandedOverAtOnce(each, world),
+        )
         return reply.outcome === 'held' && wasHandedOver && anyChanged
           ? { reply: { outcome: 'handed over', grants: [grantOf(situation)] }, row }
           : undefined
@@ -506,6 +524,20 @@ function isIdleSinceNow({ idleSince }: LockRow, { now }: World): boolean {
 
 function isFirstAlive(row: LockRow | undefined, { now }: World): boolean {
   return row?.queue[0] !== undefined && row.queue[0].until > now
+}
+
+/** On MySQL, by one statement: to the first in the queue, after a lease that was released, or ran out and had been confirmed. */
+function isHandedOverAtOnce({ before, marked }: Pick<Situation<Verb>, 'before' | 'marked'>, world: World): boolean {
+  const isMissed = before?.holders.some(({ handedTo }) => marked || handedTo !== null)
+  return !isMissed && leftOf(before, world) <= 0 && isFirstAlive(before, world)
+}
+
+function hasDead(row: LockRow | undefined, { now }: World): boolean {
+  return row?.queue.some(({ until }) => until <= now) ?? false
+}
+
+function withoutDead(row: LockRow, { now }: World): LockRow {
+  return { ...row, queue: row.queue.filter(({ until }) => until > now) }
 }
 
 function isCleared(outcome: string, before: LockRow | undefined): boolean {
