@@ -99,9 +99,12 @@ begin
   exception
     when sqlstate 'RLREF' then
       idle_limit_ms := extract(epoch from current_setting('idle_in_transaction_session_timeout')::interval) * 1000;
-      select case when l.owner is not null and l.expires_at > clock_timestamp() then 'held' else 'queued' end,
-             case when l.owner is not null and l.expires_at > clock_timestamp() then l.holder end
-      from rowlock_locks as l where l.name = lock_name into outcome, holder;
+      select case when s.is_held then 'held' else 'queued' end, case when s.is_held then l.holder end
+      from rowlock_locks as l, lateral (
+        select l.owner is not null and l.expires_at > clock_timestamp()
+               and not case when l.session is null then false else pg_try_advisory_xact_lock_shared(l.session) end as is_held
+      ) as s
+      where l.name = lock_name into outcome, holder;
     when lock_not_available then
       outcome := 'locked';
   end;
@@ -146,13 +149,13 @@ begin
     where l.ctid = place
     returning l.token, l.takeover into token, takeover;
   else
-    select case when l.expires_at > clock_timestamp() then l.holder end,
-           l.queue is not null and (l.owner is null or l.expires_at <= clock_timestamp()
+    select case when not s.is_free then l.holder end, l.queue is not null and s.is_free, l.owner is not distinct from new_owner
+    from rowlock_locks as l, lateral (
+      select l.owner is null or l.expires_at <= clock_timestamp()
              or case when l.session is null
                        or l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-                     else pg_try_advisory_xact_lock_shared(l.session) end),
-           l.owner is not distinct from new_owner
-    from rowlock_locks as l
+                     else pg_try_advisory_xact_lock_shared(l.session) end as is_free
+    ) as s
     where l.name = lock_name
     into holder, queued, ours;
     -- Two inserts of one new name would wait for each other's transactions.

@@ -1,6 +1,6 @@
 import { wentTo } from '../../src/protocol/ids.ts'
 import type { LockRow, RowHolder, World } from '../../src/protocol/lock-row.ts'
-import type { AttemptResult, Grant, LockView, ReleaseResult } from '../../src/protocol/store.ts'
+import type { AttemptResult, Grant, ReleaseResult } from '../../src/protocol/store.ts'
 import type { SqlEngine } from './lock-table.ts'
 import { isChanging, type Outcome, type RowLock, type Verb, type Verbs } from './model.ts'
 
@@ -347,91 +347,16 @@ const DIFFERENCES: Differences = {
   ],
 }
 
-const tellsSessionOfTheLast = {
-  engine: 'postgres',
-  when: 'the last holder had a session, and does not hold the lock any more',
-  because: 'bySession is to say that the lock is held by a lease that ends with a session',
-} as const
-
 /** Where an engine differs, and should not. An entry goes when its engine, or lock-row.ts, has been mended. */
 const FAULTS: Differences = {
-  acquire: [
-    {
-      engine: 'postgres',
-      when: 'the session of the holder is gone, and others wait or have the row locked',
-      because: 'holders are to be those who hold the lock',
-      instead: ({ reply, row }, { before, world }) =>
-        !reply.granted && reply.holders.length === 0 && leftOf(before, world) > 0
-          ? { reply: { ...reply, holders: [before!.holders[0]!.label] }, row }
-          : undefined,
-    },
-  ],
-
-  enqueue: [
-    {
-      ...tellsSessionOfTheLast,
-      instead: ({ reply, row }) =>
-        reply.outcome === 'queued' && hasFormerSession(reply.view, row)
-          ? { reply: { ...reply, view: { ...reply.view, bySession: true } }, row }
-          : undefined,
-    },
-  ],
-
-  poll: [
-    {
-      ...tellsSessionOfTheLast,
-      instead: ({ reply, row }) =>
-        reply !== null && hasFormerSession(reply, row) ? { reply: { ...reply, bySession: true }, row } : undefined,
-    },
-  ],
-
-  withdraw: [
-    {
-      engine: 'postgres',
-      when: 'the ticket has been handed the lock, and has confirmed it',
-      because: 'grants are to be what the ticket has not confirmed',
-      instead: ({ reply, row }, situation) =>
-        isHeldBy(situation) && !isUnconfirmed(situation)
-          ? { reply: { ...reply, grants: [grantOf(situation)] }, row }
-          : undefined,
-    },
-    {
-      engine: 'mysql',
-      when: 'the ticket has been handed the lock, and a transaction has made a lease of that',
-      because: 'grants are to be what the ticket has not confirmed, and the mark of a transaction is no process',
-      instead: ({ reply, row }, situation) =>
-        situation.marked && isHeldBy(situation)
-          ? { reply: { ...reply, grants: [grantOf(situation)] }, row }
-          : undefined,
-    },
-  ],
-
   promote: [
-    {
-      engine: 'postgres',
-      when: 'all who waited for a lease that ran out are dead',
-      because: 'the next holder is to know that this one had not released it',
-      instead: ({ reply, row }, { before, world }) =>
-        isCleared(reply.outcome, before) && row!.holders.length > 0
-          ? { reply, row: { ...row!, holders: [], idleSince: Math.min(idleSince(row!), world.now) } }
-          : undefined,
-    },
-    {
-      engine: 'sqlite',
-      when: 'all who waited for a lease that ran out are dead',
-      because: 'that the lease ran out is no takeover by its own holder, who may ask for it again',
-      instead: ({ reply, row }, { before, lock }) =>
-        !lock && isCleared(reply.outcome, before) && row!.holders[0]?.takeover === false
-          ? { reply, row: withHolder(row!, { takeover: true }) }
-          : undefined,
-    },
     {
       engine: 'mysql',
       when: 'among those of the call that are handed over is one that was before, and is not confirmed',
-      because: 'it is held, and its hand-off is no result of this call',
+      because: `${NO_RETURNING}; a hand-off that is told twice is taken once`,
       instead: ({ reply, row }, situation) => {
         const { before, marked, world, call } = situation
-        const wasHandedOver = marked || before?.holders[0]?.handedTo != null
+        const wasHandedOver = !marked && before?.holders[0]?.handedTo != null
         const anyChanged = call.some(
           (each) => each.outcome.reply.outcome === 'handed over' && isHandedOverAtOnce(each, world),
         )
@@ -442,32 +367,7 @@ const FAULTS: Differences = {
     },
   ],
 
-  release: [
-    {
-      engine: 'mysql',
-      when: 'a lease that ran out long ago is released with others that are waited for, or was handed over',
-      because: 'it is idle since it ran out, as it is everywhere else',
-      instead: ({ reply, row }, { found, world }) =>
-        reply.outcome === 'released' &&
-        row!.holders.length === 0 &&
-        found !== undefined &&
-        isIdleSinceNow(found, world) &&
-        !isIdleSinceNow(row!, world)
-          ? { reply, row: { ...row!, idleSince: found.idleSince } }
-          : undefined,
-    },
-  ],
-
   acquireIn: [
-    {
-      engine: 'postgres',
-      when: 'the session of the holder is gone, and leases wait',
-      because: 'holders are to be those who hold the lock',
-      instead: ({ reply, row }, { before, world }) =>
-        !reply.granted && reply.queued && leftOf(before, world) > 0
-          ? { reply: { granted: false, holders: [before!.holders[0]!.label], queued: false }, row }
-          : undefined,
-    },
     {
       engine: 'sqlite',
       when: 'the transaction has taken a lease of the lock already',
@@ -509,17 +409,9 @@ function isSessionGone(row: LockRow | undefined, world: World): boolean {
   return session !== null && world.sessionEnded(session)
 }
 
-function hasFormerSession(view: LockView, row: LockRow | undefined): boolean {
-  return !view.bySession && row?.holders[0]?.session != null
-}
-
 /** As the column of the table has it that says both. */
 function idleSince({ holders: [holder], idleSince }: LockRow): number {
   return holder?.expiresAt ?? idleSince
-}
-
-function isIdleSinceNow({ idleSince }: LockRow, { now }: World): boolean {
-  return idleSince > now - 60_000
 }
 
 function isFirstAlive(row: LockRow | undefined, { now }: World): boolean {
@@ -538,10 +430,6 @@ function hasDead(row: LockRow | undefined, { now }: World): boolean {
 
 function withoutDead(row: LockRow, { now }: World): LockRow {
   return { ...row, queue: row.queue.filter(({ until }) => until > now) }
-}
-
-function isCleared(outcome: string, before: LockRow | undefined): boolean {
-  return outcome === 'idle' && before !== undefined && before.queue.length > 0
 }
 
 function withHolder(row: LockRow, change: Partial<RowHolder>): LockRow {

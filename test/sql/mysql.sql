@@ -232,8 +232,8 @@ straight_join `rowlock_locks` as l force index (primary) on l.name = freed.name
 set l.owner = case when freed.heir is not null
                    then concat(json_value(freed.heir, '$.id'), lpad(lower(hex(freed.next_token)), 16, '0')) end,
     l.token = case when freed.heir is null then freed.token else freed.next_token end,
-    l.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
-      + 1000 * coalesce(least(cast(json_value(freed.heir, '$.ttl') as signed), 1000), 0)
+    l.expires_at = case when freed.heir is null then least(l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
+        else timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + 1000 * least(cast(json_value(freed.heir, '$.ttl') as signed), 1000) end
       + 0 * case when freed.heir is not null then last_insert_id(freed.next_token)
                  when freed.awaited = 1 then last_insert_id(-freed.token)
                  else 0 end,
@@ -305,8 +305,8 @@ straight_join `rowlock_locks` as l force index (primary) on l.name = freed.name
 set l.owner = case when freed.heir is not null
                    then concat(json_value(freed.heir, '$.id'), lpad(lower(hex(freed.next_token)), 16, '0')) end,
     l.token = case when freed.heir is null then freed.token else freed.next_token end,
-    l.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
-      + 1000 * coalesce(least(cast(json_value(freed.heir, '$.ttl') as signed), 1000), 0)
+    l.expires_at = case when freed.heir is null then least(l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
+        else timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + 1000 * least(cast(json_value(freed.heir, '$.ttl') as signed), 1000) end
       + 0 * case when freed.heir is not null then last_insert_id(freed.next_token)
                  when freed.awaited = 1 then last_insert_id(-freed.token)
                  else 0 end,

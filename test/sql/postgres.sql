@@ -82,7 +82,10 @@ union all
 select m.i::int, c.token::text, false, null, false, false, (select set_config('synchronous_commit', case current_setting('synchronous_commit')
                                                when 'off' then 'on' else current_setting('synchronous_commit') end, true)) from created as c join missed as m on m.name = c.name
 union all
-select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end,
+select m.i::int, null, false, case when not (l.owner is null or l.expires_at <= clock_timestamp()
+  or case when l.session is null then false else case
+  when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+  else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder end,
        l.queue is not null and (l.owner is null or l.expires_at <= clock_timestamp()
          or case when l.session is null then false else case
          when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
@@ -203,7 +206,8 @@ with asked as materialized (
   where l.ctid = a.place
   returning l.*
 )
-select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp() then l.owner end as owner,
+select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp()
+              and l.handed_to is not null and not starts_with(l.handed_to, 'transaction ') then l.owner end as owner,
        l.token::text, l.takeover, l.handed_to as process,
        extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
        l.queue is not null and not l.found as locked
@@ -233,14 +237,15 @@ with source as materialized (
   limit (select 1000000)
 ), changed as (
 update "rowlock_locks" as l
-set owner = (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0'),
+set owner = case when n.ticket is not null then (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0')
+                 when n.takeover then l.owner end,
     token = case when n.ticket is null then l.token else n.next_token end,
-    expires_at = case when n.ticket is null then least(l.expires_at, clock_timestamp())
+    expires_at = case when n.ticket is null then case when n.takeover then l.expires_at else least(l.expires_at, clock_timestamp()) end
                       else clock_timestamp() + least((n.ticket->>'ttl')::float8, 1000) * interval '1 ms' end,
     holder = coalesce(n.ticket->>'holder', l.holder),
-    session = (n.ticket->>'session')::bigint,
+    session = case when n.ticket is not null then (n.ticket->>'session')::bigint when n.takeover then l.session end,
     handed_to = n.ticket->>'process',
-    takeover = n.takeover and n.ticket is not null,
+    takeover = case when n.ticket is null then l.takeover else n.takeover end,
     queue = case when n.ticket is null then null
                  when (n.ticket->>'n')::int > 1
                    then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
@@ -259,7 +264,7 @@ from (
   ) as t on true
 ) as n
 where l.name = n.name
-returning l.name, l.owner, l.token::text as token, l.takeover, l.handed_to as process, extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+returning l.name, case when n.ticket is not null then l.owner end as owner, l.token::text as token, l.takeover, l.handed_to as process, extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
           case when (n.ticket->>'listening')::boolean and l.handed_to <> $2::text
                then pg_notify('rowlock_' || l.handed_to,
                               json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
@@ -323,14 +328,15 @@ with asked as materialized (
   limit (select 1000000)
 ), changed as (
 update "rowlock_locks" as l
-set owner = (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0'),
+set owner = case when n.ticket is not null then (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0')
+                 when n.takeover then l.owner end,
     token = case when n.ticket is null then l.token else n.next_token end,
-    expires_at = case when n.ticket is null then least(l.expires_at, clock_timestamp())
+    expires_at = case when n.ticket is null then case when n.takeover then l.expires_at else least(l.expires_at, clock_timestamp()) end
                       else clock_timestamp() + least((n.ticket->>'ttl')::float8, 1000) * interval '1 ms' end,
     holder = coalesce(n.ticket->>'holder', l.holder),
-    session = (n.ticket->>'session')::bigint,
+    session = case when n.ticket is not null then (n.ticket->>'session')::bigint when n.takeover then l.session end,
     handed_to = n.ticket->>'process',
-    takeover = n.takeover and n.ticket is not null,
+    takeover = case when n.ticket is null then l.takeover else n.takeover end,
     queue = case when n.ticket is null then null
                  when (n.ticket->>'n')::int > 1
                    then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
@@ -349,7 +355,7 @@ from (
   ) as t on true
 ) as n
 where l.name = n.name
-returning l.name, l.owner, l.token::text as token, l.takeover, l.handed_to as process, extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
+returning l.name, case when n.ticket is not null then l.owner end as owner, l.token::text as token, l.takeover, l.handed_to as process, extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
           case when (n.ticket->>'listening')::boolean and l.handed_to <> $4::text
                then pg_notify('rowlock_' || l.handed_to,
                               json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,

@@ -122,7 +122,7 @@ set owner = coalesce((next.ticket ->> 'id') || printf('%016x', max(l.token + 1, 
     expires_at = coalesce(cast(unixepoch('subsec') * 1000 as integer) + min(next.ticket ->> 'ttl', 1000), min(l.expires_at, cast(unixepoch('subsec') * 1000 as integer))),
     holder = coalesce(next.ticket ->> 'holder', l.holder),
     handed_to = next.ticket ->> 'process',
-    takeover = next.takeover,
+    takeover = case when next.ticket is null then l.takeover else next.takeover end,
     queue = case when next.ticket ->> 'n' > 1 then json_set(next.queue, '$[0].n', (next.ticket ->> 'n') - 1)
                  else nullif(json_remove(next.queue, '$[0]'), '[]') end
 from next
@@ -162,7 +162,7 @@ set owner = coalesce((next.ticket ->> 'id') || printf('%016x', max(l.token + 1, 
     expires_at = coalesce(cast(unixepoch('subsec') * 1000 as integer) + min(next.ticket ->> 'ttl', 1000), min(l.expires_at, cast(unixepoch('subsec') * 1000 as integer))),
     holder = coalesce(next.ticket ->> 'holder', l.holder),
     handed_to = next.ticket ->> 'process',
-    takeover = next.takeover,
+    takeover = case when next.ticket is null then l.takeover else next.takeover end,
     queue = case when next.ticket ->> 'n' > 1 then json_set(next.queue, '$[0].n', (next.ticket ->> 'n') - 1)
                  else nullif(json_remove(next.queue, '$[0]'), '[]') end
 from next

@@ -25,8 +25,8 @@ export function handOverFor({ locks, askedLocks, firstIsAlive }: Fragments) {
         set l.owner = case when freed.heir is not null
                            then concat(json_value(freed.heir, '$.id'), lpad(lower(hex(freed.next_token)), 16, '0')) end,
             l.token = case when freed.heir is null then freed.token else freed.next_token end,
-            l.expires_at = ${now}
-              + 1000 * coalesce(least(cast(json_value(freed.heir, '$.ttl') as signed), ${sql.lit(CONFIRM_MS)}), 0)
+            l.expires_at = case when freed.heir is null then least(l.expires_at, ${now})
+                else ${now} + 1000 * least(cast(json_value(freed.heir, '$.ttl') as signed), ${sql.lit(CONFIRM_MS)}) end
               + 0 * case when freed.heir is not null then last_insert_id(freed.next_token)
                          when freed.awaited = 1 then last_insert_id(-freed.token)
                          else 0 end,

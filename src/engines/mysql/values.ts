@@ -68,7 +68,8 @@ export function toView(row: Row): LockView {
 
 /** What was handed over and is not confirmed yet. */
 export function toGrants(row: Row | undefined): Grant[] {
-  if (!row?.held || row.handedTo === null) return []
+  // A transaction that took the lock has left its mark there.
+  if (!row?.held || row.handedTo === null || row.handedTo.startsWith('transaction ')) return []
   const { name, owner, token, handedTo: process, remainingMs, takeover } = row
   return [{ name, owner: owner!, token, process, remainingMs, takeover }]
 }

@@ -112,7 +112,7 @@ export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
         union all
         select m.i::int, c.token::text, false, null, false, false, (select ${durable}) from created as c join missed as m on m.name = c.name
         union all
-        select m.i::int, null, false, case when l.expires_at > clock_timestamp() then l.holder end,
+        select m.i::int, null, false, case when not ${free} then l.holder end,
                l.queue is not null and ${free}, l.owner is not distinct from m.owner, null
         from missed as m, ${rowOf(sql`m`)}`,
     ),

@@ -144,14 +144,15 @@ export function fragmentsFor(naming: Naming) {
      */
     handOver: (process: RawBuilder<string>) => sql`
         update ${locks} as l
-        set owner = (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0'),
+        set owner = case when n.ticket is not null then (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0')
+                         when n.takeover then l.owner end,
             token = case when n.ticket is null then l.token else n.next_token end,
-            expires_at = case when n.ticket is null then least(l.expires_at, clock_timestamp())
+            expires_at = case when n.ticket is null then case when n.takeover then l.expires_at else least(l.expires_at, clock_timestamp()) end
                               else clock_timestamp() + least((n.ticket->>'ttl')::float8, ${sql.lit(CONFIRM_MS)}) * interval '1 ms' end,
             holder = coalesce(n.ticket->>'holder', l.holder),
-            session = (n.ticket->>'session')::bigint,
+            session = case when n.ticket is not null then (n.ticket->>'session')::bigint when n.takeover then l.session end,
             handed_to = n.ticket->>'process',
-            takeover = n.takeover and n.ticket is not null,
+            takeover = case when n.ticket is null then l.takeover else n.takeover end,
             queue = case when n.ticket is null then null
                          when (n.ticket->>'n')::int > 1
                            then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
@@ -166,7 +167,7 @@ export function fragmentsFor(naming: Naming) {
           ) as t on true
         ) as n
         where l.name = n.name
-        returning l.name, l.owner, l.token::text as token, l.takeover, l.handed_to as process, ${leftOf(sql`l.expires_at`)} as remaining,
+        returning l.name, case when n.ticket is not null then l.owner end as owner, l.token::text as token, l.takeover, l.handed_to as process, ${leftOf(sql`l.expires_at`)} as remaining,
                   case when (n.ticket->>'listening')::boolean and l.handed_to <> ${process}::text
                        then pg_notify('rowlock_' || l.handed_to,
                                       json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,

@@ -76,7 +76,7 @@ export function toView(name: string, row: Row): LockView {
   return {
     name,
     holders: owner === null || isFree ? [] : [holder],
-    bySession: toBoolean(row.by_session),
+    bySession: !isFree && toBoolean(row.by_session),
     promotable: isFree && tickets.length > 0,
     leasesWait: toBoolean(row.leases_wait),
     tickets,

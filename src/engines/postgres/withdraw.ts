@@ -33,7 +33,8 @@ export function withdrawStatements({ locks, rowOf }: Fragments) {
           where l.ctid = a.place
           returning l.*
         )
-        select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp() then l.owner end as owner,
+        select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp()
+                      and l.handed_to is not null and not starts_with(l.handed_to, 'transaction ') then l.owner end as owner,
                l.token::text, l.takeover, l.handed_to as process,
                ${leftOf(sql`l.expires_at`)} as remaining,
                l.queue is not null and not l.found as locked

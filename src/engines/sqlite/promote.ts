@@ -27,7 +27,7 @@ export function promoteStatements({ locks }: Fragments) {
             expires_at = coalesce(${now} + min(next.ticket ->> 'ttl', ${sql.lit(CONFIRM_MS)}), min(l.expires_at, ${now})),
             holder = coalesce(next.ticket ->> 'holder', l.holder),
             handed_to = next.ticket ->> 'process',
-            takeover = next.takeover,
+            takeover = case when next.ticket is null then l.takeover else next.takeover end,
             queue = case when next.ticket ->> 'n' > 1 then json_set(next.queue, '$[0].n', (next.ticket ->> 'n') - 1)
                          else nullif(json_remove(next.queue, '$[0]'), '[]') end
         from next
