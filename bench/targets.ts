@@ -1,7 +1,7 @@
 import { brief } from './chart.ts'
 import { type Figure, median, ratio } from './harness.ts'
 import { cyclesSetting } from './questions/cycles.ts'
-import { UNGUARDED } from './questions/guard.ts'
+import { ROUND_TRIP, UNGUARDED } from './questions/guard.ts'
 import { handOffSetting, WAITERS } from './questions/hand-off.ts'
 import { IDLE_SETTINGS } from './questions/idle-waiters.ts'
 import {
@@ -9,7 +9,9 @@ import {
   ADVISORY_COMMITTED,
   FOR_UPDATE,
   freeSetting,
+  ISOLATION_KNOWN,
   manySetting,
+  ROW_WRITTEN,
   throughOf,
   waitingSetting,
 } from './questions/transactions.ts'
@@ -288,6 +290,13 @@ const TARGETS: readonly Target[] = [
     }),
   ),
   {
+    figure: 'a transaction with lease.guard, postgres18',
+    target: `<= 1.15 x the one with \`${ROUND_TRIP}\``,
+    limit: 1.15,
+    unit: 'x',
+    measured: (figures) => figures.ratios('guard', 'postgres18', ['lease.guard', ROUND_TRIP], 'p50 ms'),
+  },
+  {
     figure: 'round trips that lease.guarded adds, postgres18',
     target: '0',
     limit: 0,
@@ -313,6 +322,30 @@ const TARGETS: readonly Target[] = [
         limit: 1.2,
         unit: 'x',
         measured: asLongAs(engine, ADVISORY, 'p50 ms', freeSetting('read committed', through)),
+        floors: [
+          {
+            of: ROW_WRITTEN,
+            measured: (figures) =>
+              figures.ratios(
+                'transactions',
+                engine,
+                [ROW_WRITTEN, ADVISORY],
+                'p50 ms',
+                isOneOf(freeSetting('read committed', through)),
+              ),
+          },
+          {
+            of: ISOLATION_KNOWN,
+            measured: (figures) =>
+              figures.ratios(
+                'transactions',
+                engine,
+                [ISOLATION_KNOWN, ADVISORY],
+                'p50 ms',
+                isOneOf(freeSetting('read committed', through)),
+              ),
+          },
+        ],
       },
     ]),
     ...(['repeatable read', 'serializable'] as const).flatMap((level): Target[] => [

@@ -6,6 +6,7 @@ import { type EngineKind, freshName, kindOf } from '../servers.ts'
 import { recordStatements } from '../statements.ts'
 
 export const UNGUARDED = 'no guard'
+export const ROUND_TRIP = 'select 1'
 
 const UPDATE = 'update bench_account set balance = balance + 1 where id = 1'
 
@@ -16,6 +17,7 @@ export const guard: Question = {
   title: 'A guard in a transaction',
   method:
     'begin, update of a row by its primary key, commit; the same with lease.guard after begin; and with the update inside lease.guarded, which is one statement on PostgreSQL. ' +
+    'select 1 after begin is what any further statement costs. ' +
     'Beside them locks that end with the transaction, on a row of their own: pg_advisory_xact_lock, and SELECT FOR UPDATE, which both protect only against others who take them.',
   engines: { quick: ['postgres18'], full: ['postgres18', 'mysql', 'mariadb', 'sqlite'] },
   compared: ['p50 ms'],
@@ -36,6 +38,10 @@ export const guard: Question = {
         [UNGUARDED]: (_tx, sql) => sql(UPDATE),
         async 'lease.guard'(tx, sql) {
           await lease.guard(tx)
+          await sql(UPDATE)
+        },
+        async [ROUND_TRIP](_tx, sql) {
+          await sql('select 1')
           await sql(UPDATE)
         },
         'lease.guarded': (tx) => lease.guarded(tx, { text: UPDATE, values: [] }),

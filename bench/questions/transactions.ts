@@ -24,6 +24,9 @@ export const ADVISORY = 'pg_advisory_xact_lock'
 /** At the stricter levels such a lock reads what was before it: no floor for what has to be right. */
 export const ADVISORY_COMMITTED = 'pg_advisory_xact_lock, read committed'
 export const FOR_UPDATE = 'SELECT FOR UPDATE'
+/** A lock that is found in its row, has an owner and a token, and is free after a crash has to be written there. */
+export const ROW_WRITTEN = 'UPDATE of one row'
+export const ISOLATION_KNOWN = 'rowlock, told the isolation level'
 
 const POOL = 10
 const IDLE = 200
@@ -39,16 +42,17 @@ export const transactions: Question = {
   method:
     'Many transactions of one process want one lock at once: within(tx).acquire, or the native lock, is the first statement of each; then it reads a row, adds one, and commits. ms is from ' +
     'the first to the last commit; what was aborted is not repeated. At REPEATABLE READ and SERIALIZABLE of PostgreSQL the floor is the advisory lock at READ COMMITTED, since at those levels ' +
-    'it reads a snapshot from before its wait. For a lock that is free, p50 is of the lock alone, between begin and commit. Of those that wait behind a transaction that goes on, all have ' +
-    'a connection each, and the statements that their process sends meanwhile are counted.',
+    'it reads a snapshot from before its wait. For a lock that is free, p50 is of the lock alone, between begin and commit; beside it an UPDATE of one row, since a lock that ' +
+    'is a row has to be written. Of those that wait behind a transaction that goes on, all have a connection each, and the statements that their process sends are counted from the ' +
+    'time on when their messages are as long as they get.',
   engines: { quick: ['postgres18'], full: ['postgres18', 'postgres15', 'mysql', 'mariadb'] },
   compared: ['ms', 'p50 ms', 'statements per s'],
   floors: [ADVISORY, ADVISORY_COMMITTED, FOR_UPDATE],
   async measure(bench, engine) {
     const target = await bench.servers.target(engine)
     const plan = bench.pick({
-      quick: { rounds: 3, free: 100, idleMs: 1500 },
-      full: { rounds: 5, free: 400, idleMs: 5000 },
+      quick: { rounds: 3, free: 100, settleMs: 750, idleMs: 1500 },
+      full: { rounds: 5, free: 400, settleMs: 20_000, idleMs: 20_000 },
     })
     await prepare(target)
     const own = throughOf(engine)
@@ -75,7 +79,7 @@ export const transactions: Question = {
     for (const through of own) {
       for (const level of levelsOf(engine)) {
         const client = open(target, through, POOL)
-        const contenders = contendersOf(engine, level, client.locks)
+        const contenders = { ...contendersOf(engine, level, client.locks), ...ofAFreeLock(engine, level, client.locks) }
         for (const each of Object.values(contenders)) await alone(client, plan.free, each)
         const measured = await inRounds(plan.rounds, Object.keys(contenders), (name) =>
           alone(client, plan.free, contenders[name]!),
@@ -85,7 +89,7 @@ export const transactions: Question = {
       }
     }
     for (const level of levelsOf(engine)) {
-      const measured = await waiting(target, own[0]!, level, plan.idleMs)
+      const measured = await waiting(target, own[0]!, level, plan)
       bench.record(transactions.name, engine, waitingSetting(level, own[0]!), new Map([['rowlock', [measured]]]))
     }
   },
@@ -120,6 +124,16 @@ function contendersOf(engine: Engine, level: Level, locks: Locks<unknown>): Reco
   }
   const advisory = { level: LEVELS[0], take: (_tx: unknown, sql: Sql) => sql('select pg_advisory_xact_lock(42)') }
   return { [level === advisory.level ? ADVISORY : ADVISORY_COMMITTED]: advisory, rowlock }
+}
+
+/** What else is of interest where nobody is in the way. */
+function ofAFreeLock(engine: Engine, level: Level, locks: Locks<unknown>): Record<string, TransactionLock> {
+  const name = freshName()
+  const update = `update bench_locks set token = token + 1 where name = 'row'`
+  const written = { level, take: (_tx: unknown, sql: Sql) => sql(update) }
+  if (kindOf(engine) === 'mysql' || level !== 'read committed') return { [ROW_WRITTEN]: written }
+  const take = (tx: unknown) => locks.within(tx, { isolation: level }).acquire(name)
+  return { [ROW_WRITTEN]: written, [ISOLATION_KNOWN]: { level, take } }
 }
 
 async function prepare(target: Target): Promise<void> {
@@ -179,7 +193,12 @@ async function alone(client: Client, times: number, { level, take }: Transaction
 }
 
 /** What a process asks of the database whose transactions all wait for one that goes on. */
-async function waiting(target: Target, through: Through, level: Level, forMs: number): Promise<Metrics> {
+async function waiting(
+  target: Target,
+  through: Through,
+  level: Level,
+  { settleMs, idleMs }: { readonly settleMs: number; readonly idleMs: number },
+): Promise<Metrics> {
   const holder = open(target, through, 1)
   // A few more, for rowlock itself.
   const client = open(target, through, IDLE + 5)
@@ -197,10 +216,10 @@ async function waiting(target: Target, through: Through, level: Level, forMs: nu
       })
     waiters = Promise.allSettled(Array.from({ length: IDLE }, each))
     while (begun < IDLE) await pause(10)
-    await pause(forMs / 2)
+    await pause(settleMs)
     const stop = recordStatements()
-    await pause(forMs)
-    perSecond = stop().length / (forMs / 1000)
+    await pause(idleMs)
+    perSecond = stop().length / (idleMs / 1000)
   })
   await waiters
   await client.close()

@@ -17,6 +17,7 @@ import { HandOffs } from '../process/hand-offs.ts'
 import { Heartbeat } from '../process/heartbeat.ts'
 import { type LiveSession, Sessions } from '../process/sessions.ts'
 import { type ProcessStore, processStore } from '../process/store/index.ts'
+import { TransactionAttempts } from '../process/transaction-attempts.ts'
 import { TransactionWaiters } from '../process/transaction-waiters.ts'
 import { Waiters } from '../process/waiters.ts'
 import type { Hold, LockState as LockInfo, Store } from '../protocol/store.ts'
@@ -197,14 +198,16 @@ class Instance<Tx> implements Locks<Tx> {
       background,
     }
     this.#transactionContext = {
-      store,
-      handOffs,
-      waiters,
-      transactionWaiters: new TransactionWaiters(waiters),
-      beforeSnapshot: new BeforeSnapshot(async (names) => (await store.pollTransactions?.(names)) ?? []),
-      outside: own.outside,
-      assessed: () => this.#assessOutside(own),
-      holder,
+      attempts: new TransactionAttempts<Tx>({
+        store,
+        handOffs,
+        waiters,
+        transactionWaiters: new TransactionWaiters(waiters),
+        beforeSnapshot: new BeforeSnapshot(async (names) => (await store.pollTransactions?.(names)) ?? []),
+        outside: own.outside,
+        assessed: () => this.#assessOutside(own),
+        holder,
+      }),
       run: (signal, body) => this.#calls.run(signal, body),
       request: (name, options) => toRequest(name, options, settings.defaults),
       confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),

@@ -35,8 +35,14 @@ export class BeforeSnapshot {
     this.#poll = poll
   }
 
-  enter(name: string): Entrance {
+  /** `seen`: how the lock was a moment ago. */
+  enter(name: string, seen?: TransactionView): Entrance {
     const waiting = new Waiting()
+    if (seen?.taken === false && !this.#waiting.has(name) && !this.#entering.has(name)) {
+      this.#entering.set(name, waiting)
+      waiting.enter()
+      return { open: waiting.open, leave: () => this.#leave(name, waiting) }
+    }
     const waiters = this.#waiting.get(name)
     if (waiters === undefined) this.#waiting.set(name, [waiting])
     else waiters.push(waiting)

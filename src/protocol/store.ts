@@ -130,8 +130,12 @@ export interface Gate {
 
 export interface TransactionView {
   readonly name: string
+  /** A transaction has it. */
   readonly taken: boolean
+  /** That transaction waits for a lock itself. */
   readonly blocked: boolean
+  /** Who holds it by a lease, or waits for one; null if nobody does. */
+  readonly leasedTo: string | null
 }
 
 export interface Release extends Hold {
@@ -258,7 +262,7 @@ export interface Store<Tx> {
    */
   readsSnapshot?(tx: Tx): Promise<boolean>
   /**
-   * Of each name, whether a transaction has the lock; and whether that waits for another lock itself, so that whoever waits
+   * Of each name, who has the lock; and whether a transaction that has it waits for another lock itself, so that whoever waits
    * for it outside of the database may be hiding a deadlock. Reads only.
    */
   pollTransactions?(names: readonly string[]): Promise<readonly TransactionView[]>

@@ -103,7 +103,12 @@ from "rowlock_within_1"($1::text, $2::text, $3::float8, $4::text, $5::float8)
 -- Reads pg_locks and locks nothing. What it says may be over at once: who goes in too early waits in the database, who
 -- goes in too late has waited a little longer.
 select a.i::int, t.pid is not null as taken,
-       t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked
+       t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked,
+       case when not (l.owner is null or l.expires_at <= clock_timestamp()
+         or case when l.session is null then false else case
+         when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+         else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder
+            when (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) then 'others, who wait for it' end as leased_to
 from unnest((select $1::text)::text[]) with ordinality as a(name, i)
 left join lateral (
   select pid from pg_locks
@@ -113,6 +118,7 @@ left join lateral (
     and objid::bigint = hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615) & 4294967295
   limit 1
 ) as t on true
+left join "rowlock_locks" as l on l.name = a.name
 
 -- hasWritten
 -- Reads pg_locks and locks nothing. The transaction waits for the answer meanwhile, and keeps an id that it has until
@@ -167,7 +173,7 @@ with asked as materialized (
   from open as a
   where l.ctid = a.place and a.count + (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) <= $2::int
   returning l.name, l.queue->-1->>'id' as ticket,
-       coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp()) as leases_wait,
+       (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) as leases_wait,
        l.owner, l.token::text, l.holder as label, l.takeover,
        extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
        l.session is not null as by_session, (l.owner is null or l.expires_at <= clock_timestamp()
@@ -458,7 +464,7 @@ for key share of l
 -- Reads, and locks no row; whether a session is gone it finds by trying for its advisory lock. What it says may be over
 -- at once: promote and acquire judge again.
 select a.i::int,
-       coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp()) as leases_wait,
+       (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) as leases_wait,
        l.owner, l.token::text, l.holder as label, l.takeover,
        extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
        l.session is not null as by_session, (l.owner is null or l.expires_at <= clock_timestamp()

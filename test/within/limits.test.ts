@@ -258,3 +258,43 @@ describe.each(served)('a guard that outlives its lease, on $name', { timeout: 60
     await locks.close()
   })
 })
+
+describe.each(served)('closing while a transaction waits in the database, on $name', { timeout: 60_000 }, (engine) => {
+  it('ends the wait of a caller who gave no signal, though its message is still on the way', async () => {
+    const { open, others } = await setUp(engine)
+    const name = freshName()
+    let end: () => void = () => undefined
+    const ended = new Promise<void>((resolve) => {
+      end = resolve
+    })
+    let taken: () => void = () => undefined
+    const isTaken = new Promise<void>((resolve) => {
+      taken = resolve
+    })
+    const holding = open.connected.transaction(async (tx) => {
+      await others.within(tx).acquire(name)
+      taken()
+      await ended
+    })
+    await isTaken
+    const locks = createLocks(open.connected.adapter)
+    let failure: unknown
+    const transaction = open.connected.transaction(async (tx) => {
+      const acquiring = locks.within(tx).acquire(name, { wait: '1h' })
+      acquiring.catch((error: unknown) => {
+        failure = error
+        // Else the message, and so the rollback, would have to wait for the lock.
+        end()
+      })
+      await sleep(100)
+      await locks.close()
+      await acquiring
+    })
+    await expect(transaction).rejects.toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('closed'),
+    })
+    expect(failure).toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('closed') })
+    await holding
+  })
+})

@@ -115,12 +115,15 @@ export function fragmentsFor(naming: Naming) {
   const locks = sql.raw(table)
   const gates = sql.raw(tableName('postgres', 'gates', naming))
   const gateClosed = sql`exists (select from ${gates} as g where g.name = l.name and g.closed_until > clock_timestamp())`
+  /** Leases wait for `l`, so that transactions have to. */
+  const leasesWait = sql`(coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or ${gateClosed})`
 
   return {
     /** Quoted. */
     table,
     locks,
     gates,
+    leasesWait,
 
     /** A function of migrations/postgres. */
     named: (name: string) => sql.raw(tableName('postgres', name, naming)),
@@ -131,7 +134,7 @@ export function fragmentsFor(naming: Naming) {
 
     /** What a waiter sees of `l`. */
     view: sql`
-               coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or ${gateClosed} as leases_wait,
+               ${leasesWait} as leases_wait,
                l.owner, l.token::text, l.holder as label, l.takeover,
                ${leftOf(sql`l.expires_at`)} as remaining,
                l.session is not null as by_session, ${free} as free,

@@ -3,10 +3,10 @@ import { toBoolean } from '../../adapters/shape.ts'
 import type { AttemptInResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
-import { advisoryKey, type Fragments, unseen } from './fragments.ts'
+import { advisoryKey, type Fragments, free, unseen } from './fragments.ts'
 import { array } from './rows.ts'
 
-export function withinStatements({ table, named }: Fragments) {
+export function withinStatements({ table, locks, named, leasesWait }: Fragments) {
   return {
     // The one statement that waits: migrations/postgres tells what it does.
     acquireIn: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
@@ -16,12 +16,14 @@ export function withinStatements({ table, named }: Fragments) {
         from ${named('within_1')}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.waitMs}::float8)`,
     ),
 
-    // Transactions that hold an advisory lock, and whether they wait for another lock themselves.
+    // Leases, transactions that hold an advisory lock, and whether they wait for another lock themselves.
     pollTransactions: statement<{ names: string }>(
       'postgres',
       (p) => sql`
         select a.i::int, t.pid is not null as taken,
-               t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked
+               t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked,
+               case when not ${free} then l.holder
+                    when ${leasesWait} then 'others, who wait for it' end as leased_to
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
         left join lateral (
           select pid from pg_locks
@@ -30,7 +32,8 @@ export function withinStatements({ table, named }: Fragments) {
             and classid::bigint = (${advisoryKey(table, sql`a.name`)} >> 32) & 4294967295
             and objid::bigint = ${advisoryKey(table, sql`a.name`)} & 4294967295
           limit 1
-        ) as t on true`,
+        ) as t on true
+        left join ${locks} as l on l.name = a.name`,
     ),
 
     hasWritten: statement<{ backend: number }>(
@@ -83,10 +86,11 @@ export function within<Tx>(
 
     async pollTransactions(names) {
       const { rows } = await runner.keep(statements().pollTransactions({ names: array(names) }))
-      return rows.map(({ i, taken, blocked }) => ({
+      return rows.map(({ i, taken, blocked, leased_to: leasedTo }) => ({
         name: names[Number(i) - 1]!,
         taken: toBoolean(taken),
         blocked: toBoolean(blocked),
+        leasedTo: leasedTo as string | null,
       }))
     },
   }
