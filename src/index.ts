@@ -2,7 +2,7 @@ export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
 export { type Adapter, createLocks, type Locks, type RunOutcome } from './api/locks.ts'
-export type { InstanceOptions, LockOptions } from './api/options.ts'
+export type { HeldLease, InstanceOptions, LockOptions, RunOptions } from './api/options.ts'
 export type {
   PendingLease,
   PendingLeaseOptions,
@@ -14,6 +14,7 @@ export type {
 export type { Duration } from './base/duration.ts'
 export {
   DatabaseError,
+  DeadlockError,
   isTransactionAborted,
   LockError,
   type LockErrorCode,

@@ -3,6 +3,7 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
   '.': {
     values: [
       'DatabaseError',
+      'DeadlockError',
       'LockError',
       'LockLostError',
       'LockTimeoutError',
@@ -14,6 +15,7 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
       'Adapter',
       'Duration',
       'GuardedQuery',
+      'HeldLease',
       'InstanceOptions',
       'Lease',
       'LeaseJson',
@@ -26,6 +28,7 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
       'MemoryAdapter',
       'PendingLease',
       'PendingLeaseOptions',
+      'RunOptions',
       'RunOutcome',
       'SqlAdapter',
       'TransactionHold',

@@ -1,3 +1,5 @@
+import { outsideRuns } from './reentry.ts'
+
 interface OfLease {
   readonly name: string
   readonly token: bigint
@@ -37,7 +39,7 @@ export class Events {
   emit(event: LockEvent): void {
     for (const listener of this.#listeners) {
       try {
-        listener(event)
+        outsideRuns(listener, event)
       } catch (error) {
         // A listener must not be able to break a lease, nor may its error vanish.
         process.emitWarning(error instanceof Error ? error : new Error(String(error)), {

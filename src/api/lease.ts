@@ -8,6 +8,7 @@ import type { ProcessStore } from '../process/store/index.ts'
 import type { CallerQuery, GuardResult, Hold, ReleaseResult, Renewal } from '../protocol/store.ts'
 import type { Events } from './events.ts'
 import { currentTransaction, toTtl } from './options.ts'
+import { outsideRuns, type RunLease } from './reentry.ts'
 
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
@@ -44,6 +45,8 @@ export interface Lease<Tx> {
    * Gives the lock back: true, or false if it had already been lost. Repeated calls answer the same. Rejects if the
    * database cannot be asked within `statementTimeout`, or if a transaction keeps the row locked; the lock then frees itself
    * at its expiry at the latest. While the database cannot be asked, the release is repeated in the background until then.
+   *
+   * INVALID_ARGUMENT while bodies of `run` share it by `reenter`: the last of them to end releases it.
    *
    * With `tx`, gives it back with the commit of that transaction, whose commit thereby depends on the lease as with `guard`:
    * LockLostError if it is lost. The lease is not renewed any more; if `tx` rolls back, call `release()` or let it run out.
@@ -103,7 +106,7 @@ export function trusted(ttlMs: number): number {
   return ttlMs - Math.min(ttlMs / 20, ttlMs / 100 + 50)
 }
 
-export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
+export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   readonly name: string
   readonly owner: string
   readonly token: bigint
@@ -111,6 +114,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   place: number | undefined
   /** @internal */
   beat: Beat | undefined
+  /** @internal */
+  bodies = 0
   readonly #context: LeaseContext<Tx>
   readonly #terms: LeaseTerms
   #controller: AbortController | undefined
@@ -216,7 +221,12 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   }
 
   release(tx?: Tx | (() => Tx)): Promise<boolean> {
+    if (this.bodies > 1) return Promise.reject(isShared(this.name, this.bodies))
     if (tx !== undefined) return this.#releaseIn(currentTransaction(tx))
+    return this.#releaseOnce()
+  }
+
+  #releaseOnce(): Promise<boolean> {
     this.#releasing ??= this.#release()
     return this.#releasing
   }
@@ -232,7 +242,12 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   /** @internal Releases it although its holder may still be at work, and tells that holder first. */
   evict(reason: string): Promise<boolean> {
     if (this.isHeld()) this.#abort(new LockLostError(this.name, reason))
-    return this.release()
+    return this.#releaseOnce()
+  }
+
+  /** @internal Whether it was made by the instance with that context. */
+  isOf(context: LeaseContext<Tx>): boolean {
+    return this.#context === context
   }
 
   /** @internal Calls `listener` once, when the lease has been released or lost; at once if it has been already. */
@@ -280,7 +295,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable {
   /** Most leases end without anybody having asked for their signal. */
   #abort(reason: LockLostError): void {
     this.#abortReason ??= reason
-    this.#controller?.abort(reason)
+    const controller = this.#controller
+    if (controller !== undefined) outsideRuns((reason) => controller.abort(reason), reason)
   }
 
   #hold(): Hold {
@@ -500,6 +516,13 @@ class Guarded extends Promise<void> {
   ): Promise<T | U> {
     return super.then(() => void this.#assertOpen()).then(onFulfilled, onRejected)
   }
+}
+
+function isShared(name: string, bodies: number): LockError {
+  return new LockError(
+    'INVALID_ARGUMENT',
+    `the lease on ${JSON.stringify(name)} is shared by ${bodies} bodies of run() that re-entered each other: the last of them to end releases it`,
+  )
 }
 
 function toCallerQuery(query: GuardedQuery): CallerQuery {

@@ -32,10 +32,13 @@ import {
   type InstanceSettings,
   type LockOptions,
   type LockRequest,
+  type RunOptions,
+  toReenter,
   toRequest,
   toSettings,
   toTtl,
 } from './options.ts'
+import { Reentry, type RunHold } from './reentry.ts'
 import {
   confirmationFailed,
   Transaction,
@@ -57,17 +60,21 @@ export interface Locks<Tx> {
    * date. Safe to call from any number of processes at once, and again.
    */
   migrate(): Promise<string[]>
-  /** Resolves with a lease, or rejects with LockTimeoutError after `wait`, or with the signal's reason. */
+  /**
+   * Resolves with a lease, or rejects with LockTimeoutError after `wait`, or with the signal's reason. With DeadlockError at
+   * once if it would wait for the caller itself: for a run around the call, or for a lease in `holding`.
+   */
   acquire(name: string, options?: LockOptions): Promise<Lease<Tx>>
   /** Resolves with a lease, or with null if somebody holds the lock. Never waits for it. */
   tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>
   /**
    * Runs `body` under a lease and releases it afterwards. What the body rejects with comes through unchanged; a body that
-   * resolved although its lease was lost rejects with LockLostError, which carries the `result`.
+   * resolved although its lease was lost rejects with LockLostError, which carries the `result`. In the body, a run for the
+   * same name rejects with DeadlockError at once, or shares the lease with `reenter`.
    */
-  run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>
+  run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>
   /** As run, but does not run the body if somebody holds the lock. */
-  tryRun<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>
+  tryRun<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>
   /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
   within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
   /**
@@ -148,6 +155,7 @@ class Instance<Tx> implements Locks<Tx> {
   #assessing: Promise<void> | undefined
   #assessingOutside: Promise<unknown> | undefined
   readonly #warned = new Set<string>()
+  readonly #reentry: Reentry<LeaseHandle<Tx>>
   readonly #acquireContext: AcquireContext
   readonly #leaseContext: LeaseContext<Tx>
   readonly #transactionContext: TransactionContext<Tx>
@@ -187,6 +195,7 @@ class Instance<Tx> implements Locks<Tx> {
       attempt: (attempt) => calls.acquire(attempt),
       background,
     }
+    this.#reentry = new Reentry((lease) => lease instanceof LeaseHandle && lease.isOf(this.#leaseContext))
     this.#leaseContext = {
       store: calls,
       handOffs,
@@ -209,7 +218,7 @@ class Instance<Tx> implements Locks<Tx> {
         holder,
       }),
       run: (signal, body) => this.#calls.run(signal, body),
-      request: (name, options) => toRequest(name, options, settings.defaults),
+      request: (name, options) => this.#requestToWait(name, options),
       confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
     }
   }
@@ -232,19 +241,25 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#acquire(name, options, false)
   }
 
-  async run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
+  async run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
     checkBody(body)
-    return this.#run(await this.acquire(name, options), body)
+    const hold = this.#enter(name, options) ?? this.#reentry.begin((await this.#acquire(name, options, true))!)
+    return this.#run(hold, body)
   }
 
   async tryRun<T>(
     name: string,
-    options: LockOptions,
+    options: RunOptions,
     body: (lease: Lease<Tx>) => Promise<T> | T,
   ): Promise<RunOutcome<T>> {
     checkBody(body)
-    const lease = await this.tryAcquire(name, options)
-    return lease === null ? { ran: false } : { ran: true, value: await this.#run(lease, body) }
+    let hold = this.#enter(name, options)
+    if (hold === undefined) {
+      const lease = await this.#acquire(name, options, false)
+      if (lease === null) return { ran: false }
+      hold = this.#reentry.begin(lease)
+    }
+    return { ran: true, value: await this.#run(hold, body) }
   }
 
   within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {
@@ -317,7 +332,7 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
-    const request = toRequest(name, options, this.#settings.defaults)
+    const request = waits ? this.#requestToWait(name, options) : toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
     const waitMs = waits ? request.waitMs : null
     const bound = new AnswerBound(waitMs, this.#settings.statementTimeoutMs)
@@ -337,6 +352,21 @@ class Instance<Tx> implements Locks<Tx> {
     } finally {
       this.#calls.end(call)
     }
+  }
+
+  #requestToWait(name: string, options: LockOptions | undefined): LockRequest {
+    const request = toRequest(name, options, this.#settings.defaults)
+    if (request.waitMs > 0) this.#reentry.assertMayWait(request.name, request.holding)
+    return request
+  }
+
+  /** The hold of a run around the call, if that is to be shared. */
+  #enter(name: string, options: RunOptions): RunHold<LeaseHandle<Tx>> | undefined {
+    if (!toReenter(options)) return undefined
+    const { signal } = toRequest(name, options, this.#settings.defaults)
+    this.#assertOpen()
+    signal?.throwIfAborted()
+    return this.#reentry.enter(name)
   }
 
   #leaseOf(granted: Granted, request: LockRequest, session: LiveSession | null): LeaseHandle<Tx> {
@@ -413,15 +443,17 @@ class Instance<Tx> implements Locks<Tx> {
     })
   }
 
-  async #run<T>(lease: Lease<Tx>, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
+  async #run<T>(hold: RunHold<LeaseHandle<Tx>>, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
+    const lease = hold.lease!
     let result: T
     try {
-      result = await body(lease)
+      result = await hold.call(body)
     } catch (error) {
-      await this.#releaseAfterRun(lease)
+      if (hold.leave()) await this.#releaseAfterRun(lease)
       throw error
     }
-    if (!(await this.#releaseAfterRun(lease)) || lease.signal.aborted) {
+    const stands = hold.leave() ? await this.#releaseAfterRun(lease) : lease.isHeld()
+    if (!stands || lease.signal.aborted) {
       throw new LockLostError(
         lease.name,
         'the body finished, but others may have held the lock meanwhile; see result',

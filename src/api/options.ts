@@ -19,9 +19,32 @@ export interface LockOptions {
    * default), or also once the holder's database session is gone (`'session'`, PostgreSQL and single-primary MySQL).
    */
   readonly takeover?: 'expiry' | 'session' | undefined
+  /**
+   * Leases that the caller holds while it waits. To wait for a lock that one of them has is a DeadlockError at once. What the
+   * runs around the call hold is known without that.
+   */
+  readonly holding?: readonly HeldLease[] | undefined
 }
 
-export interface InstanceOptions extends LockOptions {
+/** What `holding` has to know of a lease. Any lease will do. */
+export interface HeldLease {
+  readonly name: string
+  readonly owner: string
+  readonly token: bigint
+  isHeld(): boolean
+}
+
+/** How run and tryRun take a lock. */
+export interface RunOptions extends LockOptions {
+  /**
+   * Whether the body shares the lease of a run around the call that holds the lock already, on that one's terms. The last of
+   * those bodies to end releases it. LockLostError if that lease is lost. Default false: to wait for it is a DeadlockError.
+   */
+  readonly reenter?: boolean | undefined
+}
+
+/** `holding` is said for each call. */
+export interface InstanceOptions extends Omit<LockOptions, 'holding'> {
   /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
   readonly schema?: string | undefined
   /** Default `rowlock_`. */
@@ -52,6 +75,7 @@ export interface Terms {
 /** What is asked for. */
 export interface LockRequest extends Terms {
   readonly name: string
+  readonly holding: readonly HeldLease[]
 }
 
 export interface InstanceSettings {
@@ -62,6 +86,7 @@ export interface InstanceSettings {
   readonly defaults: Terms
 }
 
+const NOTHING: readonly HeldLease[] = []
 /** Shorter leases would be eaten up by round trips and timer resolution. */
 const MIN_TTL_MS = 10
 const MAX_NAME_BYTES = 255
@@ -108,7 +133,28 @@ export function toSettings(options: InstanceOptions): InstanceSettings {
 export function toRequest(name: string, options: LockOptions | undefined, defaults: Terms): LockRequest {
   const { ttlMs, waitMs, signal, renew, maxHoldMs, takeover } =
     options === undefined ? defaults : { ...defaults, ...toTerms(options) }
-  return { name: checkName(name), ttlMs, waitMs, signal, renew, maxHoldMs, takeover }
+  const holding = options?.holding === undefined ? NOTHING : checkHolding(options.holding)
+  return { name: checkName(name), holding, ttlMs, waitMs, signal, renew, maxHoldMs, takeover }
+}
+
+export function toReenter(options: RunOptions | undefined): boolean {
+  const reenter = options?.reenter
+  if (reenter === undefined) return false
+  if (typeof reenter !== 'boolean') {
+    throw new LockError('INVALID_ARGUMENT', `reenter must be true or false, not ${reenter}`)
+  }
+  return reenter
+}
+
+function checkHolding(holding: readonly HeldLease[]): readonly HeldLease[] {
+  if (!Array.isArray(holding) || !holding.every(isLease)) {
+    throw new LockError('INVALID_ARGUMENT', 'holding must be an array of leases: { holding: [lease] }')
+  }
+  return holding
+}
+
+function isLease(lease: HeldLease | null | undefined): boolean {
+  return typeof lease?.name === 'string' && typeof lease.isHeld === 'function'
 }
 
 /** Only what is undefined was left out: null is a mistake, and found as one. */

@@ -24,8 +24,8 @@ export interface PendingLease<Tx> {
   confirm(): Promise<Lease<Tx>>
 }
 
-export type TransactionOptions = Pick<LockOptions, 'wait' | 'signal'>
-export type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'renew' | 'maxHold'>
+export type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'holding'>
+export type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'holding' | 'renew' | 'maxHold'>
 
 /**
  * Locks taken in a transaction of the caller's: with its commit or not at all. While it is open they exclude every other
@@ -34,7 +34,8 @@ export type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 
 export interface TransactionLocks<Tx> {
   /**
    * Holds the lock until `tx` commits or rolls back. Waits for it at most `wait`: LockTimeoutError, after which `tx` stays
-   * usable. A deadlock, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the transaction.
+   * usable. A deadlock of transactions, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the
+   * transaction. DeadlockError at once if a lease of the caller's own has the lock.
    */
   acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>
   /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. */
@@ -53,6 +54,7 @@ export interface TransactionContext<Tx> {
   readonly attempts: TransactionAttempts<Tx>
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
+  /** Of who waits: DeadlockError if the caller has that lock. */
   request(name: string, options: LockOptions | undefined): LockRequest
   /** A lease on a hold whose transaction has committed. */
   confirm(hold: Hold, request: LockRequest): Promise<Lease<Tx>>

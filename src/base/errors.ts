@@ -6,6 +6,7 @@ import { brandClass } from './brand.ts'
  *
  * - `LOCK_TIMEOUT`: the lock stayed held for the whole `wait`. Try again later.
  * - `QUEUE_FULL`: too many callers wait for the lock already (`maxWaiters`). Shed load, or try again later.
+ * - `DEADLOCK`: the caller holds what it would wait for, so the wait would never end. Change the order of the calls.
  * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
  * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
  * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
@@ -16,6 +17,7 @@ import { brandClass } from './brand.ts'
 export type LockErrorCode =
   | 'LOCK_TIMEOUT'
   | 'QUEUE_FULL'
+  | 'DEADLOCK'
   | 'LOCK_LOST'
   | 'INVALID_ARGUMENT'
   | 'NOT_MIGRATED'
@@ -68,6 +70,21 @@ export class QueueFullError extends LockError {
       'QUEUE_FULL',
       `${maxWaiters} callers wait for the lock ${JSON.stringify(lock)} already (maxWaiters): try again later, or shed the load`,
     )
+    this.lock = lock
+  }
+}
+
+/** The wait for the lock would never end, because the caller itself keeps it from being free. Nothing was changed. */
+export class DeadlockError extends LockError {
+  static {
+    brandClass(DeadlockError, 'DeadlockError')
+  }
+
+  override readonly name = 'DeadlockError'
+  readonly lock: string
+
+  constructor(lock: string, reason: string) {
+    super('DEADLOCK', `the wait for the lock ${JSON.stringify(lock)} would never end: ${reason}`)
     this.lock = lock
   }
 }

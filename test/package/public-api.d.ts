@@ -539,6 +539,7 @@ import { MemoryTransaction } from './adapters/memory.cjs';
  *
  * - `LOCK_TIMEOUT`: the lock stayed held for the whole `wait`. Try again later.
  * - `QUEUE_FULL`: too many callers wait for the lock already (`maxWaiters`). Shed load, or try again later.
+ * - `DEADLOCK`: the caller holds what it would wait for, so the wait would never end. Change the order of the calls.
  * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
  * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
  * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
@@ -546,7 +547,7 @@ import { MemoryTransaction } from './adapters/memory.cjs';
  * - `UNSUPPORTED`: this engine, or what stands before it, cannot do that.
  * - `DATABASE`: the database or the way to it failed; `cause` is the driver's error. Not a statement about the lock.
  */
-type LockErrorCode = 'LOCK_TIMEOUT' | 'QUEUE_FULL' | 'LOCK_LOST' | 'INVALID_ARGUMENT' | 'NOT_MIGRATED' | 'TRANSACTION_ABORTED' | 'UNSUPPORTED' | 'DATABASE';
+type LockErrorCode = 'LOCK_TIMEOUT' | 'QUEUE_FULL' | 'DEADLOCK' | 'LOCK_LOST' | 'INVALID_ARGUMENT' | 'NOT_MIGRATED' | 'TRANSACTION_ABORTED' | 'UNSUPPORTED' | 'DATABASE';
 /** Every error of rowlock's own. Tell errors apart by `code`; `cause` keeps what led to it. */
 declare class LockError extends Error {
     readonly name: string;
@@ -566,6 +567,12 @@ declare class QueueFullError extends LockError {
     readonly name = "QueueFullError";
     readonly lock: string;
     constructor(lock: string, maxWaiters: number);
+}
+/** The wait for the lock would never end, because the caller itself keeps it from being free. Nothing was changed. */
+declare class DeadlockError extends LockError {
+    readonly name = "DeadlockError";
+    readonly lock: string;
+    constructor(lock: string, reason: string);
 }
 /** A lease that was ours is over: it ran out, was taken over, force-released or released. */
 declare class LockLostError extends LockError {
@@ -674,6 +681,63 @@ type LockListener = (event: LockEvent) => void;
 /** Milliseconds, or a number with a unit: `'500ms'`, `'30s'`, `'5m'`, `'2h'`, `'7d'`. */
 type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
 
+/** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
+interface LockOptions {
+    /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
+    readonly ttl?: Duration | undefined;
+    /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
+    readonly wait?: Duration | undefined;
+    /** Ends the wait: the call rejects with the signal's reason, and leaves nothing behind. */
+    readonly signal?: AbortSignal | undefined;
+    /** Whether this process keeps renewing the lease until it is released. Default true. */
+    readonly renew?: boolean | undefined;
+    /** The longest time a lease may last, renewals and extensions included. Default: no limit. */
+    readonly maxHold?: Duration | undefined;
+    /**
+     * When others may take the lock from a holder that does not release it: once its ttl has run out (`'expiry'`, the
+     * default), or also once the holder's database session is gone (`'session'`, PostgreSQL and single-primary MySQL).
+     */
+    readonly takeover?: 'expiry' | 'session' | undefined;
+    /**
+     * Leases that the caller holds while it waits. To wait for a lock that one of them has is a DeadlockError at once. What the
+     * runs around the call hold is known without that.
+     */
+    readonly holding?: readonly HeldLease[] | undefined;
+}
+/** What `holding` has to know of a lease. Any lease will do. */
+interface HeldLease {
+    readonly name: string;
+    readonly owner: string;
+    readonly token: bigint;
+    isHeld(): boolean;
+}
+/** How run and tryRun take a lock. */
+interface RunOptions extends LockOptions {
+    /**
+     * Whether the body shares the lease of a run around the call that holds the lock already, on that one's terms. The last of
+     * those bodies to end releases it. LockLostError if that lease is lost. Default false: to wait for it is a DeadlockError.
+     */
+    readonly reenter?: boolean | undefined;
+}
+/** `holding` is said for each call. */
+interface InstanceOptions extends Omit<LockOptions, 'holding'> {
+    /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
+    readonly schema?: string | undefined;
+    /** Default `rowlock_`. */
+    readonly tablePrefix?: string | undefined;
+    /** Who we are, for `inspect`. Default: host:pid. At most 255 bytes. */
+    readonly holder?: string | undefined;
+    /** How many callers may wait for one lock, in all processes together. More are refused: QueueFullError. Default 10,000. */
+    readonly maxWaiters?: number | undefined;
+    /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
+    readonly statementTimeout?: Duration | undefined;
+    /**
+     * Whether rowlock keeps a connection of its own beside the pool, by which leases are renewed and waiters served while all of
+     * the pool's connections are in transactions. Default true; false for where each process is short-lived (serverless).
+     */
+    readonly ownConnection?: boolean | undefined;
+}
+
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
  */
@@ -710,6 +774,8 @@ interface Lease<Tx> {
      * database cannot be asked within `statementTimeout`, or if a transaction keeps the row locked; the lock then frees itself
      * at its expiry at the latest. While the database cannot be asked, the release is repeated in the background until then.
      *
+     * INVALID_ARGUMENT while bodies of `run` share it by `reenter`: the last of them to end releases it.
+     *
      * With `tx`, gives it back with the commit of that transaction, whose commit thereby depends on the lease as with `guard`:
      * LockLostError if it is lost. The lease is not renewed any more; if `tx` rolls back, call `release()` or let it run out.
      */
@@ -735,42 +801,6 @@ type GuardedQuery = CallerQuery | {
     };
 };
 
-/** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
-interface LockOptions {
-    /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
-    readonly ttl?: Duration | undefined;
-    /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
-    readonly wait?: Duration | undefined;
-    /** Ends the wait: the call rejects with the signal's reason, and leaves nothing behind. */
-    readonly signal?: AbortSignal | undefined;
-    /** Whether this process keeps renewing the lease until it is released. Default true. */
-    readonly renew?: boolean | undefined;
-    /** The longest time a lease may last, renewals and extensions included. Default: no limit. */
-    readonly maxHold?: Duration | undefined;
-    /**
-     * When others may take the lock from a holder that does not release it: once its ttl has run out (`'expiry'`, the
-     * default), or also once the holder's database session is gone (`'session'`, PostgreSQL and single-primary MySQL).
-     */
-    readonly takeover?: 'expiry' | 'session' | undefined;
-}
-interface InstanceOptions extends LockOptions {
-    /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
-    readonly schema?: string | undefined;
-    /** Default `rowlock_`. */
-    readonly tablePrefix?: string | undefined;
-    /** Who we are, for `inspect`. Default: host:pid. At most 255 bytes. */
-    readonly holder?: string | undefined;
-    /** How many callers may wait for one lock, in all processes together. More are refused: QueueFullError. Default 10,000. */
-    readonly maxWaiters?: number | undefined;
-    /** How long the database may take to answer before an operation fails as DATABASE, its outcome unknown. Default 5 s. */
-    readonly statementTimeout?: Duration | undefined;
-    /**
-     * Whether rowlock keeps a connection of its own beside the pool, by which leases are renewed and waiters served while all of
-     * the pool's connections are in transactions. Default true; false for where each process is short-lived (serverless).
-     */
-    readonly ownConnection?: boolean | undefined;
-}
-
 /** A hold that ends with the transaction it was taken in. */
 interface TransactionHold {
     readonly name: string;
@@ -788,8 +818,8 @@ interface PendingLease<Tx> {
      */
     confirm(): Promise<Lease<Tx>>;
 }
-type TransactionOptions = Pick<LockOptions, 'wait' | 'signal'>;
-type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'renew' | 'maxHold'>;
+type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'holding'>;
+type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'holding' | 'renew' | 'maxHold'>;
 /**
  * Locks taken in a transaction of the caller's: with its commit or not at all. While it is open they exclude every other
  * holder, leases and transactions alike.
@@ -797,7 +827,8 @@ type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'renew'
 interface TransactionLocks<Tx> {
     /**
      * Holds the lock until `tx` commits or rolls back. Waits for it at most `wait`: LockTimeoutError, after which `tx` stays
-     * usable. A deadlock, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the transaction.
+     * usable. A deadlock of transactions, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the
+     * transaction. DeadlockError at once if a lease of the caller's own has the lock.
      */
     acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>;
     /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. */
@@ -827,17 +858,21 @@ interface Locks<Tx> {
      * date. Safe to call from any number of processes at once, and again.
      */
     migrate(): Promise<string[]>;
-    /** Resolves with a lease, or rejects with LockTimeoutError after `wait`, or with the signal's reason. */
+    /**
+     * Resolves with a lease, or rejects with LockTimeoutError after `wait`, or with the signal's reason. With DeadlockError at
+     * once if it would wait for the caller itself: for a run around the call, or for a lease in `holding`.
+     */
     acquire(name: string, options?: LockOptions): Promise<Lease<Tx>>;
     /** Resolves with a lease, or with null if somebody holds the lock. Never waits for it. */
     tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>;
     /**
      * Runs `body` under a lease and releases it afterwards. What the body rejects with comes through unchanged; a body that
-     * resolved although its lease was lost rejects with LockLostError, which carries the `result`.
+     * resolved although its lease was lost rejects with LockLostError, which carries the `result`. In the body, a run for the
+     * same name rejects with DeadlockError at once, or shares the lease with `reenter`.
      */
-    run<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>;
+    run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>;
     /** As run, but does not run the body if somebody holds the lock. */
-    tryRun<T>(name: string, options: LockOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>;
+    tryRun<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>;
     /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
     within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>;
     /**
@@ -874,8 +909,8 @@ interface Locks<Tx> {
 declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): Locks<MemoryTransaction>;
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
-export { DatabaseError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, createLocks, isTransactionAborted };
-export type { Adapter, Duration, GuardedQuery, InstanceOptions, Lease, LeaseJson, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, PendingLease, PendingLeaseOptions, RunOutcome, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
+export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, createLocks, isTransactionAborted };
+export type { Adapter, Duration, GuardedQuery, HeldLease, InstanceOptions, Lease, LeaseJson, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, PendingLease, PendingLeaseOptions, RunOptions, RunOutcome, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

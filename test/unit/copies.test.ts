@@ -11,10 +11,25 @@ const here = await load()
 vi.resetModules()
 const other = await load()
 
-const classes = ['LockError', 'LockTimeoutError', 'QueueFullError', 'LockLostError', 'DatabaseError'] as const
+const classes = [
+  'LockError',
+  'LockTimeoutError',
+  'QueueFullError',
+  'DeadlockError',
+  'LockLostError',
+  'DatabaseError',
+] as const
 
-const errorsOf = ({ LockError, LockTimeoutError, QueueFullError, LockLostError, DatabaseError }: typeof here) => ({
+const errorsOf = ({
+  LockError,
+  LockTimeoutError,
+  QueueFullError,
+  DeadlockError,
+  LockLostError,
+  DatabaseError,
+}: typeof here) => ({
   LockError: new LockError('UNSUPPORTED', 'no'),
+  DeadlockError: new DeadlockError('job', 'it is held here'),
   LockTimeoutError: new LockTimeoutError('job', 10),
   QueueFullError: new QueueFullError('job', 10),
   LockLostError: new LockLostError('job', 'it ran out'),
@@ -76,6 +91,19 @@ describe('two copies of the package', () => {
     })
     await using next = await locks.acquire('another job')
     expect(next.isHeld()).toBe(true)
+  })
+
+  it('know what runs hold around a call, each for its own instances', async () => {
+    await using locks = here.createLocks(other.fromMemory())
+    await using theirs = other.createLocks(here.fromMemory())
+    await locks.run('job', {}, (lease) =>
+      theirs.run('job', {}, async (their) => {
+        await locks.run('job', { reenter: true }, (same) => expect(same).toBe(lease))
+        await theirs.run('job', { reenter: true }, (same) => expect(same).toBe(their))
+        await expect(locks.acquire('job')).rejects.toBeInstanceOf(other.DeadlockError)
+        await expect(theirs.acquire('job')).rejects.toBeInstanceOf(here.DeadlockError)
+      }),
+    )
   })
 
   it('take nothing else for an adapter', () => {

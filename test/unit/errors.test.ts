@@ -2,6 +2,7 @@ import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import {
   DatabaseError,
+  DeadlockError,
   isTransactionAborted,
   LockError,
   type LockErrorCode,
@@ -14,6 +15,7 @@ describe('errors', () => {
   const errors: [error: LockError, name: string, code: LockErrorCode][] = [
     [new LockError('UNSUPPORTED', 'no'), 'LockError', 'UNSUPPORTED'],
     [new LockTimeoutError('job', 1234.4, 'host:1'), 'LockTimeoutError', 'LOCK_TIMEOUT'],
+    [new DeadlockError('job', 'it is held here'), 'DeadlockError', 'DEADLOCK'],
     [new LockLostError('job', 'it ran out', { cause }), 'LockLostError', 'LOCK_LOST'],
     [new DatabaseError('connection', 'no answer', { cause }), 'DatabaseError', 'DATABASE'],
   ]
@@ -42,6 +44,9 @@ describe('errors', () => {
       'lock "a \\"b\\" " was not free within 1234 ms; it is held by host:1',
     )
     expect(new LockTimeoutError('job', 10).message).toBe('lock "job" was not free within 10 ms')
+    expect(new DeadlockError('job', 'it is held here').message).toBe(
+      'the wait for the lock "job" would never end: it is held here',
+    )
     expect(new LockLostError('job', 'it ran out').message).toBe('the lease on "job" is lost: it ran out')
   })
 })
@@ -81,6 +86,7 @@ describe('isTransactionAborted', () => {
     const others = [
       new LockLostError('job', 'taken over', { cause: driver({ code: '40001' }) }),
       new LockError('DATABASE', 'no'),
+      new DeadlockError('job', 'it is held here'),
       driver({ code: '23505' }),
       driver({ code: 'ECONNRESET' }),
       driver({ errno: 1062 }),

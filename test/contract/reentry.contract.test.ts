@@ -1,0 +1,4 @@
+import { onEveryEngine } from './harness.ts'
+import { reentrySuite } from './reentry.ts'
+
+onEveryEngine({ reentry: reentrySuite })
