@@ -1,5 +1,6 @@
 import type { Outside } from '../adapters/own-connection.ts'
 import { LockLostError, LockTimeoutError } from '../base/errors.ts'
+import { AnswerBound } from '../process/answer-bound.ts'
 import type { BeforeSnapshot, Entrance } from '../process/before-snapshot.ts'
 import { type Call, TIME_OUT } from '../process/calls.ts'
 import type { HandOffs } from '../process/hand-offs.ts'
@@ -39,10 +40,11 @@ export type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 
 export interface TransactionLocks<Tx> {
   /**
    * Holds the lock until `tx` commits or rolls back. Waits for it at most `wait`: LockTimeoutError, after which `tx` stays
-   * usable. A deadlock, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the transaction.
+   * usable. A deadlock, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the transaction. DATABASE
+   * if there is no answer within `wait` and a second: roll back, too.
    */
   acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>
-  /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. */
+  /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
   tryAcquire(name: string): Promise<TransactionHold | null>
   /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
   lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>
@@ -64,6 +66,7 @@ export interface TransactionContext<Tx> {
   /** Rejects if the server is known not to keep the promises. */
   assessed(): Promise<void>
   readonly holder: string
+  readonly statementTimeoutMs: number
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
   request(name: string, options: LockOptions | undefined): LockRequest
@@ -102,8 +105,9 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   async tryAcquire(name: string): Promise<TransactionHold | null> {
     const attempt = this.#attempt(checkName(name), null)
-    await this.#context.assessed()
-    const result = await this.#context.store.acquireIn(this.#tx, attempt, 0)
+    const bound = new AnswerBound(null, this.#context.statementTimeoutMs)
+    await bound.within(this.#context.assessed())
+    const result = await bound.withinTransaction(this.#context.store.acquireIn(this.#tx, attempt, 0))
     if (result.granted) return { name, token: result.token }
     if (result.queued && !this.#context.store.single) this.#context.handOffs.promoteLater(name)
     return null
@@ -151,13 +155,14 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
     const { store, transactionWaiters } = this.#context
     const { name } = request
     const attempt = this.#attempt(name, ttlMs)
-    await this.#context.assessed()
+    const bound = new AnswerBound(wait.leftMs, this.#context.statementTimeoutMs)
+    await bound.within(this.#context.assessed())
     let turn: Turn | undefined
     let handed: HandedOver | undefined
     let entrance: Entrance | undefined
     try {
-      if (request.waitMs > 0 && (await this.#seesSnapshot())) {
-        turn = await this.#behindLeases(call, wait)
+      if (request.waitMs > 0 && (await bound.withinTransaction(this.#seesSnapshot()))) {
+        turn = await this.#behindLeases(call, wait, bound)
         handed = await turn?.served
         if (handed === undefined) {
           entrance = this.#context.beforeSnapshot.enter(name)
@@ -168,7 +173,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
         const databaseWaitMs =
           turn === undefined || handed !== undefined ? Math.min(wait.leftMs, LONGEST_DATABASE_WAIT_MS) : 0
         const asked = { ...attempt, owner: handed?.owner ?? attempt.owner }
-        const result = await store.acquireIn(this.#tx, asked, databaseWaitMs)
+        const result = await bound.withinTransaction(store.acquireIn(this.#tx, asked, databaseWaitMs))
         entrance?.leave()
         if (result.granted) {
           turn?.end(true)
@@ -208,9 +213,9 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   /** Waits until no lease has the lock, nor waits for it before this transaction. The turn has come, or there was no need. */
-  async #behindLeases(call: Call, wait: Wait): Promise<Turn | undefined> {
+  async #behindLeases(call: Call, wait: Wait, bound: AnswerBound): Promise<Turn | undefined> {
     for (;;) {
-      const holder = await this.#leasedTo(wait.name)
+      const holder = await bound.within(this.#leasedTo(wait.name))
       if (holder === undefined) return undefined
       const turn = this.#context.transactionWaiters.join(wait.name, wait.leftMs)
       let mine = false
