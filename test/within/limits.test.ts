@@ -203,6 +203,47 @@ describe.each(engines().filter(({ engine }) => engine === 'mysql'))('on $name', 
   })
 })
 
+describe.each(innodb)('a name that is new, without a connection beside the transactions, on $name', (engine) => {
+  /** Each transaction has the only connection that its instance may use. */
+  async function alone(open: OpenEngine) {
+    const connected = await open.connect({ poolSize: 1 })
+    const locks = createLocks(connected.adapter, { ownConnection: false })
+    closing.push(() => locks.close())
+    return { connected, locks }
+  }
+
+  it.each(engine.isolations)('a try does not wait for the transaction that is creating it, at %s', async (level) => {
+    const { open } = await setUp(engine)
+    const [one, other] = [await alone(open), await alone(open)]
+    const name = freshName()
+    let tried: unknown
+    let usable: unknown
+    await one.connected.transaction(async (tx) => {
+      expect(await one.locks.within(tx).tryAcquire(name)).not.toBeNull()
+      await other.connected.transaction(async (second) => {
+        tried = await other.locks.within(second).tryAcquire(name)
+        usable = await other.connected.sql('select 1 as one', second)
+      }, level)
+    }, level)
+    expect(tried).toBeNull()
+    expect(usable).toEqual([{ one: 1 }])
+  })
+
+  it('a try does not wait for the transaction that is creating its neighbour, at read committed', async () => {
+    const { open } = await setUp(engine)
+    const [one, other] = [await alone(open), await alone(open)]
+    const name = freshName()
+    let tried: unknown
+    await one.connected.transaction(async (tx) => {
+      expect(await one.locks.within(tx).tryAcquire(name)).not.toBeNull()
+      await other.connected.transaction(async (second) => {
+        tried = await other.locks.within(second).tryAcquire(`${name}:neighbour`)
+      }, 'read committed')
+    }, 'read committed')
+    expect(tried).toMatchObject({ name: `${name}:neighbour` })
+  })
+})
+
 /** One handle serves all transactions, so that nothing tells one from the next. */
 const servesAll = ({ connector }: TestEngine) => connector === 'better-sqlite3' || connector === 'node-sqlite'
 
