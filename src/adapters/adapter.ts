@@ -102,6 +102,11 @@ export interface SqlAdapter<Tx> {
    * guard works in their synchronous transactions. Throws INVALID_ARGUMENT for a handle that is no open transaction.
    */
   queryIn(tx: Tx, statement: Statement): Result | Promise<Result>
+  /**
+   * SQLite: an object that belongs to this transaction alone. Absent where one handle serves all transactions, so that nothing
+   * tells whether the one that is open now is the one of before.
+   */
+  transactionOf?(tx: Tx): object | undefined
   /** Runs several statements on one connection. */
   reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>
   /**

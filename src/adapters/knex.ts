@@ -60,6 +60,7 @@ export function fromKnex(knex: KnexDatabase, options: SessionOptions = {}): SqlA
   return asAdapter({
     engine,
     single: engine === 'sqlite',
+    transactionOf: (tx) => tx,
     query: (statement) => send(engine, knex, statement),
     async queryIn(tx, statement) {
       if (!isTransaction(tx)) {

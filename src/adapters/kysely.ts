@@ -54,6 +54,7 @@ export function fromKysely<Tx extends { readonly isTransaction: boolean }>(
     engine,
     // Kysely's own dialect for SQLite has one connection.
     single: engine === 'sqlite',
+    transactionOf: (tx) => tx,
     query: (statement) => send(db, statement),
     async queryIn(tx, statement) {
       if (tx?.isTransaction !== true) {

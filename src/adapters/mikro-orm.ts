@@ -54,9 +54,10 @@ export function fromMikroOrm(orm: MikroOrm, options: MikroOrmOptions = {}): SqlA
     engine,
     // Its pool for SQLite has one connection.
     single: engine === 'sqlite',
+    transactionOf: contextOf,
     query: (statement) => send(statement),
     async queryIn(tx, statement) {
-      const transaction = typeof tx?.getTransactionContext === 'function' ? tx.getTransactionContext() : undefined
+      const transaction = contextOf(tx)
       if (transaction === undefined || hasEnded(transaction)) {
         throw new LockError(
           'INVALID_ARGUMENT',
@@ -116,6 +117,13 @@ function inPlaces(engine: SqlEngine, { text, values }: Statement): { text: strin
     return '?'
   })
   return { text: marked, values: placed }
+}
+
+/** Not the EntityManager, of which there may be several. */
+function contextOf(tx: MikroOrmTransaction): object | undefined {
+  return typeof tx?.getTransactionContext === 'function'
+    ? (tx.getTransactionContext() as object | undefined)
+    : undefined
 }
 
 function hasEnded(transaction: unknown): boolean {

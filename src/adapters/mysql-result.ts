@@ -13,6 +13,11 @@ export const DEFAULT_SHAPE = {
   typeCast: (_field: unknown, next: () => unknown) => next(),
 }
 
+/** Whether rows come back, for ORMs that do not see that for themselves; MariaDB takes limits of a statement in front of it. */
+export function answersRows(text: string): boolean {
+  return /^\s*(set statement [\w=., ]+ for\s+)?(select|show)\b/i.test(text)
+}
+
 interface ResultHeader {
   readonly insertId: Result['insertId']
   readonly affectedRows: number

@@ -9,6 +9,7 @@ import {
   type SqlEngine,
   type Statement,
 } from './adapter.ts'
+import { answersRows } from './mysql-result.ts'
 
 /** The client of an interactive transaction of Prisma. */
 export interface PrismaTransaction {
@@ -53,6 +54,7 @@ export function fromPrisma(given: PrismaClient, options: PrismaOptions = {}): Sq
     engine,
     // Its driver adapter has one connection.
     single: engine === 'sqlite',
+    transactionOf: (tx) => tx,
     tellsNoInsertId: true,
     async query(statement) {
       if (engine === 'sqlite') return onItsOwn(transaction, statement)
@@ -117,7 +119,7 @@ async function send(
   { text, values }: Statement,
 ): Promise<Result> {
   // What returns no rows on MySQL returns a count, which only $executeRaw passes on.
-  if (engine === 'mysql' && !/^\s*(select|show)\b/i.test(text)) {
+  if (engine === 'mysql' && !answersRows(text)) {
     return { rows: [], affectedRows: await explained(engine, client.$executeRawUnsafe(text, ...values)) }
   }
   const rows = await explained(engine, client.$queryRawUnsafe<Record<string, unknown>[]>(text, ...values))

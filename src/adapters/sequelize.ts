@@ -11,7 +11,7 @@ import {
   type SqlEngine,
   type Statement,
 } from './adapter.ts'
-import { toResult } from './mysql-result.ts'
+import { answersRows, toResult } from './mysql-result.ts'
 import { connectedRaw } from './raw-connection.ts'
 
 /** A Transaction of Sequelize 6. */
@@ -56,6 +56,7 @@ export function fromSequelize(
     engine,
     // In a file, each transaction has a connection of its own.
     single: engine === 'sqlite' && isInMemory(sequelize),
+    transactionOf: (tx) => tx,
     // null, or a transaction found by CLS would be taken.
     query: (statement) => send(engine, sequelize, null, statement),
     async queryIn(tx, statement) {
@@ -85,7 +86,7 @@ async function send(
 ): Promise<Result> {
   const [sql, placed] = engine === 'postgres' ? [text, 'bind'] : [`/* rowlock */ ${text}`, 'replacements']
   // With the driver `mariadb` of today, rows come back from no other type of query.
-  const type = engine === 'mysql' && /^\s*(select|show)\b/i.test(text) ? 'SELECT' : 'RAW'
+  const type = engine === 'mysql' && answersRows(text) ? 'SELECT' : 'RAW'
   try {
     const answer = await sequelize.query(sql, {
       type,

@@ -1,7 +1,8 @@
 import type { DenseSet } from '../base/dense-set.ts'
 import type { Duration } from '../base/duration.ts'
 import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
-import { backoff, untilUnlocked } from '../base/timing.ts'
+import { backoff, bounded, untilUnlocked } from '../base/timing.ts'
+import { AnswerBound } from '../process/answer-bound.ts'
 import type { HandOffs } from '../process/hand-offs.ts'
 import type { Beat, Heartbeat, Renewable } from '../process/heartbeat.ts'
 import type { ProcessStore } from '../process/store/index.ts'
@@ -28,17 +29,22 @@ export interface Lease<Tx> {
   isHeld(): boolean
   /** Milliseconds until the lease stops being trusted unless it is renewed; 0 when it is over. */
   remainingMs(): number
-  /** Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours. */
+  /**
+   * Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours.
+   * DATABASE if there is no answer within `statementTimeout`; it may be extended nevertheless.
+   */
   extend(ttl: Duration): Promise<void>
   /**
    * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
    * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
-   * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously.
+   * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously. DATABASE if there is
+   * no answer within `statementTimeout`: roll `tx` back.
    */
   guard(tx: Tx | (() => Tx)): Promise<void>
   /**
    * Runs `query` in `tx` under a guard and answers its rows: in one round trip on PostgreSQL, where it must have no WITH of
-   * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query.
+   * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query. What
+   * your statement may take, your own settings say.
    */
   guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]>
   /**
@@ -71,8 +77,8 @@ export interface LeaseContext<Tx> {
   /** Those that are not over yet, releases under way included. */
   readonly leases: DenseSet<LeaseHandle<Tx>>
   readonly events: Events
-  /** How long a release or an extension may take while a row is locked, or the database not available, in milliseconds. */
-  readonly lockedRowMs: number
+  /** How long a call may take while a row is locked, or the database not available. */
+  readonly statementTimeoutMs: number
   /** Whether the instance has been closed and has waited for what was under way. */
   isOver(): boolean
   /** Work that goes on after the caller has its answer. */
@@ -176,13 +182,14 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     const ttlMs = toTtl(ttl)
     this.#assertHeld()
     const wanted = this.#withinMaxHold(ttlMs)
-    await this.#untilUnlocked(async () => {
+    const extended = this.#untilUnlocked(async () => {
       this.#assertHeld()
       const sentAt = performance.now()
       const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: wanted })
       this.onRenewal(renewal!, sentAt)
       return renewal!.outcome !== 'held'
     }, 'extend')
+    await this.#bound().within(extended)
     this.#assertHeld()
     this.#ttlMs = ttlMs
     // With another ttl it is due at another time.
@@ -192,9 +199,10 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   guard(tx: Tx | (() => Tx)): Promise<void> {
     try {
       const transaction = currentTransaction(tx)
-      const checked = this.#guard(transaction)
+      const bound = this.#bound()
+      const checked = this.#guard(transaction, bound)
       return checked instanceof Promise
-        ? checked
+        ? bound.withinTransaction(checked)
         : new Guarded(() => this.#context.store.store.assertOpen?.(transaction))
     } catch (error) {
       // A synchronous transaction can be stopped only by what is thrown before it goes on.
@@ -212,11 +220,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       try {
         return (await store.guardedQuery(transaction, this.#hold(), caller)) as Row[]
       } catch (error) {
-        await this.#assertNotTakenOver(error)
+        await this.#assertNotTakenOver(error, this.#bound())
         throw error
       }
     }
-    await this.#guard(transaction)
+    const bound = this.#bound()
+    const checked = this.#guard(transaction, bound)
+    await (checked instanceof Promise ? bound.withinTransaction(checked) : checked)
     return (await store.query(transaction, caller)) as Row[]
   }
 
@@ -312,7 +322,11 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       throw new LockLostError(this.name, this.#state === 'released' ? 'it was released' : this.#reason)
   }
 
-  #guard(tx: Tx): void | Promise<void> {
+  #bound(): AnswerBound {
+    return new AnswerBound(null, this.#context.statementTimeoutMs)
+  }
+
+  #guard(tx: Tx, bound: AnswerBound): void | Promise<void> {
     this.#assertHeld()
     const check = (result: GuardResult) => {
       // 'expired' in an old snapshot, while renewals this process knows of have moved the expiry: the row lock protects us.
@@ -321,11 +335,15 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       this.#assertHeld()
     }
     if (!this.#confirmed && this.#context.store.store.guardsStopRenewal)
-      return this.#confirm().then(() => this.#guard(tx))
+      return this.#confirm().then(() => {
+        // The caller has gone on, and another transaction may have the connection by now.
+        if (bound.leftMs === 0) throw bound.noAnswer()
+        return this.#guard(tx, bound)
+      })
     const result = this.#context.store.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
     if (!(result instanceof Promise)) return check(result)
     return result.then(check, async (error: unknown) => {
-      await this.#assertNotTakenOver(error)
+      await this.#assertNotTakenOver(error, bound)
       throw error
     })
   }
@@ -343,12 +361,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
    * A transaction whose snapshot is older than a takeover is aborted when it looks at the lock, and aborted it may be for
    * many other reasons: only a question from outside of it can tell.
    */
-  async #assertNotTakenOver(error: unknown): Promise<void> {
+  async #assertNotTakenOver(error: unknown, { leftMs }: AnswerBound): Promise<void> {
     if (error instanceof LockLostError)
       this.lose('the database says that it ran out or that somebody else has it', error)
     if (!(error instanceof LockError) || error.code !== 'TRANSACTION_ABORTED') return
     const sentAt = performance.now()
-    const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: this.#ttlMs }).catch(() => undefined)
+    const asked = this.#context.store.renew({ ...this.#hold(), ttlMs: this.#ttlMs })
+    const renewal = await bounded(asked, leftMs).catch(() => undefined)
     if (renewal !== undefined) this.onRenewal(renewal, sentAt)
     if (!this.isHeld()) throw new LockLostError(this.name, this.#reason, { cause: error.cause })
   }
@@ -374,38 +393,46 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       return this.#releasedWithCommit
     }
     this.#stop('released')
-    this.#releaseUnderWay ??= this.#releaseUntilAnswered().catch((error: unknown) => {
-      this.#releaseUnderWay = undefined
-      throw error
-    })
+    // One that is under way began before, and its time may be up.
+    const underWay = this.#releaseUnderWay?.catch(() => this.#beginRelease()) ?? this.#beginRelease()
     try {
-      return await this.#inTime(this.#releaseUnderWay)
+      return await this.#inTime(underWay)
     } catch (error) {
       this.#releasing = undefined
       throw error
     }
   }
 
-  /** Rejects with the failure of a release that is repeated, when its caller has waited for long enough. The repetition goes on. */
-  #inTime(underWay: Promise<boolean>): Promise<boolean> {
-    return new Promise((resolve, reject) => {
-      let late = false
-      const end = () => {
-        clearTimeout(timer)
-        this.#onReleaseFailure = undefined
-      }
-      this.#onReleaseFailure = () => {
-        if (!late || this.#releaseFailure === undefined) return
-        end()
-        this.#context.background(`releasing ${JSON.stringify(this.name)}`, underWay)
-        reject(this.#releaseFailure)
-      }
-      const timer = setTimeout(() => {
-        late = true
-        this.#onReleaseFailure?.()
-      }, this.#context.lockedRowMs)
-      underWay.then(resolve, reject).finally(end)
+  #beginRelease(): Promise<boolean> {
+    this.#releaseUnderWay ??= this.#releaseUntilAnswered().catch((error: unknown) => {
+      this.#releaseUnderWay = undefined
+      throw error
     })
+    return this.#releaseUnderWay
+  }
+
+  /** Rejects when its caller has waited for long enough, with what a release that is repeated has failed by. The repetition goes on. */
+  async #inTime(underWay: Promise<boolean>): Promise<boolean> {
+    const bound = this.#bound()
+    let isOver = false
+    let timer: NodeJS.Timeout | undefined
+    const answered = underWay.finally(() => {
+      isOver = true
+    })
+    const failed = new Promise<never>((_, reject) => {
+      const rejectLate = () => {
+        if (bound.leftMs === 0 && this.#releaseFailure !== undefined) reject(this.#releaseFailure)
+      }
+      this.#onReleaseFailure = rejectLate
+      timer = setTimeout(rejectLate, bound.leftMs + 1)
+    })
+    try {
+      return await bound.within(Promise.race([answered, failed]))
+    } finally {
+      clearTimeout(timer)
+      this.#onReleaseFailure = undefined
+      if (!isOver) this.#context.background(`releasing ${JSON.stringify(this.name)}`, underWay)
+    }
   }
 
   async #releaseUntilAnswered(): Promise<boolean> {
@@ -430,13 +457,11 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   async #repeatedRelease(): Promise<ReleaseResult['outcome']> {
     for (let failures = 1; ; failures++) {
       try {
-        let answer = await this.#context.handOffs.release(this.#hold())
-        if (answer === 'locked') {
-          await this.#untilUnlocked(async () => {
-            answer = await this.#context.handOffs.release(this.#hold())
-            return answer !== 'locked'
-          }, 'release')
-        }
+        let answer: ReleaseResult['outcome'] = 'locked'
+        await this.#untilUnlocked(async () => {
+          answer = await this.#context.handOffs.release(this.#hold())
+          return answer !== 'locked'
+        }, 'release')
         return answer
       } catch (error) {
         this.#releaseFailure = error
@@ -491,7 +516,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   }
 
   async #untilUnlocked(attempt: () => Promise<boolean>, verb: string): Promise<void> {
-    if (await untilUnlocked(attempt, this.#context.lockedRowMs)) return
+    if (await untilUnlocked(attempt, this.#context.statementTimeoutMs)) return
     throw new LockError(
       'LOCK_TIMEOUT',
       `cannot ${verb} the lease on ${JSON.stringify(this.name)}: an open transaction keeps its row locked. If that is a transaction which this lease guards, call ${verb}() after it has ended`,

@@ -5,12 +5,13 @@ import { OwnConnection } from '../adapters/own-connection.ts'
 import { DenseSet } from '../base/dense-set.ts'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
 import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
-import { bounded, untilUnlocked } from '../base/timing.ts'
+import { untilUnlocked } from '../base/timing.ts'
 import { memoryStore } from '../engines/memory/store.ts'
 import { mysqlStore } from '../engines/mysql/store.ts'
 import { postgresStore } from '../engines/postgres/store.ts'
 import { sqliteStore } from '../engines/sqlite/store.ts'
-import { type AcquireContext, AnswerBound, acquire, type Granted } from '../process/attempts.ts'
+import { AnswerBound } from '../process/answer-bound.ts'
+import { type AcquireContext, acquire, type Granted } from '../process/attempts.ts'
 import { BeforeSnapshot } from '../process/before-snapshot.ts'
 import { Calls } from '../process/calls.ts'
 import { HandOffs } from '../process/hand-offs.ts'
@@ -88,6 +89,7 @@ export interface Locks<Tx> {
   /**
    * Takes the lock from whoever holds it: true, or false if nobody did. Raises the token, so that the evicted holder's next
    * guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer than `wait`.
+   * DATABASE if there is no answer within `wait` and a second: it may have been taken.
    */
   forceRelease(name: string, options?: { readonly wait?: Duration }): Promise<boolean>
   /** Deletes the rows of locks that nobody has held for `idleFor`; answers how many. Their tokens will not be reissued. */
@@ -96,7 +98,7 @@ export interface Locks<Tx> {
   on(listener: LockListener): () => void
   /**
    * Ends all waits, releases the leases of this instance, whose signals abort first, and stops its timers. The pool or
-   * handle stays the caller's.
+   * handle stays the caller's. Takes two `statementTimeout` at most, whatever keeps the database from answering.
    */
   close(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
@@ -202,7 +204,7 @@ class Instance<Tx> implements Locks<Tx> {
       heartbeat: this.#heartbeat,
       leases: this.#leases,
       events: this.#events,
-      lockedRowMs: statementTimeoutMs,
+      statementTimeoutMs,
       isOver: () => this.#over,
       background,
     }
@@ -216,6 +218,7 @@ class Instance<Tx> implements Locks<Tx> {
         outside: own.outside,
         assessed: () => this.#assessOutside(own),
         holder,
+        statementTimeoutMs,
       }),
       run: (signal, body) => this.#calls.run(signal, body),
       request: (name, options) => this.#requestToWait(name, options),
@@ -292,13 +295,14 @@ class Instance<Tx> implements Locks<Tx> {
   async forceRelease(name: string, options: { readonly wait?: Duration } = {}): Promise<boolean> {
     const { waitMs } = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
+    const bound = new AnswerBound(waitMs, this.#settings.statementTimeoutMs)
     let forced = false
-    const done = await untilUnlocked(async () => {
+    const forcing = untilUnlocked(async () => {
       const answer = await this.#store.forceRelease(name)
       forced = answer === 'released'
       return answer !== 'locked'
     }, waitMs)
-    if (!done) {
+    if (!(await bound.within(forcing))) {
       throw new LockError(
         'LOCK_TIMEOUT',
         `the lock ${JSON.stringify(name)} could not be force-released within ${waitMs} ms: a guarded transaction is still open`,
@@ -306,9 +310,19 @@ class Instance<Tx> implements Locks<Tx> {
     }
     if (forced) {
       this.#events.emit({ type: 'forced', name })
-      if ((await this.#handOffs.promote(name)) === 'locked') this.#handOffs.promoteLater(name)
+      await this.#promoteForced(name, bound)
     }
     return forced
+  }
+
+  /** The lock is free by now, whatever becomes of this: those who wait also look for themselves. */
+  async #promoteForced(name: string, bound: AnswerBound): Promise<void> {
+    try {
+      if ((await bound.within(this.#handOffs.promote(name))) !== 'locked') return
+    } catch (cause) {
+      this.#events.emit({ type: 'error', during: `handing over ${JSON.stringify(name)}`, cause })
+    }
+    this.#handOffs.promoteLater(name)
   }
 
   async purge(options: { readonly idleFor: Duration }): Promise<number> {
@@ -488,28 +502,20 @@ class Instance<Tx> implements Locks<Tx> {
     })
     await Promise.all(releases)
     this.#heartbeat.stop()
-    try {
-      this.#handOffs.close()
-      await this.#waiters.close()
-    } catch (cause) {
-      this.#events.emit({ type: 'error', during: 'closing the session that is told of hand-offs', cause })
+    const bound = new AnswerBound(null, this.#settings.statementTimeoutMs)
+    const inTime = async (during: string, work: Promise<unknown>) => {
+      try {
+        await bound.within(work)
+      } catch (cause) {
+        this.#events.emit({ type: 'error', during, cause })
+      }
     }
-    try {
-      await bounded(this.#backgroundDone(), this.#settings.statementTimeoutMs)
-    } catch (cause) {
-      this.#events.emit({ type: 'error', during: 'waiting for what is under way on close', cause })
-    }
+    this.#handOffs.close()
+    await inTime('closing the session that is told of hand-offs', this.#waiters.close())
+    await inTime('waiting for what is under way on close', this.#backgroundDone())
     this.#over = true
-    try {
-      await this.#sessions.close()
-    } catch (cause) {
-      this.#events.emit({ type: 'error', during: 'closing the session', cause })
-    }
-    try {
-      await bounded(this.#own.close(), this.#settings.statementTimeoutMs)
-    } catch (cause) {
-      this.#events.emit({ type: 'error', during: "closing rowlock's own connection", cause })
-    }
+    await inTime('closing the session', this.#sessions.close())
+    await inTime("closing rowlock's own connection", this.#own.close())
     this.#events.clear()
   }
 

@@ -35,10 +35,11 @@ export interface TransactionLocks<Tx> {
   /**
    * Holds the lock until `tx` commits or rolls back. Waits for it at most `wait`: LockTimeoutError, after which `tx` stays
    * usable. A deadlock of transactions, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the
-   * transaction. DeadlockError at once if a lease of the caller's own has the lock.
+   * transaction. DeadlockError at once if a lease of the caller's own has the lock. DATABASE if there is no answer within
+   * `wait` and a second: roll back, too.
    */
   acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>
-  /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. */
+  /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
   tryAcquire(name: string): Promise<TransactionHold | null>
   /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
   lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>

@@ -1,10 +1,16 @@
+import { MAX_TIMER_MS } from './duration.ts'
 import { DatabaseError } from './errors.ts'
 
 /** Settles with `promise`, or rejects after `timeoutMs`; what comes later is not looked at. */
-export async function bounded<T>(promise: Promise<T>, timeoutMs: number): Promise<T> {
+export async function bounded<T>(
+  promise: Promise<T>,
+  timeoutMs: number,
+  late: () => Error = () => noAnswer(timeoutMs),
+): Promise<T> {
+  if (timeoutMs > MAX_TIMER_MS) return promise
   let timer: NodeJS.Timeout | undefined
   const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(noAnswer(timeoutMs)), timeoutMs)
+    timer = setTimeout(() => reject(late()), timeoutMs)
   })
   try {
     return await Promise.race([promise, timeout])
@@ -18,6 +24,15 @@ export function noAnswer(timeoutMs: number, limit = 'statementTimeout'): Databas
   return new DatabaseError(
     'connection',
     `no answer within ${Math.round(timeoutMs)} ms (${limit}): the database does not respond, or the pool has no free connection. If this was called inside a transaction that holds the pool's last connection, pass that transaction or enlarge the pool`,
+    { cause: undefined },
+  )
+}
+
+/** The same of a statement in a transaction of the caller's. */
+export function noAnswerIn(timeoutMs: number, limit = 'statementTimeout'): DatabaseError {
+  return new DatabaseError(
+    'connection',
+    `no answer within ${Math.round(timeoutMs)} ms (${limit}): the connection of this transaction does not respond, or another transaction keeps the row of the lock locked. Roll this one back: what was asked for may still happen in it`,
     { cause: undefined },
   )
 }

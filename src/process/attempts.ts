@@ -1,6 +1,7 @@
 import { DatabaseError, type LockError, LockTimeoutError } from '../base/errors.ts'
-import { backoff, noAnswer, untilUnlocked } from '../base/timing.ts'
+import { backoff, untilUnlocked } from '../base/timing.ts'
 import type { AttemptResult, Hold } from '../protocol/store.ts'
+import type { AnswerBound } from './answer-bound.ts'
 import { type Call, TIME_OUT } from './calls.ts'
 import type { HandOffs } from './hand-offs.ts'
 import type { Unsent } from './store/index.ts'
@@ -37,48 +38,10 @@ export interface Granted extends Hold {
   readonly waitedMs: number
 }
 
-/** Beyond its wait, an acquire may take this long to find out what the database says. */
-const ANSWER_MS = 1000
 /** Attempts that fail are repeated at least this often, however short the wait, if there is time to answer. */
 const TRIES_AGAINST_FAILURES = 3
 /** A row of ours that another statement has locked is free again a moment later. */
 const LOCKED_ROW_PAUSE_MS = 5
-
-/** How long a call may take, whatever keeps the database from answering: a try (null) waits for one statement only. */
-export class AnswerBound {
-  readonly #statementTimeoutMs: number
-  readonly #limitMs: number
-  /** A time of performance.now(). */
-  readonly started = performance.now()
-
-  constructor(waitMs: number | null, statementTimeoutMs: number) {
-    this.#statementTimeoutMs = statementTimeoutMs
-    this.#limitMs = waitMs === null ? statementTimeoutMs : waitMs + ANSWER_MS
-  }
-
-  get leftMs(): number {
-    return Math.max(0, this.started + this.#limitMs - performance.now())
-  }
-
-  /** For one statement. */
-  get patienceMs(): number {
-    return Math.min(this.#statementTimeoutMs, this.leftMs)
-  }
-
-  /** Nothing was heard. Of the two limits the shorter one is told. */
-  noAnswer(): DatabaseError {
-    return this.#limitMs < this.#statementTimeoutMs
-      ? noAnswer(this.#limitMs, 'the wait and a second more')
-      : noAnswer(this.#statementTimeoutMs)
-  }
-
-  /** What `promise` resolves with in time. */
-  async race<T>(call: Call, promise: Promise<T>): Promise<T> {
-    const answer = await call.race(promise, this.leftMs)
-    if (answer === TIME_OUT) throw this.noAnswer()
-    return answer
-  }
-}
 
 /**
  * Attempts, and if somebody holds the lock, waits for it to be handed over, for the deadline or an abort. Resolves with null

@@ -2,6 +2,7 @@ import type { Outside } from '../adapters/own-connection.ts'
 import { LockTimeoutError } from '../base/errors.ts'
 import { newOwner } from '../protocol/ids.ts'
 import type { Attempt, AttemptInResult, Hold, Store, TransactionView } from '../protocol/store.ts'
+import { AnswerBound } from './answer-bound.ts'
 import type { BeforeSnapshot, Entrance } from './before-snapshot.ts'
 import { type Call, TIME_OUT } from './calls.ts'
 import type { HandOffs } from './hand-offs.ts'
@@ -17,6 +18,7 @@ export interface TransactionAttemptsContext<Tx> {
   readonly outside: Outside
   /** Who we are, for people. */
   readonly holder: string
+  readonly statementTimeoutMs: number
   /** Rejects if the server is known not to keep the promises. */
   assessed(): Promise<void>
 }
@@ -60,9 +62,10 @@ export class TransactionAttempts<Tx> {
 
   /** Null if the lock is held. */
   async try(tx: Tx, name: string): Promise<Hold | null> {
-    const { store, handOffs } = this.#context
-    await this.#context.assessed()
-    const result = await store.acquireIn(tx, this.#attempt(name, null), 0)
+    const { store, handOffs, statementTimeoutMs } = this.#context
+    const bound = new AnswerBound(null, statementTimeoutMs)
+    await bound.within(this.#context.assessed())
+    const result = await bound.withinTransaction(store.acquireIn(tx, this.#attempt(name, null), 0))
     if (result.granted) return { name, owner: result.owner, token: result.token }
     if (result.queued && !store.single) handOffs.promoteLater(name)
     return null
@@ -101,16 +104,17 @@ export class TransactionAttempts<Tx> {
     const { store, transactionWaiters, waiters } = this.#context
     const { name, waitMs, ttlMs } = wanted
     const attempt = this.#attempt(name, ttlMs)
-    await this.#context.assessed()
+    const bound = new AnswerBound(wait.leftMs, this.#context.statementTimeoutMs)
+    await bound.within(this.#context.assessed())
     let turn: Turn | undefined
     let handed: HandedOver | undefined
     let entrance: Entrance | undefined
     let longestMs = DATABASE_WAIT_MS
     try {
       if (waitMs > 0) {
-        const seen = await this.#beforeSnapshot(tx, wanted)
+        const seen = await bound.withinTransaction(this.#beforeSnapshot(tx, wanted))
         if (seen !== undefined) {
-          if (seen.leasedTo !== null) turn = await this.#behindLeases(call, wait, seen.leasedTo)
+          if (seen.leasedTo !== null) turn = await this.#behindLeases(call, wait, bound, seen.leasedTo)
           handed = await turn?.served
           if (handed === undefined) {
             entrance = this.#context.beforeSnapshot.enter(name, turn === undefined ? seen : undefined)
@@ -121,7 +125,9 @@ export class TransactionAttempts<Tx> {
       for (;;) {
         const mayWait = turn === undefined || handed !== undefined
         const asked = { ...attempt, owner: handed?.owner ?? attempt.owner }
-        const answer = store.acquireIn(tx, asked, mayWait ? Math.min(wait.leftMs, longestMs) : 0)
+        const answer = bound.withinTransaction(
+          store.acquireIn(tx, asked, mayWait ? Math.min(wait.leftMs, longestMs) : 0),
+        )
         const result = await (wanted.abortable ? answer : endingWith(call, answer))
         if (mayWait && !wanted.abortable) longestMs = Math.min(longestMs * 2, LONGEST_DATABASE_WAIT_MS)
         entrance?.leave()
@@ -184,8 +190,12 @@ export class TransactionAttempts<Tx> {
   }
 
   /** Waits until no lease has the lock, nor waits for it before this transaction. The turn has come, or there is no need. */
-  async #behindLeases(call: Call, wait: Wait, leasedTo: string): Promise<Turn | undefined> {
-    for (let holder: string | null = leasedTo; holder !== null; { leasedTo: holder } = await this.#look(wait.name)) {
+  async #behindLeases(call: Call, wait: Wait, bound: AnswerBound, leasedTo: string): Promise<Turn | undefined> {
+    for (
+      let holder: string | null = leasedTo;
+      holder !== null;
+      { leasedTo: holder } = await bound.within(this.#look(wait.name))
+    ) {
       const turn = this.#context.transactionWaiters.join(wait.name, wait.leftMs)
       let mine = false
       try {

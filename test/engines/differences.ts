@@ -264,8 +264,15 @@ const DIFFERENCES: Differences = {
     {
       engine: 'sqlite',
       when: 'the transaction has the lock already, until it ends',
-      because: 'its handle serves all transactions, and nothing in the row tells them apart: it gets a higher token',
+      because:
+        'a handle of better-sqlite3 serves all transactions, and nothing in the row tells them apart: it gets a higher token',
       instead: (_, { has, before, decideAnew }) => (has && before?.holders.length === 0 ? decideAnew() : undefined),
+    },
+    {
+      engine: 'sqlite',
+      when: 'the transaction has taken a lease of the lock already',
+      because: 'the same; it is in its own way, as an earlier transaction on that handle would be',
+      instead: (_, { has, before, decideAnew }) => (has && before?.holders.length === 1 ? decideAnew() : undefined),
     },
     {
       engine: 'postgres',
@@ -368,12 +375,6 @@ const FAULTS: Differences = {
   ],
 
   acquireIn: [
-    {
-      engine: 'sqlite',
-      when: 'the transaction has taken a lease of the lock already',
-      because: 'it is the same hold, and the transaction is in its own way',
-      instead: (_, { has, before, decideAnew }) => (has && before?.holders.length === 1 ? decideAnew() : undefined),
-    },
     {
       engine: 'mysql',
       when: 'the transaction has released the lease itself',

@@ -321,6 +321,17 @@ describe('takeoversAreInTime', () => {
     ).toEqual([])
   })
 
+  it('does not count who waits for a connection, or gives up before the lock can be had', () => {
+    const evidence = afterDeath(3000)
+    const waiting = evidence.waits[1]!
+    const comesLater = wait(2, { worker: 3, invokedAt: 2990, endedAt: 3000 })
+    const withWaiter = (waiter: Wait) => check({ ...evidence, waits: [evidence.waits[0]!, waiter, comesLater] })
+    expect(withWaiter({ ...waiting, mode: 'lease over narrow pool' })).toEqual([])
+    expect(withWaiter({ ...waiting, mode: 'transaction', endedAt: 1370, outcome: 'fail' })).toEqual([])
+    expect(withWaiter({ ...waiting, mode: 'transaction', endedAt: 1371, outcome: 'fail' })).toHaveLength(1)
+    expect(withWaiter({ ...waiting, mode: 'transaction' })).toHaveLength(1)
+  })
+
   it('allows for a hand-off to each process that was first and cannot be seen to be dead', () => {
     const afterDeathOfWaiters = (grantedAt: number, seesTheDead: boolean): Evidence => {
       const evidence = afterDeath(grantedAt)

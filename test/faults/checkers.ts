@@ -227,7 +227,10 @@ export interface Takeover {
 /** What a takeover may take beyond the ttl. */
 export const TAKEOVER_SLACK_MS = 250
 
-/** The takeovers of locks whose holder was killed, while others were already waiting and nothing was wrong with those. */
+/**
+ * The takeovers of locks whose holder was killed, while others were already waiting, for the lock and not for a connection, and
+ * nothing was wrong with those.
+ */
 export function takeovers(evidence: Evidence): Takeover[] {
   const { faults, ttlMs, waits, gaps, endedAt, hasOneWriter, seesTheDead, waitMs, graceMs } = evidence
   const found: Takeover[] = []
@@ -238,9 +241,11 @@ export function takeovers(evidence: Evidence): Takeover[] {
     for (const [index, hold] of inOrder.entries()) {
       const diedAt = deaths.get(hold.worker)
       if (diedAt === undefined || hold.until === null || beliefEnd(hold) <= diedAt) continue
-      // The call of a process that died has no end in its history.
-      const isWaiting = ({ worker, invokedAt, endedAt: end }: Wait) =>
-        invokedAt < diedAt && (end ?? deaths.get(worker) ?? endedAt) > diedAt + ttlMs / 2
+      // One that is not served has to wait for as long as that may take. The call of a process that died has no end in its history.
+      const isWaiting = ({ worker, mode, invokedAt, endedAt: end, outcome }: Wait) =>
+        mode !== 'lease over narrow pool' &&
+        invokedAt < diedAt &&
+        (end ?? deaths.get(worker) ?? endedAt) > diedAt + (outcome === 'ok' ? ttlMs / 2 : ttlMs + TAKEOVER_SLACK_MS)
       const waitsForIt = waitsFor.get(lock)!
       const waiters = waitsForIt.filter((wait) => wait.worker !== hold.worker && isWaiting(wait))
       const concerned = new Set<number | null>([null, ...waiters.map(({ worker }) => worker)])

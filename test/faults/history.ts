@@ -10,7 +10,15 @@ export function clock(): number {
 export type Outcome = 'ok' | 'fail' | 'info'
 
 /** How a caller holds a lock: the guarded ways, and the two negative controls. */
-export type Mode = 'lease' | 'run' | 'write and release' | 'transaction' | 'pending lease' | Control
+export type Mode =
+  | 'lease'
+  /** Its attempts wait for a connection first: all of the pool's are taken, and nobody knows when it stands in the queue. */
+  | 'lease over narrow pool'
+  | 'run'
+  | 'write and release'
+  | 'transaction'
+  | 'pending lease'
+  | Control
 export type Control = 'lease without guard' | 'check then act'
 
 /** Names one call for ever: the worker's number, and a count. */

@@ -121,25 +121,18 @@ async function call(turn: (chance: Random) => Promise<boolean>, caller: number):
 async function guardedTurn(chance: Random): Promise<boolean> {
   const lock = guardedLock(chance)
   const dice = chance()
-  if (dice < 0.5) return withLease(lock, 'lease', chance)
+  if (dice < 0.5) return withLease(lock, 'lease', locks, chance)
   if (dice < 0.65) return inRun(lock, chance)
   if (dice < 0.8) return writeAndRelease(lock, chance)
   if (dice < 0.9) return inTransaction(lock, chance, work, locks)
-  return withLease(lock, 'pending lease', chance)
+  return withPendingLease(lock, chance)
 }
 
 /** Transactions that wait for a lock have all connections of their pool, beside leases whose renewals must not wait for one. */
 async function overNarrowPool(chance: Random): Promise<boolean> {
   const lock = guardedLock(chance)
   if (chance() < 0.9) return inTransaction(lock, chance, narrowWork, narrowLocks)
-  const operation = begin(lock, 'lease')
-  const lease = await granted(operation, () => narrowLocks.acquire(lock))
-  if (lease === undefined) return false
-  try {
-    return await writeUnder(lease, chance)
-  } finally {
-    await release(operation, lease)
-  }
+  return withLease(lock, 'lease over narrow pool', narrowLocks, chance)
 }
 
 /** Wants a lock that is handed from one to the next all the time, and leaves at once: what it is handed is for the next. */
@@ -165,24 +158,34 @@ function guardedLock(chance: Random): string {
   return pick(chance() < HOT_SHARE ? names.guarded.slice(0, HOT_LOCKS) : names.guarded, chance)
 }
 
-async function withLease(lock: string, mode: 'lease' | 'pending lease', chance: Random): Promise<boolean> {
+async function withLease(lock: string, mode: Mode, by: Locks<unknown>, chance: Random): Promise<boolean> {
   const operation = begin(lock, mode)
-  const lease = await granted(operation, () => (mode === 'lease' ? locks.acquire(lock) : pendingLease(lock)))
+  return writeAndGiveBack(operation, await granted(operation, () => by.acquire(lock)), chance)
+}
+
+async function withPendingLease(lock: string, chance: Random): Promise<boolean> {
+  const asked: { operation?: OperationId; pending?: { confirm(): Promise<Lease<unknown>> } } = {}
+  const ending = await work.transact(async (tx) => {
+    // Not before: until then it waits for a connection, and rowlock does not know of it.
+    asked.operation = begin(lock, 'pending lease')
+    asked.pending = await locks.within(tx).lease(lock, { wait: dialect === 'sqlite' ? 0 : PENDING_WAIT_MS })
+  })
+  const { operation, pending } = asked
+  if (operation === undefined) return false
+  const lease = await granted(operation, async () => {
+    if (pending === undefined || ending.outcome === 'fail') throw new Error(ending.outcome === 'ok' ? '' : ending.error)
+    return pending.confirm()
+  })
+  return writeAndGiveBack(operation, lease, chance)
+}
+
+async function writeAndGiveBack(operation: OperationId, lease: Lease<unknown> | undefined, chance: Random) {
   if (lease === undefined) return false
   try {
     return await writeUnder(lease, chance)
   } finally {
     await release(operation, lease)
   }
-}
-
-async function pendingLease(lock: string): Promise<Lease<unknown>> {
-  let pending: { confirm(): Promise<Lease<unknown>> } | undefined
-  const ending = await work.transact(async (tx) => {
-    pending = await locks.within(tx).lease(lock, { wait: dialect === 'sqlite' ? 0 : PENDING_WAIT_MS })
-  })
-  if (pending === undefined || ending.outcome === 'fail') throw new Error(ending.outcome === 'ok' ? '' : ending.error)
-  return pending.confirm()
 }
 
 async function inRun(lock: string, chance: Random): Promise<boolean> {
@@ -218,9 +221,11 @@ async function writeAndRelease(lock: string, chance: Random): Promise<boolean> {
 }
 
 async function inTransaction(lock: string, chance: Random, over: Work, by: Locks<unknown>): Promise<boolean> {
-  const operation = begin(lock, 'transaction')
+  let operation: OperationId | undefined
   let entry: NewEntry | undefined
   const ending = await over.transact(async (tx) => {
+    // Not before: until then it waits for a connection, and rowlock does not know of it.
+    operation = begin(lock, 'transaction')
     const within = by.within(tx)
     // While a transaction is open on SQLite, nobody could release what it waits for.
     const held = dialect === 'sqlite' ? await within.tryAcquire(lock) : await within.acquire(lock)
@@ -235,7 +240,7 @@ async function inTransaction(lock: string, chance: Random, over: Work, by: Locks
     note(operation, () => ({ type: 'release' }))
   }, true)
   if (entry !== undefined) end(entry.operation, ending)
-  else if (ending.outcome !== 'ok') end(operation, ending)
+  else if (operation !== undefined && ending.outcome !== 'ok') end(operation, ending)
   return ending.outcome === 'ok'
 }
 

@@ -12,6 +12,7 @@ import { QUALIFIED, STATEMENTS, type StatementName } from '../sql/statements.ts'
 const ENGINES = {
   memory: { server: null, statements: null },
   'better-sqlite3': { server: null, statements: 'sqlite' },
+  'Kysely on SQLite': { server: null, statements: 'sqlite' },
   pglite: { server: null, statements: 'postgres' },
   'pg on PostgreSQL 18': { server: 'postgres18', statements: 'postgres' },
   'mysql2 on MySQL': { server: 'mysql', statements: 'mysql' },

@@ -208,6 +208,24 @@ const sqlite = on('better-sqlite3', [
   },
 ])
 
+/** A transaction has a handle of its own there. */
+const sqliteByTransaction = on('Kysely on SQLite', [
+  {
+    name: 'SQLite: a transaction takes any hold of that name for its own',
+    statement: 'keepOwn',
+    find: 'and token = cast(? as integer)',
+    replace: 'and ? is not null',
+    tests: ['within/limits.test.ts'],
+  },
+  {
+    name: 'SQLite: what a transaction has already does not become a lease',
+    statement: 'keepOwn',
+    find: 'set owner = case when ? is null then owner else ? end',
+    replace: 'set owner = case when ? is null then owner else case when ? is null then owner end end',
+    tests: ['within/limits.test.ts'],
+  },
+])
+
 /** What the engine in memory runs itself, and the others say in SQL. */
 const LOCK_ROW = 'src/protocol/lock-row.ts'
 const memory = on('memory', [
@@ -1401,6 +1419,7 @@ const mariadb = on(MARIADB, [
 
 export const MUTANTS: readonly Mutant[] = [
   ...sqlite,
+  ...sqliteByTransaction,
   ...memory,
   ...acquireOne,
   ...releaseOne,

@@ -70,6 +70,11 @@ interface SqlAdapter<Tx> {
      * guard works in their synchronous transactions. Throws INVALID_ARGUMENT for a handle that is no open transaction.
      */
     queryIn(tx: Tx, statement: Statement): Result | Promise<Result>;
+    /**
+     * SQLite: an object that belongs to this transaction alone. Absent where one handle serves all transactions, so that nothing
+     * tells whether the one that is open now is the one of before.
+     */
+    transactionOf?(tx: Tx): object | undefined;
     /** Runs several statements on one connection. */
     reserve<T>(use: (connection: Connection) => Promise<T>): Promise<T>;
     /**
@@ -756,17 +761,22 @@ interface Lease<Tx> {
     isHeld(): boolean;
     /** Milliseconds until the lease stops being trusted unless it is renewed; 0 when it is over. */
     remainingMs(): number;
-    /** Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours. */
+    /**
+     * Makes the lease last at least `ttl` from now, and renews it by that from then on. LockLostError if it is no longer ours.
+     * DATABASE if there is no answer within `statementTimeout`; it may be extended nevertheless.
+     */
     extend(ttl: Duration): Promise<void>;
     /**
      * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
      * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
-     * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously.
+     * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously. DATABASE if there is
+     * no answer within `statementTimeout`: roll `tx` back.
      */
     guard(tx: Tx | (() => Tx)): Promise<void>;
     /**
      * Runs `query` in `tx` under a guard and answers its rows: in one round trip on PostgreSQL, where it must have no WITH of
-     * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query.
+     * its own, else as `guard` followed by the query. Takes `{ text, values }`, `{ sql, parameters }` or a Kysely query. What
+     * your statement may take, your own settings say.
      */
     guarded<Row = Record<string, unknown>>(tx: Tx | (() => Tx), query: GuardedQuery): Promise<Row[]>;
     /**
@@ -828,10 +838,11 @@ interface TransactionLocks<Tx> {
     /**
      * Holds the lock until `tx` commits or rolls back. Waits for it at most `wait`: LockTimeoutError, after which `tx` stays
      * usable. A deadlock of transactions, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the
-     * transaction. DeadlockError at once if a lease of the caller's own has the lock.
+     * transaction. DeadlockError at once if a lease of the caller's own has the lock. DATABASE if there is no answer within
+     * `wait` and a second: roll back, too.
      */
     acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>;
-    /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. */
+    /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
     tryAcquire(name: string): Promise<TransactionHold | null>;
     /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
     lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>;
@@ -888,6 +899,7 @@ interface Locks<Tx> {
     /**
      * Takes the lock from whoever holds it: true, or false if nobody did. Raises the token, so that the evicted holder's next
      * guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer than `wait`.
+     * DATABASE if there is no answer within `wait` and a second: it may have been taken.
      */
     forceRelease(name: string, options?: {
         readonly wait?: Duration;
@@ -900,7 +912,7 @@ interface Locks<Tx> {
     on(listener: LockListener): () => void;
     /**
      * Ends all waits, releases the leases of this instance, whose signals abort first, and stops its timers. The pool or
-     * handle stays the caller's.
+     * handle stays the caller's. Takes two `statementTimeout` at most, whatever keeps the database from answering.
      */
     close(): Promise<void>;
     [Symbol.asyncDispose](): Promise<void>;

@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import type { SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
-import { createLocks, type InstanceOptions, LockError, type Locks } from '../../src/index.ts'
+import { createLocks, type InstanceOptions, type Lease, LockError, type Locks } from '../../src/index.ts'
 import { connectors } from '../adapters.ts'
 import { connect } from '../connect.ts'
 import { eventually, openTransaction, settled } from '../contract/harness.ts'
@@ -21,6 +21,10 @@ interface Obstacle {
 const TTL = '10m'
 const WAIT_MS = 300
 const TRY_TIMEOUT_MS = 3000
+/** More than a call that keeps to one statementTimeout takes on a busy machine; less than one takes that uses up a second one. */
+const IN_TIME_MS = 1.6 * TRY_TIMEOUT_MS
+/** A row stays locked for so long; then the server falls silent. */
+const ALMOST_MS = 0.85 * TRY_TIMEOUT_MS
 /** Of an acquire's two limits this is the far one: an answer long before is due to the wait. */
 const FAR_TIMEOUT_MS = 25_000
 
@@ -30,6 +34,24 @@ async function answerWithin<T>(call: Promise<T>, limitMs: number): Promise<Promi
     throw new Error(`no answer within ${limitMs} ms`)
   })
   return Promise.race([settled(call), late])
+}
+
+/** What is no acquire, and has a lease to do it with. */
+const calls: Record<string, (locks: Locks<unknown>, lease: Lease<unknown>) => Promise<unknown>> = {
+  release: (_, lease) => lease.release(),
+  extend: (_, lease) => lease.extend('20m'),
+  restore: (locks, lease) => locks.restore(lease.toJSON()),
+  inspect: (locks, { name }) => locks.inspect(name),
+  list: (locks) => locks.list(),
+  purge: (locks) => locks.purge({ idleFor: '1d' }),
+  'forceRelease, its wait and a second': (locks, { name }) => locks.forceRelease(name, { wait: WAIT_MS }),
+}
+
+/** It may also have got around the obstacle. */
+function expectAnswer(outcome: PromiseSettledResult<unknown>, call: string): void {
+  if (outcome.status === 'fulfilled') return
+  expect(outcome.reason, call).toBeInstanceOf(LockError)
+  expect(['DATABASE', 'LOCK_TIMEOUT'], call).toContain((outcome.reason as LockError).code)
 }
 
 /** An instance on a pool of its own. */
@@ -142,6 +164,21 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
       await expectNoGhost(locked)
     })
 
+    it.runIf(which === 'a later call')('what is no acquire answers in time, too', async () => {
+      const { instance, begin } = await obstacle(engine, open)
+      const locks = await instance({ ttl: TTL, statementTimeout: TRY_TIMEOUT_MS })
+      const leases = await Promise.all(Object.keys(calls).map(() => locks.acquire(freshName())))
+      const end = await begin()
+      const answers = Object.values(calls).map((call, index) => answerWithin(call(locks, leases[index]!), IN_TIME_MS))
+      const outcomes = await Promise.allSettled(answers)
+      await end()
+      for (const [index, call] of Object.keys(calls).entries()) {
+        const outcome = outcomes[index]!
+        expect(outcome.status, call).toBe('fulfilled')
+        expectAnswer((outcome as PromiseFulfilledResult<PromiseSettledResult<unknown>>).value, call)
+      }
+    })
+
     it('a signal ends the call at once, and nothing is left of it', async () => {
       const { locks, end } = await set(FAR_TIMEOUT_MS)
       const locked = freshName()
@@ -159,6 +196,84 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
 
 describe.each(servedEngines)('on $name', { timeout: 60_000 }, (engine) => {
   for (const [name, obstacle] of Object.entries(obstacles)) suite(engine, name, obstacle)
+
+  /** An instance behind a proxy, with a lease. */
+  async function behindProxy(statementTimeout: number) {
+    const open = await engine.open()
+    onTestFinished(() => open.close())
+    const proxy = await startProxy(open.url)
+    onTestFinished(() => proxy.close())
+    const { connected, instance } = onPool(engine, proxy.through(open.url), 4)
+    const locks = await instance({ ttl: TTL, statementTimeout })
+    return { open, proxy, connected, locks, lease: await locks.acquire(freshName()) }
+  }
+
+  it.each(['release', 'extend'] as const)(
+    '%s answers within one statementTimeout, though the row is locked first, and then the server falls silent',
+    async (verb) => {
+      const { open, proxy, locks, lease } = await behindProxy(TRY_TIMEOUT_MS)
+      const commit = await openTransaction(open.connected, (tx) =>
+        open.connected.sql(`select token from rowlock_locks where name = '${lease.name}' for update`, tx),
+      )
+      const answer = answerWithin(calls[verb]!(locks, lease), IN_TIME_MS)
+      answer.catch(() => undefined)
+      await sleep(ALMOST_MS)
+      proxy.blackhole()
+      const outcome = await settled(answer)
+      proxy.restore()
+      await commit()
+      expect(outcome).toMatchObject({ status: 'fulfilled', value: { status: 'rejected' } })
+      expectAnswer((outcome as PromiseFulfilledResult<PromiseSettledResult<unknown>>).value, verb)
+    },
+  )
+
+  describe('in a transaction', () => {
+    /** Falls silent when the transaction has begun, and answers what `call` is told within the limit. */
+    async function inSilence(
+      statementTimeout: number,
+      call: (locks: Locks<unknown>, tx: unknown, lease: Lease<unknown>) => Promise<unknown>,
+      limitMs: number,
+    ) {
+      const { proxy, connected, locks, lease } = await behindProxy(statementTimeout)
+      let outcome: PromiseSettledResult<unknown> | undefined
+      const transaction = connected.transaction(async (tx) => {
+        await connected.sql('select 1 as one', tx)
+        proxy.blackhole()
+        outcome = await answerWithin(call(locks, tx, lease), limitMs).finally(() => proxy.restore())
+        throw new Error('undo')
+      })
+      await expect(transaction).rejects.toThrow('undo')
+      expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'DATABASE' } })
+    }
+
+    it('guard answers within one statementTimeout', () =>
+      inSilence(TRY_TIMEOUT_MS, (_, tx, lease) => lease.guard(tx), IN_TIME_MS))
+
+    it('release answers within one statementTimeout', () =>
+      inSilence(TRY_TIMEOUT_MS, (_, tx, lease) => lease.release(tx), IN_TIME_MS))
+
+    it('tryAcquire answers within one statementTimeout', () =>
+      inSilence(TRY_TIMEOUT_MS, (locks, tx) => locks.within(tx).tryAcquire(freshName()), IN_TIME_MS))
+
+    it('acquire answers within its wait and a second', () =>
+      inSilence(
+        FAR_TIMEOUT_MS,
+        (locks, tx) => locks.within(tx).acquire(freshName(), { wait: WAIT_MS }),
+        FAR_TIMEOUT_MS / 2,
+      ))
+  })
+
+  it('close takes two statementTimeouts at most', async () => {
+    const { proxy, locks } = await behindProxy(TRY_TIMEOUT_MS)
+    await locks.acquire(freshName())
+    const waiting = settled(locks.acquire((await locks.list())[0]!.name))
+    await eventually(async () => expect((await locks.list()).some(({ waiters }) => waiters > 0)).toBe(true))
+    proxy.blackhole()
+    const outcome = await answerWithin(locks.close(), 2.6 * TRY_TIMEOUT_MS)
+    proxy.restore()
+    expect(outcome).toMatchObject({ status: 'fulfilled' })
+    await waiting
+  })
 
   it('a transaction whose connection fell silent keeps no other one from its lock', async () => {
     const open = await engine.open()

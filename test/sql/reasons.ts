@@ -123,6 +123,8 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       'A statement that writes has the file to itself from before it looks until it has committed, so of two who come at once the second sees the first. A file that is busy is an error at once, and the statement is repeated.',
     acquireIn:
       "In the caller's transaction, which has the file to itself from here to its end: nobody takes any lock meanwhile. A file that is busy is an error, after which a deferred transaction has to begin again.",
+    keepOwn:
+      'The row has the token that this very transaction was given, so it has written the row, and the file to itself since; a token of a name never comes again. If that was undone with a savepoint, the row has another one.',
     standing:
       'Reads, and waits for no writer. What it says may be over at once: a refusal is as good as any moment before it came, and what looks free is judged again by acquire.',
     enqueue:

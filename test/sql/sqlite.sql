@@ -43,6 +43,16 @@ set owner = excluded.owner,
 where l.owner = ? or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)))
 returning name, cast(token as text) as token, takeover
 
+-- keepOwn
+-- The row has the token that this very transaction was given, so it has written the row, and the file to itself since;
+-- a token of a name never comes again. If that was undone with a savepoint, the row has another one.
+update "rowlock_locks"
+set owner = case when ? is null then owner else ? end,
+    expires_at = case when ? is null then expires_at else cast(unixepoch('subsec') * 1000 as integer) + ? end,
+    takeover = case when ? is null then takeover else 0 end
+where name = ? and token = cast(? as integer)
+returning 1 as kept
+
 -- standing
 -- Reads, and waits for no writer. What it says may be over at once: a refusal is as good as any moment before it came,
 -- and what looks free is judged again by acquire.

@@ -203,6 +203,50 @@ describe.each(engines().filter(({ engine }) => engine === 'mysql'))('on $name', 
   })
 })
 
+describe.each(innodb)('a name that is new, without a connection beside the transactions, on $name', (engine) => {
+  /** Each transaction has the only connection that its instance may use. */
+  async function alone(open: OpenEngine) {
+    const connected = await open.connect({ poolSize: 1 })
+    const locks = createLocks(connected.adapter, { ownConnection: false })
+    closing.push(() => locks.close())
+    return { connected, locks }
+  }
+
+  it.each(engine.isolations)('a try does not wait for the transaction that is creating it, at %s', async (level) => {
+    const { open } = await setUp(engine)
+    const [one, other] = [await alone(open), await alone(open)]
+    const name = freshName()
+    let tried: unknown
+    let usable: unknown
+    await one.connected.transaction(async (tx) => {
+      expect(await one.locks.within(tx).tryAcquire(name)).not.toBeNull()
+      await other.connected.transaction(async (second) => {
+        tried = await other.locks.within(second).tryAcquire(name)
+        usable = await other.connected.sql('select 1 as one', second)
+      }, level)
+    }, level)
+    expect(tried).toBeNull()
+    expect(usable).toEqual([{ one: 1 }])
+  })
+
+  it('a try does not wait for the transaction that is creating its neighbour, at read committed', async () => {
+    const { open } = await setUp(engine)
+    const [one, other] = [await alone(open), await alone(open)]
+    const name = freshName()
+    let tried: unknown
+    await one.connected.transaction(async (tx) => {
+      expect(await one.locks.within(tx).tryAcquire(name)).not.toBeNull()
+      await other.connected.transaction(async (second) => {
+        tried = await other.locks.within(second).tryAcquire(`${name}:neighbour`)
+      }, 'read committed')
+    }, 'read committed')
+    expect(tried).toMatchObject({ name: `${name}:neighbour` })
+  })
+})
+
+/** One handle serves all transactions, so that nothing tells one from the next. */
+const servesAll = ({ connector }: TestEngine) => connector === 'better-sqlite3' || connector === 'node-sqlite'
+
 describe.each(engines())('the same name twice in one transaction, on $name', { timeout: 60_000 }, (engine) => {
   it('is the same hold', async () => {
     const { open, locks } = await setUp(engine)
@@ -211,10 +255,62 @@ describe.each(engines())('the same name twice in one transaction, on $name', { t
       const [first, second] = await Promise.all([locks.within(tx).acquire(name), locks.within(tx).acquire(name)])
       const third = await locks.within(tx).acquire(name)
       // A handle that serves all transactions does not tell one from the next.
-      if (engine.engine === 'sqlite') expect(third.token).toBeGreaterThan(first.token)
+      if (servesAll(engine)) expect(third.token).toBeGreaterThan(first.token)
       else expect([second.token, third.token]).toEqual([first.token, first.token])
     })
     await (await locks.acquire(name)).release()
+  })
+
+  it.skipIf(servesAll(engine))('is the same hold as a lease, too, which lasts beyond the commit', async () => {
+    const { open, locks } = await setUp(engine)
+    const name = freshName()
+    const pending = await open.connected.transaction(async (tx) => {
+      const hold = await locks.within(tx).acquire(name)
+      const first = await locks.within(tx).lease(name)
+      const second = await locks.within(tx).lease(name)
+      const again = await locks.within(tx).acquire(name)
+      expect(await locks.within(tx).tryAcquire(name)).toEqual(again)
+      expect([first.token, second.token, again.token]).toEqual([hold.token, hold.token, hold.token])
+      expect(second.owner).toBe(first.owner)
+      return second
+    })
+    const lease = await pending.confirm()
+    expect(await locks.tryAcquire(name)).toBeNull()
+    await lease.release()
+  })
+
+  it.skipIf(servesAll(engine))('is none of a transaction that has the name after a rollback', async () => {
+    const { open, locks } = await setUp(engine)
+    const name = freshName()
+    const rolledBack = open.connected.transaction(async (tx) => {
+      await locks.within(tx).lease(name)
+      throw new Error('undo')
+    })
+    await expect(rolledBack).rejects.toThrow('undo')
+    await open.connected.transaction(async (tx) => {
+      const { token } = await locks.within(tx).acquire(name)
+      expect((await locks.within(tx).acquire(name)).token).toBe(token)
+    })
+    await (await locks.acquire(name)).release()
+  })
+
+  it.skipIf(engine.engine === 'memory')('is another hold if the first was undone with a savepoint', async () => {
+    const { open, locks } = await setUp(engine)
+    const { sql, transaction } = open.connected
+    const name = freshName()
+    const before = await locks.acquire(name)
+    await before.release()
+    const pending = await transaction(async (tx) => {
+      await sql('savepoint undone', tx)
+      await locks.within(tx).acquire(name)
+      await sql('rollback to savepoint undone', tx)
+      const hold = await locks.within(tx).acquire(name)
+      const [row] = await sql(`select token from rowlock_locks where name = '${name}'`, tx)
+      expect(hold.token).toBeGreaterThan(before.token)
+      expect(BigInt(row!.token as string)).toBe(hold.token)
+      return servesAll(engine) ? undefined : locks.within(tx).lease(name)
+    })
+    await (await pending?.confirm())?.release()
   })
 
   it('is another hold in the next one', async () => {

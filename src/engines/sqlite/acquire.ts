@@ -1,9 +1,16 @@
 import { type RawBuilder, sql } from 'kysely'
-import type { Store } from '../../protocol/store.ts'
+import type { Hold, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { clockToken, engine, type Fragments, free, now } from './fragments.ts'
 import { byName, namesOf, type Row, toGranted, toRefusal } from './rows.ts'
+
+export interface OwnHold {
+  readonly name: string
+  readonly owner: string
+  readonly token: bigint
+  readonly ttl: number | null
+}
 
 export function acquireStatements({ locks }: Fragments) {
   // WHO GETS THE LOCK: the last WHERE decides; and among those who wait, who comes first in the queue (see promote.ts).
@@ -34,6 +41,19 @@ export function acquireStatements({ locks }: Fragments) {
       take(p.attempts, sql`l.owner = ${p.owner}`),
     ),
 
+    // A hold that this transaction has, if it has not been undone with a savepoint: it stays what it is, and with a ttl it becomes
+    // a lease. Nobody else can have written the row meanwhile, nor could have been given that token.
+    keepOwn: statement<OwnHold>(
+      engine,
+      (p) => sql`
+        update ${locks}
+        set owner = case when ${p.ttl} is null then owner else ${p.owner} end,
+            expires_at = case when ${p.ttl} is null then expires_at else ${now} + ${p.ttl} end,
+            takeover = case when ${p.ttl} is null then takeover else 0 end
+        where name = ${p.name} and token = cast(${p.token} as integer)
+        returning 1 as kept`,
+    ),
+
     // Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked.
     standing: statement<{ names: string }>(
       engine,
@@ -54,6 +74,9 @@ export function acquire<Tx>({
 }: Context<Tx>): Pick<Store<Tx>, 'acquire' | 'acquireIn'> {
   const statements = acquireStatements(fragments)
 
+  /** What transactions have taken, as far as they can be told apart. */
+  const holdsOf = new WeakMap<object, Map<string, Pick<Hold, 'owner' | 'token'>>>()
+
   async function standing(of: readonly { readonly name: string }[]): Promise<Map<unknown, Row>> {
     return byName((await runner.run(statements.standing({ names: namesOf(of) }))).rows)
   }
@@ -72,12 +95,25 @@ export function acquire<Tx>({
     async acquireIn(tx, attempt) {
       const another = file.isAnother()
       if (another !== null) throw another
+      const { name, ttlMs } = attempt
+      const transaction = adapter.transactionOf?.(tx)
+      const holds = (transaction && holdsOf.get(transaction)) ?? new Map<string, Pick<Hold, 'owner' | 'token'>>()
+      const own = holds.get(name)
+      if (own !== undefined) {
+        const keep = statements.keepOwn({ name, ...own, ttl: ttlMs })
+        if (await runner.runIn(tx, keep, ({ rows }) => rows.length === 1)) return { granted: true, ...own }
+      }
       const attempts = JSON.stringify([attempt])
       const taken = await runner.runIn(tx, statements.acquireIn({ attempts, owner: attempt.owner }), ({ rows }) =>
         toGranted(rows[0]),
       )
       if (adapter.synchronous) assertOpen(tx)
-      if (taken?.granted === true) return { granted: true, owner: attempt.owner, token: taken.token }
+      if (taken?.granted === true) {
+        const hold = { owner: attempt.owner, token: taken.token }
+        holds.set(name, hold)
+        if (transaction !== undefined) holdsOf.set(transaction, holds)
+        return { granted: true, ...hold }
+      }
       return runner.runIn(tx, statements.standing({ names: namesOf([attempt]) }), ({ rows: [row] }) => toRefusal(row))
     },
   }

@@ -1,6 +1,6 @@
 import pRetry from 'p-retry'
 import { DatabaseError } from '../../base/errors.ts'
-import { bounded, openedInTime } from '../../base/timing.ts'
+import { bounded, noAnswerIn, openedInTime } from '../../base/timing.ts'
 import type { Store } from '../../protocol/store.ts'
 
 /** How often an idempotent statement is repeated when the connection breaks under it; more is for the caller to decide. */
@@ -20,6 +20,9 @@ const PAUSE_MS = 4
 export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> {
   // A synchronous driver has answered when it returns: only conflicts take time there, and they are repeated until then.
   const inTime = <T>(call: Promise<T>) => (store.synchronous ? call : bounded(call, timeoutMs))
+  // Its caller goes on to roll back: behind what has no answer, so that nothing of it lasts.
+  const inTransaction = <T>(answer: Promise<T>, limitMs = timeoutMs) =>
+    store.synchronous ? answer : bounded(answer, limitMs, () => noAnswerIn(limitMs))
   const onConflict = <T>(call: () => Promise<T>) => repeat(call, timeoutMs, 0)
   const harmless = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, 0))
   const idempotent = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, CONNECTION_RETRIES))
@@ -41,10 +44,7 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     guardsStopRenewal: store.guardsStopRenewal ?? false,
     // The waiting loop bounds it, because a late grant must be given back.
     acquire: (attempts) => onConflict(() => store.acquire(attempts)),
-    acquireIn: (tx, attempt, waitMs) => {
-      const answer = store.acquireIn(tx, attempt, waitMs)
-      return store.synchronous ? answer : bounded(answer, waitMs + timeoutMs)
-    },
+    acquireIn: (tx, attempt, waitMs) => inTransaction(store.acquireIn(tx, attempt, waitMs), waitMs + timeoutMs),
     ...(readsSnapshot && { readsSnapshot: (tx) => inTime(readsSnapshot.call(store, tx)) }),
     ...(pollTransactions && { pollTransactions: (names) => harmless(() => pollTransactions.call(store, names)) }),
     ...(closeGates && { closeGates: (names) => harmless(() => closeGates.call(store, names)) }),
@@ -53,7 +53,7 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     withdraw: (withdrawals) => harmless(() => store.withdraw(withdrawals)),
     poll: (names) => harmless(() => store.poll(names)),
     promote: (names, process) => harmless(() => store.promote(names, process)),
-    releaseIn: (tx, hold) => store.releaseIn(tx, hold),
+    releaseIn: (tx, hold) => inTransaction(store.releaseIn(tx, hold)),
     renew: (holds) => harmless(() => store.renew(holds)),
     release: async (holds, process) => {
       let ambiguous = false
@@ -70,8 +70,12 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
         ? results.map((result) => (result.outcome === 'lost' ? { ...result, outcome: 'released' } : result))
         : results
     },
-    guard: (tx, holds) => store.guard(tx, holds),
+    guard: (tx, holds) => {
+      const answer = store.guard(tx, holds)
+      return answer instanceof Promise ? inTransaction(answer) : answer
+    },
     ...(assertOpen && { assertOpen: assertOpen.bind(store) }),
+    // What the caller's own statements may take, the caller's settings say.
     query: (tx, query) => store.query(tx, query),
     ...(guardedQuery && { guardedQuery: guardedQuery.bind(store) }),
     inspect: (name) => idempotent(() => store.inspect(name)),
