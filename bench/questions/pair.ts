@@ -3,20 +3,32 @@ import { type ContenderName, open, takingPart } from '../contenders.ts'
 import { inRounds, latencies, type Metrics, type Question, repeat } from '../harness.ts'
 import { freshName, type Target } from '../servers.ts'
 
-const CONTENDERS: readonly ContenderName[] = [
+/** Those that targets compare. */
+const COMPARED: readonly ContenderName[] = [
   'rowlock',
   'rowlock (Kysely)',
   'rowlock (Knex)',
+  'rowlock (Drizzle)',
+  'rowlock (TypeORM)',
+  'rowlock (Sequelize)',
+  'rowlock (Prisma)',
   'raw UPDATEs',
   'raw UPDATEs (Kysely)',
   'raw UPDATEs (Knex)',
+  'raw UPDATEs (Drizzle)',
+  'raw UPDATEs (TypeORM)',
+  'raw UPDATEs (Sequelize)',
+  'raw UPDATEs (Prisma)',
   'raw UPDATEs, asynchronous release',
   "rowlock's statements alone",
+  'verrou (Kysely)',
+]
+/** The quick mode has no time for these. */
+const OTHERS: readonly ContenderName[] = [
   'SELECT FOR UPDATE',
   'pg_advisory_lock',
   'GET_LOCK',
   'advisory-lock',
-  'verrou (Kysely)',
   'verrou (Knex)',
   'redlock',
 ]
@@ -29,8 +41,9 @@ export const pair: Question = {
   title: 'Acquire and release, nobody waiting',
   method:
     'One caller, one lock name whose row exists, acquire and release in a loop. The floor is two prepared UPDATEs by primary key in a table like ' +
-    "rowlock's, through the same driver, both durable. rowlock's release commits asynchronously on PostgreSQL (a crash that undoes it costs the next holder one " +
-    "ttl), so the same two UPDATEs with such a release stand beside it, as well as the durable ones through ORMs, as well as rowlock's own statements without the library, which wait for no row, and hand over. " +
+    "rowlock's, through the same driver, both durable. Through an ORM the same two UPDATEs, durable too, go by that ORM's own call for SQL that an application has written, with parameters; " +
+    "Prisma has its driver adapter for pg. rowlock's release commits asynchronously on PostgreSQL (a crash that undoes it costs the next holder one " +
+    "ttl), so the two prepared UPDATEs with such a release stand beside it, as well as rowlock's own statements without the library, which wait for no row, and hand over. " +
     'advisory-lock connects anew for every lock.',
   engines: {
     quick: ['postgres18'],
@@ -40,7 +53,8 @@ export const pair: Question = {
   floors: ['raw UPDATEs'],
   async measure(bench, engine) {
     const plan = bench.pick({ quick: { rounds: 5, forMs: 60 }, full: { rounds: 9, forMs: 200 } })
-    const measured = await measurePairs(await bench.servers.target(engine), takingPart(engine, CONTENDERS), plan)
+    const names = takingPart(engine, bench.pick({ quick: COMPARED, full: [...COMPARED, ...OTHERS] }))
+    const measured = await measurePairs(await bench.servers.target(engine), names, plan)
     bench.record(pair.name, engine, 'one caller', measured)
   },
   charts: (figures) => [
