@@ -14,7 +14,7 @@ const CONTENDERS: readonly ContenderName[] = [
   'redlock',
   'redlock, auto-pipelined',
 ]
-/** Those that are measured once, at the setting that most is asked of: one with a target, and peers, for which the quick mode has no time. */
+/** Those that are measured once, at the setting that most is asked of; for the peers the quick mode has no time. */
 const AT_256: readonly ContenderName[] = ['rowlock (Kysely)']
 const PEERS_AT_256: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
