@@ -5,17 +5,15 @@ import { knexStore } from '@verrou/core/drivers/knex'
 import { kyselyStore } from '@verrou/core/drivers/kysely'
 import advisoryLock from 'advisory-lock'
 import { Redis } from 'ioredis'
-import createKnex, { type Knex } from 'knex'
-import { CompiledQuery, Kysely, MysqlDialect, PostgresDialect, SqliteDialect } from 'kysely'
-import { createPool } from 'mysql2'
 import type { Pool, PoolConnection, ResultSetHeader } from 'mysql2/promise'
 import type { Pool as PgPool, QueryConfig } from 'pg'
 import Redlock from 'redlock'
 import type { Statement } from '../src/adapters/adapter.ts'
 import type { Adapter, InstanceOptions } from '../src/index.ts'
 import { connect, openMysqlPool, openPgPool, openSqlite } from './drivers.ts'
-import { createLocks, fromKnex, fromKysely, postgresStatements } from './library.ts'
-import { type Engine, kindOf, type Target } from './servers.ts'
+import { createLocks, postgresStatements } from './library.ts'
+import { numbered, type OrmName, openKnex, openKysely, openOrm } from './orms.ts'
+import { type Engine, type EngineKind, kindOf, type Target } from './servers.ts'
 
 /** Something that locks, with what it needs to do so. */
 export interface Contender {
@@ -49,6 +47,9 @@ const POSTGRES = ['postgres18', 'postgres15'] as const
 const MYSQL = ['mysql', 'mariadb'] as const
 const ALL = [...POSTGRES, ...MYSQL, 'sqlite'] as const
 
+const MYSQL_NOW = `timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
+const SQLITE_NOW = `cast(unixepoch('subsec') * 1000 as integer)`
+
 export const contenders = {
   rowlock: {
     engines: ALL,
@@ -58,22 +59,12 @@ export const contenders = {
     },
   },
 
-  'rowlock (Kysely)': {
-    engines: ALL,
-    open: (target, connections) => {
-      // One of the pool's is rowlock's own.
-      const db = openKysely(target, target.engine === 'sqlite' ? connections : connections + 1)
-      return rowlock(fromKysely(db) as Adapter<unknown>, {}, () => db.destroy())
-    },
-  },
-
-  'rowlock (Knex)': {
-    engines: ALL,
-    open: (target, connections) => {
-      const knex = openKnex(target, connections)
-      return rowlock(fromKnex(knex) as Adapter<unknown>, {}, () => knex.destroy())
-    },
-  },
+  'rowlock (Kysely)': { engines: ALL, open: rowlockThrough('Kysely') },
+  'rowlock (Knex)': { engines: ALL, open: rowlockThrough('Knex') },
+  'rowlock (Drizzle)': { engines: POSTGRES, open: rowlockThrough('Drizzle') },
+  'rowlock (TypeORM)': { engines: POSTGRES, open: rowlockThrough('TypeORM') },
+  'rowlock (Sequelize)': { engines: POSTGRES, open: rowlockThrough('Sequelize') },
+  'rowlock (Prisma)': { engines: POSTGRES, open: rowlockThrough('Prisma') },
 
   "rowlock, takeover: 'session'": {
     engines: [...POSTGRES, ...MYSQL],
@@ -98,28 +89,13 @@ export const contenders = {
     },
   },
 
-  /** The same through ORMs, which prepare nothing. */
-  'raw UPDATEs (Kysely)': {
-    engines: POSTGRES,
-    open: (target, connections) => {
-      const db = openKysely(target, connections)
-      return ormUpdates(
-        async (text, values) => (await db.executeQuery(CompiledQuery.raw(numbered(text), [...values]))).rows,
-        () => db.destroy(),
-      )
-    },
-  },
-
-  'raw UPDATEs (Knex)': {
-    engines: POSTGRES,
-    open: (target, connections) => {
-      const knex = openKnex(target, connections)
-      return ormUpdates(
-        async (text, values) => (await knex.raw(text, [...values])).rows,
-        () => knex.destroy(),
-      )
-    },
-  },
+  /** The same through ORMs, which prepare nothing on a server. */
+  'raw UPDATEs (Kysely)': { engines: ALL, open: updatesThrough('Kysely') },
+  'raw UPDATEs (Knex)': { engines: POSTGRES, open: updatesThrough('Knex') },
+  'raw UPDATEs (Drizzle)': { engines: POSTGRES, open: updatesThrough('Drizzle') },
+  'raw UPDATEs (TypeORM)': { engines: POSTGRES, open: updatesThrough('TypeORM') },
+  'raw UPDATEs (Sequelize)': { engines: POSTGRES, open: updatesThrough('Sequelize') },
+  'raw UPDATEs (Prisma)': { engines: POSTGRES, open: updatesThrough('Prisma') },
 
   'raw UPDATEs, asynchronous release': {
     engines: POSTGRES,
@@ -271,6 +247,15 @@ function rowlock(adapter: Adapter<unknown>, options: InstanceOptions, disconnect
   }
 }
 
+function rowlockThrough(orm: OrmName): Kind['open'] {
+  return async (target, connections) => {
+    // Through Kysely, one of the pool's is rowlock's own.
+    const isOneLent = orm === 'Kysely' && target.engine !== 'sqlite'
+    const { adapter, close } = await openOrm(orm, target, isOneLent ? connections + 1 : connections)
+    return rowlock(adapter, {}, close)
+  }
+}
+
 function verrou(factory: LockFactory, close: () => Promise<unknown>): Contender {
   return {
     async acquire(name) {
@@ -294,44 +279,56 @@ function redlock({ redis: address }: Target, options: { enableAutoPipelining: bo
   }
 }
 
+/** The raw UPDATEs: values stand where the question marks are, of `take` owner and name, of `give` name and owner. */
+const UPDATES: Record<EngineKind, { readonly take: string; readonly give: string; readonly create: string }> = {
+  postgres: {
+    take: `update bench_locks set owner = ?, token = token + 1, expires_at = clock_timestamp() + interval '30 s'
+      where name = ? and (owner is null or expires_at <= clock_timestamp()) returning token`,
+    give: 'update bench_locks set owner = null where name = ? and owner = ? returning token',
+    create: `insert into bench_locks (name, token, expires_at) values (?, 1, '-infinity') on conflict do nothing`,
+  },
+  mysql: {
+    take: `update bench_locks set owner = ?, token = token + 1, expires_at = ${MYSQL_NOW} + 30000000
+      where name = ? and (owner is null or expires_at <= ${MYSQL_NOW})`,
+    give: 'update bench_locks set owner = null where name = ? and owner = ?',
+    create: 'insert ignore into bench_locks values (?, null, 1, 0)',
+  },
+  sqlite: {
+    take: `update bench_locks set owner = ?, token = token + 1, expires_at = ${SQLITE_NOW} + 30000
+      where name = ? and (owner is null or expires_at <= ${SQLITE_NOW})`,
+    give: 'update bench_locks set owner = null where name = ? and owner = ?',
+    create: 'insert into bench_locks values (?, null, 1, 0) on conflict do nothing',
+  },
+}
+
 function postgresUpdates({ url }: Target, connections: number, release: 'durable' | 'asynchronous'): Contender {
   const pool = openPgPool(url, connections)
-  const acquireText = `update bench_locks
-    set owner = $2, token = token + 1, expires_at = clock_timestamp() + interval '30 s'
-    where name = $1 and (owner is null or expires_at <= clock_timestamp()) returning token`
-  const returning = release === 'durable' ? 'token' : `set_config('synchronous_commit', 'off', true)`
-  const releaseText = `update bench_locks set owner = null where name = $1 and owner = $2 returning ${returning}`
+  const takeText = numbered(UPDATES.postgres.take)
+  const durable = numbered(UPDATES.postgres.give)
+  const giveText =
+    release === 'durable' ? durable : durable.replace(/token$/, `set_config('synchronous_commit', 'off', true)`)
   return postgresPair(pool, 'bench_locks', {
-    take: (name, owner) => ({ name: 'take', text: acquireText, values: [name, owner] }),
-    give: (name, owner) => ({ name: 'give', text: releaseText, values: [name, owner] }),
+    take: (name, owner) => ({ name: 'take', text: takeText, values: [owner, name] }),
+    give: (name, owner) => ({ name: 'give', text: giveText, values: [name, owner] }),
   })
 }
 
-/** Values stand where the question marks are. */
-function ormUpdates(
-  run: (text: string, values: readonly string[]) => Promise<readonly unknown[]>,
-  close: () => Promise<unknown>,
-): Contender {
-  const acquireText = `update bench_locks set owner = ?, token = token + 1, expires_at = clock_timestamp() + interval '30 s'
-    where name = ? and (owner is null or expires_at <= clock_timestamp()) returning token`
-  const create = `insert into bench_locks (name, token, expires_at) values (?, 1, '-infinity') on conflict do nothing`
-  return {
-    async acquire(name) {
-      const owner = randomUUID()
-      if ((await run(acquireText, [owner, name])).length === 0) {
-        await run(create, [name])
-        assertOne((await run(acquireText, [owner, name])).length)
-      }
-      const releaseText = 'update bench_locks set owner = null where name = ? and owner = ? returning token'
-      return { release: async () => assertOne((await run(releaseText, [name, owner])).length) }
-    },
-    close,
+function updatesThrough(orm: OrmName): Kind['open'] {
+  return async (target, connections) => {
+    const { update, close } = await openOrm(orm, target, connections)
+    const { take, give, create } = UPDATES[kindOf(target.engine)]
+    return {
+      async acquire(name) {
+        const owner = randomUUID()
+        if ((await update(take, [owner, name])) === 0) {
+          await update(create, [name])
+          assertOne(await update(take, [owner, name]))
+        }
+        return { release: async () => assertOne(await update(give, [name, owner])) }
+      },
+      close,
+    }
   }
-}
-
-function numbered(text: string): string {
-  let number = 0
-  return text.replaceAll('?', () => `$${++number}`)
 }
 
 function statementsAlone({ url }: Target, connections: number): Contender {
@@ -493,26 +490,17 @@ function inBatches(send: (names: readonly string[]) => Promise<unknown>): (name:
     })
 }
 
-const MYSQL_NOW = `timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))`
-
 function mysqlUpdates({ url }: Target, connections: number): Contender {
   const pool = openMysqlPool(url, connections)
+  const { take, give, create } = UPDATES.mysql
   return {
     async acquire(name) {
       const owner = randomUUID()
-      const take = () =>
-        changed(
-          pool,
-          `update bench_locks set owner = ?, token = token + 1, expires_at = ${MYSQL_NOW} + 30000000
-           where name = ? and (owner is null or expires_at <= ${MYSQL_NOW})`,
-          [owner, name],
-        )
-      if ((await take()) === 0) {
-        await changed(pool, 'insert ignore into bench_locks values (?, null, 1, 0)', [name])
-        assertOne(await take())
+      if ((await changed(pool, take, [owner, name])) === 0) {
+        await changed(pool, create, [name])
+        assertOne(await changed(pool, take, [owner, name]))
       }
-      const giveText = 'update bench_locks set owner = null where name = ? and owner = ?'
-      return { release: async () => assertOne(await changed(pool, giveText, [name, owner])) }
+      return { release: async () => assertOne(await changed(pool, give, [name, owner])) }
     },
     close: () => pool.end(),
   }
@@ -525,18 +513,14 @@ async function changed(connection: Pool | PoolConnection, text: string, values: 
 
 function sqliteUpdates({ url }: Target): Contender {
   const database = openSqlite(url)
-  const clock = `cast(unixepoch('subsec') * 1000 as integer)`
-  const insert = database.prepare('insert into bench_locks values (?, null, 1, 0) on conflict do nothing')
-  const take = database.prepare(
-    `update bench_locks set owner = ?, token = token + 1, expires_at = ${clock} + 30000
-     where name = ? and (owner is null or expires_at <= ${clock})`,
-  )
-  const give = database.prepare('update bench_locks set owner = null where name = ? and owner = ?')
+  const take = database.prepare(UPDATES.sqlite.take)
+  const give = database.prepare(UPDATES.sqlite.give)
+  const create = database.prepare(UPDATES.sqlite.create)
   return {
     async acquire(name) {
       const owner = randomUUID()
       if (take.run(owner, name).changes === 0) {
-        insert.run(name)
+        create.run(name)
         assertOne(take.run(owner, name).changes)
       }
       return { release: async () => assertOne(give.run(name, owner).changes) }
@@ -598,42 +582,5 @@ function mysqlRowLocks({ url }: Target, connections: number): Contender {
       }
     },
     close: () => pool.end(),
-  }
-}
-
-// What is kept in these databases concerns nobody, and stores only pass it on.
-// biome-ignore lint/suspicious/noExplicitAny: verrou's store asks for a Kysely of any tables.
-function openKysely({ engine, url }: Target, connections: number): Kysely<any> {
-  switch (kindOf(engine)) {
-    case 'postgres':
-      return new Kysely({ dialect: new PostgresDialect({ pool: openPgPool(url, connections) }) })
-    case 'mysql':
-      return new Kysely({ dialect: new MysqlDialect({ pool: createPool({ uri: url, connectionLimit: connections }) }) })
-    case 'sqlite':
-      return new Kysely({ dialect: new SqliteDialect({ database: openSqlite(url) }) })
-  }
-}
-
-function openKnex({ engine, url }: Target, connections: number): Knex {
-  const pool = { min: 0, max: connections }
-  switch (kindOf(engine)) {
-    case 'postgres':
-      return createKnex({ client: 'pg', connection: url, pool })
-    case 'mysql':
-      return createKnex({ client: 'mysql2', connection: url, pool })
-    case 'sqlite':
-      return createKnex({
-        client: 'better-sqlite3',
-        connection: { filename: url },
-        useNullAsDefault: true,
-        pool: {
-          min: 1,
-          max: 1,
-          afterCreate: (database: ReturnType<typeof openSqlite>, done: (error: null, connection: unknown) => void) => {
-            database.pragma('synchronous = full')
-            done(null, database)
-          },
-        },
-      })
   }
 }

@@ -4,7 +4,7 @@ import CliTable from 'cli-table3'
 import { brief } from './chart.ts'
 import { type Figure, groupBy, median, type Question, ratio } from './harness.ts'
 import { questions } from './questions/index.ts'
-import { type Verdict, verdicts } from './targets.ts'
+import { sizeOfSource, type Verdict, verdicts } from './targets.ts'
 
 /** All that one run, or several of its parts, found out. */
 export interface Run {
@@ -44,7 +44,7 @@ export function printQuestion(question: Question, figures: readonly Figure[]): v
 
 export function printVerdicts(figures: readonly Figure[]): void {
   console.log('\nTargets')
-  print(targetTable(verdicts(figures)))
+  print(targetTable([...verdicts(figures), sizeOfSource()]))
 }
 
 /** Writes the document and its charts, all of it from the run. */
@@ -77,7 +77,7 @@ function introduction(run: Run): string[] {
     '# Benchmarks',
     `Made by \`npm run bench -- --write\` on ${run.startedAt.slice(0, 10)}${run.mode === 'quick' ? ', in the quick mode, which is too short for more than orders of magnitude' : ''}; nothing here is written by hand. \`npm run bench -- --quick\` takes two minutes.`,
     '## What was to be reached',
-    markdown(targetTable(verdicts(run.figures))),
+    markdown(targetTable([...verdicts(run.figures), sizeOfSource()])),
     '## Method',
     [
       '- Everything runs on one machine, over loopback, on servers of its own with their default settings but for `max_connections`. Commits are durable: the run',

@@ -14,8 +14,9 @@ const CONTENDERS: readonly ContenderName[] = [
   'redlock',
   'redlock, auto-pipelined',
 ]
-/** Those that are measured once, at the setting that most is asked of. */
-const AT_256_ONLY: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
+/** Those that are measured once, at the setting that most is asked of; for the peers the quick mode has no time. */
+const AT_256: readonly ContenderName[] = ['rowlock (Kysely)']
+const PEERS_AT_256: readonly ContenderName[] = ['pg_advisory_lock', 'GET_LOCK', 'verrou (Kysely)', 'verrou (Knex)']
 
 /** At the setting with a target: contenders there differ by less than the rounds of one of them do, so a few would not tell. */
 const ROUNDS_OF_MOST = 11
@@ -42,9 +43,10 @@ export const cycles: Question = {
     const target = await bench.servers.target(engine)
     const { rounds, forMs } = bench.pick({ quick: { rounds: 3, forMs: 400 }, full: { rounds: 5, forMs: 500 } })
     for (const { callers, connections } of settingsOf(engine, bench.quick)) {
-      const isMost = callers === 256 && connections === 10 && !bench.quick
-      const names = takingPart(engine, isMost ? [...CONTENDERS, ...AT_256_ONLY] : CONTENDERS)
-      const plan = { callers, connections, rounds: isMost ? ROUNDS_OF_MOST : rounds, forMs }
+      const isMost = callers === 256 && connections === 10
+      const more = isMost ? [...AT_256, ...bench.pick({ quick: [], full: PEERS_AT_256 })] : []
+      const names = takingPart(engine, [...CONTENDERS, ...more])
+      const plan = { callers, connections, rounds: isMost && !bench.quick ? ROUNDS_OF_MOST : rounds, forMs }
       const measured = await measureCycles(bench, target, names, plan)
       bench.record(cycles.name, engine, cyclesSetting(callers, connections), measured)
     }

@@ -39,7 +39,10 @@ export const delay: Question = {
         url: throughPort(near.url, port),
         redis: { host: '127.0.0.1', port: await redis!.call('delay', near.redis, DELAY_MS) },
       }
-      const pairs = bench.pick({ quick: { rounds: 3, forMs: 200 }, full: { rounds: 9, forMs: 400 } })
+      const pairs = {
+        warmUpMs: 300,
+        ...bench.pick({ quick: { rounds: 3, forMs: 200 }, full: { rounds: 9, forMs: 400 } }),
+      }
       bench.record(delay.name, engine, 'pair', await measurePairs(far, takingPart(engine, PAIRS), pairs))
       for (const waiters of bench.pick({ quick: [10], full: [1, 10, 100] })) {
         const plan = {

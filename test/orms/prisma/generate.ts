@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
-import { access, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { access, mkdir, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
@@ -31,9 +31,9 @@ export async function generatedClient(provider: 'postgresql' | 'mysql' | 'sqlite
   const folder = fileURLToPath(new URL(`generated/${version}-${provider}`, import.meta.url))
   const client = join(folder, 'client/client.ts')
   if (!(await exists(client))) {
-    // Complete or not there at all, although another worker may be at it.
-    const draft = `${folder}.${process.pid}`
-    await mkdir(draft, { recursive: true })
+    // Complete or not there at all, although others may be at it, in this process too.
+    await mkdir(dirname(folder), { recursive: true })
+    const draft = await mkdtemp(`${folder}.`)
     const schema = join(draft, 'schema.prisma')
     await writeFile(schema, schemaOf(provider))
     await prismaGenerate(schema)
