@@ -36,6 +36,17 @@ on duplicate key update token = token + 0 * last_insert_id(0)
 -- Of two:
 from (select ? as name, ? as owner, ? as ttl, ? as holder, ? as session, ? as deadSession union all select ?, ?, ?, ?, ?, ? limit 2) as asked
 
+-- createInMariadb
+-- As create, with a limit of its own: it waits for a second at most, and then somebody else has the row.
+set statement innodb_lock_wait_timeout=1 for
+insert into `rowlock_locks` (name, owner, token, expires_at, holder, session)
+select asked.name, asked.owner, last_insert_id(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + asked.ttl * 1000, asked.holder, asked.session
+from (select ? as name, ? as owner, ? as ttl, ? as holder, ? as session, ? as deadSession limit 1) as asked
+on duplicate key update token = token + 0 * last_insert_id(0)
+-- Of two:
+set statement undefined for
+from (select ? as name, ? as owner, ? as ttl, ? as holder, ? as session, ? as deadSession union all select ?, ?, ?, ?, ?, ? limit 2) as asked
+
 -- createFree
 -- Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. It
 -- waits only for a transaction that has begun to create the row just before: for a second at most on rowlock's own

@@ -29,7 +29,7 @@ const COSTS = {
   'acquire of a new name': {
     pg: [1, 'acquireOne'],
     mysql: [3, 'acquire', 'read', 'create'],
-    mariadb: [3, 'acquire', 'read', 'create'],
+    mariadb: [3, 'acquire', 'read', 'createInMariadb'],
     sqlite: [8, 'standing', 'acquire'],
   },
   // SQLite could do without its look, which tells of a lock that is held without waiting for a writer.

@@ -59,6 +59,8 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       'Free rows are locked FOR UPDATE SKIP LOCKED in a derived table, which the LIMIT keeps apart, and judged as locked: of two who come at once one skips the row, and so does everybody while a guard has it. The join then finds by the primary key what is locked already.',
     create:
       "The primary key decides who creates the row: who comes second changes nothing, and sets last_insert_id() to 0. It waits only for a transaction that has created the row, or locked it, since it was found missing: MySQL has no NOWAIT for an INSERT, and statementTimeout ends the caller's wait.",
+    createInMariadb:
+      'As create, with a limit of its own: it waits for a second at most, and then somebody else has the row.',
     createFree:
       "Makes a row that nobody holds, and leaves one that is there as it was, so it grants nothing whoever comes first. It waits only for a transaction that has begun to create the row just before: for a second at most on rowlock's own connection, and in the caller's transaction for as long as the session's settings say.",
     createFreeInMariadb:

@@ -30,6 +30,7 @@ const lease = toAskedLease({ ...hold, ttlMs: 1000 })
 const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][Name]> } = {
   acquire: [[toAskedAttempt(attempt, null)]],
   create: [[toAskedAttempt(attempt, null)]],
+  createInMariadb: [[toAskedAttempt(attempt, null)], 'innodb_lock_wait_timeout=1'],
   createFree: [{ name }],
   createFreeInMariadb: [{ name }, 'innodb_lock_wait_timeout=0'],
   lockRowNow: [{ name }],

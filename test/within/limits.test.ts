@@ -203,7 +203,7 @@ describe.each(engines().filter(({ engine }) => engine === 'mysql'))('on $name', 
   })
 })
 
-describe.each(innodb)('a name that is new, without a connection beside the transactions, on $name', (engine) => {
+describe.each(innodb)('a name that is new, on $name', { timeout: 60_000 }, (engine) => {
   /** Each transaction has the only connection that its instance may use. */
   async function alone(open: OpenEngine) {
     const connected = await open.connect({ poolSize: 1 })
@@ -227,6 +227,31 @@ describe.each(innodb)('a name that is new, without a connection beside the trans
     }, level)
     expect(tried).toBeNull()
     expect(usable).toEqual([{ one: 1 }])
+  })
+
+  it('a try for a lease answers within one statementTimeout, while a transaction is creating it', async () => {
+    const { open } = await setUp(engine)
+    const one = await alone(open)
+    const locks = await open.locks({ statementTimeout: '4s' })
+    const [name, neighbour] = [freshName(), freshName()]
+    // What keeps one of them waiting does not keep the others from being created.
+    await (await locks.acquire(freshName())).release()
+    let tries: PromiseSettledResult<unknown>[] = []
+    await one.connected.transaction(async (tx) => {
+      expect(await one.locks.within(tx).tryAcquire(name)).not.toBeNull()
+      tries = await Promise.allSettled([locks.tryAcquire(name), locks.tryAcquire(neighbour)])
+    }, 'read committed')
+    // MySQL cannot limit how long it waits.
+    if (engine.server?.name === 'mariadb') {
+      expect(tries).toMatchObject([{ value: null }, { value: { name: neighbour } }])
+    } else {
+      expect(tries[0]).toMatchObject({ reason: { code: 'DATABASE' } })
+    }
+    await eventually(async () => {
+      const lease = await locks.tryAcquire(name)
+      expect(lease).not.toBeNull()
+      await lease!.release()
+    })
   })
 
   it('a try does not wait for the transaction that is creating its neighbour, at read committed', async () => {

@@ -1,11 +1,22 @@
 import { sql } from 'kysely'
+import type { Result, Statement } from '../../adapters/adapter.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { databaseError } from '../failures.ts'
 import { type Context, inBatches } from './context.ts'
-import { ASKED, BATCH, batched, type Fragments, now } from './fragments.ts'
+import { errnoOf, LOCK_WAIT_TIMEOUT } from './errors.ts'
+import { ASKED, BATCH, batched, type Fragments, limited, now } from './fragments.ts'
+import { A_MOMENT } from './row-waits.ts'
 import { type AskedAttempt, type Row, toAskedAttempt, tokenOf } from './values.ts'
 
 export function acquireStatements({ locks, askedLocks }: Fragments) {
+  // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
+  // do so hardly ever, and are repeated.
+  const create = batched<AskedAttempt>(sql`
+        insert into ${locks} (name, owner, token, expires_at, holder, session)
+        select asked.name, asked.owner, last_insert_id(${now}), ${now} + asked.ttl * 1000, asked.holder, asked.session
+        from ${ASKED} as asked
+        on duplicate key update token = token + 0 * last_insert_id(0)`)
+
   return {
     // WHO GETS THE LOCK: the WHERE of `free` decides. insertId is the token; negative if the last holder had not released.
     acquire: batched<AskedAttempt>(sql`
@@ -26,17 +37,14 @@ export function acquireStatements({ locks, askedLocks }: Fragments) {
               + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
             l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover`),
 
-    // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
-    // do so hardly ever, and are repeated.
-    create: batched<AskedAttempt>(sql`
-        insert into ${locks} (name, owner, token, expires_at, holder, session)
-        select asked.name, asked.owner, last_insert_id(${now}), ${now} + asked.ttl * 1000, asked.holder, asked.session
-        from ${ASKED} as asked
-        on duplicate key update token = token + 0 * last_insert_id(0)`),
+    // MySQL cannot limit how long an INSERT waits for a transaction that has created the row, and is open.
+    create,
+
+    createInMariadb: (asked: readonly AskedAttempt[], limits: string): Statement => limited(create(asked), limits),
   }
 }
 
-export function acquire({ runner, fragments, read }: Context<never>): Store<never>['acquire'] {
+export function acquire({ runner, server, fragments, read }: Context<never>): Store<never>['acquire'] {
   const statements = acquireStatements(fragments)
 
   async function acquireBatch(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
@@ -78,8 +86,20 @@ export function acquire({ runner, fragments, read }: Context<never>): Store<neve
   }
 
   async function create(attempts: readonly Attempt[], answers: Map<string, AttemptResult>): Promise<void> {
+    const { dialect } = await server.topology()
+    const asked = attempts.map((attempt) => toAskedAttempt(attempt, null))
     const sentAt = performance.now()
-    const created = await runner.run(statements.create(attempts.map((attempt) => toAskedAttempt(attempt, null))))
+    let created: Result
+    try {
+      created = await runner.run(
+        dialect === 'mariadb' ? statements.createInMariadb(asked, A_MOMENT) : statements.create(asked),
+      )
+    } catch (error) {
+      if (dialect !== 'mariadb' || errnoOf((error as Error).cause) !== LOCK_WAIT_TIMEOUT) throw error
+      // Somebody has one of them, who is seen by nobody yet: they are refused, and the others tried by themselves.
+      if (attempts.length > 1) for (const attempt of attempts) await create([attempt], answers)
+      return
+    }
     if (attempts.length === 1) {
       if (tokenOf(created) !== 0n) answers.set(attempts[0]!.name, granted(tokenOf(created)))
       return

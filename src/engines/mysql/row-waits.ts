@@ -8,6 +8,8 @@ export const LONGEST_ROW_WAIT_SECONDS = 3600
 export const SHORTEST_LIMIT_MS = 100
 /** Of the time that a session lets statements wait for a row: a wait that is over by then is begun again. */
 export const PART_OF_ROW_WAIT = 0.7
+/** For what others have locked for a moment, by a statement or by a gap, and what a transaction has for longer. */
+export const A_MOMENT = 'innodb_lock_wait_timeout=1'
 export const NO_WAIT = 'innodb_lock_wait_timeout=0'
 
 export type Settings = Topology['settings']
