@@ -46,6 +46,12 @@ const COSTS = {
     mariadb: [2, 'acquire', 'read'],
     sqlite: [8, 'standing', 'acquire'],
   },
+  'acquireAll of three locks that are free': {
+    pg: [1, 'acquireAlike'],
+    mysql: [2, 'acquire', 'read'],
+    mariadb: [2, 'acquire', 'read'],
+    sqlite: [8, 'standing', 'acquire'],
+  },
   // MySQL could look first, and do with one; but then a lock that is free would cost two.
   'tryAcquire of a lock that is held': {
     pg: [1, 'acquireOne'],
@@ -106,6 +112,12 @@ const COSTS = {
     mysql: [1, 'guard'],
     mariadb: [1, 'guard'],
     sqlite: [6, 'guard', 'guard', 'guard', 'select 1', 'select 1', 'select 1'],
+  },
+  'guard(tx) of three leases that were acquired together': {
+    pg: [1, 'guardMany'],
+    mysql: [1, 'guard'],
+    mariadb: [1, 'guard'],
+    sqlite: [4, 'guard', 'guard', 'guard', 'select 1'],
   },
   // MySQL has no statement that fails as a whole if a part of it finds nothing.
   'guarded(tx, query)': {
@@ -223,6 +235,10 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
       const names = await three(freed)
       return cost(() => Promise.all(names.map((name) => locks.acquire(name))))
     },
+    async 'acquireAll of three locks that are free'() {
+      const names = await three(freed)
+      return cost(() => locks.acquireAll(names))
+    },
     async 'tryAcquire of a lock that is held'() {
       const { name } = await others.acquire(freshName())
       return cost(async () => expect(await locks.tryAcquire(name)).toBeNull())
@@ -275,6 +291,10 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
     async 'guard(tx) of three leases at once'() {
       const leases = await three(leased)
       return inTransaction((tx) => cost(() => Promise.all(leases.map(async (lease) => lease.guard(tx)))))
+    },
+    async 'guard(tx) of three leases that were acquired together'() {
+      const leases = await locks.acquireAll(await three(freed))
+      return inTransaction((tx) => cost(async () => leases.guard(tx)))
     },
     async 'guarded(tx, query)'() {
       const lease = await leased()
