@@ -89,7 +89,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   async acquireAll(asked: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]> {
     const names = toNames(asked)
-    const { waitMs, signal } = this.#context.request(names[0]!, options)
+    const [{ waitMs, signal }] = names.map((name) => this.#context.request(name, options)) as [LockRequest]
     const readsCommitted = this.#isolation === 'read committed'
     const wanted = { waitMs, ttlMs: null, readsCommitted, abortable: signal !== undefined }
     const holds = await this.#context.run(signal, (call) =>

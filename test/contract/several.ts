@@ -307,6 +307,20 @@ export function severalSuite(subject: Subject): void {
     await untilNoneHeld([...names, `${names[0]} before`])
   })
 
+  it('is refused at once where it would wait for its own caller', async () => {
+    const { locks, connected } = subject
+    const names = freshNames()
+    await locks.run(names[1]!, {}, async (lease) => {
+      const refused = { code: 'DEADLOCK' }
+      await expect(locks.acquireAll(names)).rejects.toMatchObject(refused)
+      await expect(locks.acquireAll(names, { holding: [lease] })).rejects.toMatchObject(refused)
+      expect(await locks.tryAcquireAll(names)).toBeNull()
+      const within = connected.transaction(async (tx) => void (await locks.within(tx).acquireAll(names)))
+      await expect(within).rejects.toMatchObject(refused)
+    })
+    await untilNoneHeld(names)
+  })
+
   it('disposes of itself, and goes on as single leases do', async () => {
     const { locks, others } = subject
     const names = freshNames()

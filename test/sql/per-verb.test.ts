@@ -133,6 +133,13 @@ const COSTS = {
     mariadb: [2, 'read', 'takeRowInMariadb'],
     sqlite: [2, 'acquireIn', 'select 1'],
   },
+  // On MySQL no statement answers with several tokens.
+  'within(tx).acquireAll of three locks, the isolation said': {
+    pg: [1, 'acquireFreeIn'],
+    mysql: [3, 'read', 'takeFree', 'tokens'],
+    mariadb: [3, 'read', 'takeFree', 'tokens'],
+    sqlite: [6, 'acquireIn', 'select 1', 'acquireIn', 'select 1', 'acquireIn', 'select 1'],
+  },
   // PostgreSQL has to ask for it, once for each lock; once for each transaction would do.
   'within(tx).acquire, the isolation not said': {
     pg: [2, 'show transaction_isolation', 'acquireIn'],
@@ -303,6 +310,10 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
     async 'within(tx).acquire, the isolation said'() {
       const name = await freed()
       return inTransaction((tx) => cost(() => locks.within(tx, { isolation: 'read committed' }).acquire(name)))
+    },
+    async 'within(tx).acquireAll of three locks, the isolation said'() {
+      const names = await three(freed)
+      return inTransaction((tx) => cost(() => locks.within(tx, { isolation: 'read committed' }).acquireAll(names)))
     },
     async 'within(tx).acquire, the isolation not said'() {
       const name = await freed()

@@ -260,6 +260,13 @@ export function severalWithinSuite(engine: TestEngine): void {
       for (const names of sets) {
         commits.push(await openTransaction(large, (tx) => on.within(tx).acquireAll(names)))
       }
+      if (engine.engine === 'postgres') {
+        const [row] = await open.connected.sql(
+          "select count(*)::int as advisory from pg_locks where locktype = 'advisory'",
+        )
+        // Sessions that listen have one each.
+        expect(Number(row?.advisory)).toBeLessThan(100)
+      }
       for (const names of sets) expect(await held([names[0]!, names[999]!])).toEqual([true, true])
       for (const commit of commits) await commit()
       await on.close()
