@@ -3,6 +3,7 @@ export type { LockEvent, LockListener } from './api/events.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
 export { type Adapter, createLocks, type Locks, type RunOutcome } from './api/locks.ts'
 export type { HeldLease, InstanceOptions, LockOptions, RunOptions } from './api/options.ts'
+export type { Leases } from './api/several.ts'
 export type {
   PendingLease,
   PendingLeaseOptions,

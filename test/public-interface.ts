@@ -19,6 +19,7 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
       'InstanceOptions',
       'Lease',
       'LeaseJson',
+      'Leases',
       'LockErrorCode',
       'LockEvent',
       'LockInfo',

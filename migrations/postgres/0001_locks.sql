@@ -111,6 +111,74 @@ begin
 end
 $function$;
 
+-- Takes the first of several locks in the caller's transaction: in the order of the array, up to one that cannot be had at
+-- once. Waits for nothing. What is waited for goes through rowlock_within_1, one by one; this takes no advisory lock that
+-- stays, since the shared memory for those is small: a row that is locked keeps everybody out as well.
+--
+-- tokens: of those that were taken. missing: the next one has no row.
+create function rowlock_within_free_1(lock_names text[], new_holder text, out tokens text[], out missing boolean)
+language plpgsql set search_path from current as $function$
+declare
+  table_oid constant text := 'rowlock_locks'::regclass::oid;
+  this_transaction constant text := 'transaction ' || pg_current_xact_id() || ' ' || extract(epoch from now());
+  taken int := cardinality(lock_names);
+  tried int;
+  is_ours boolean;
+  is_free boolean;
+  token text;
+begin
+  loop
+    begin
+      tokens := '{}';
+      missing := false;
+      for i in 1..taken loop
+        tried := i;
+        -- Looked at before: the row of a lock that somebody else holds, or waits for, is not locked. Transactions that wait
+        -- for it have its advisory lock, or wait for that, and come first. One that can be had is given back at once, in
+        -- the same expression, which nothing interrupts.
+        select l.handed_to = this_transaction, l.token::text,
+               (l.owner is null or l.expires_at <= clock_timestamp()
+                or case when l.session is not null then pg_try_advisory_xact_lock_shared(l.session) end)
+               and (l.queue is null or not l.queue @@ 'exists($[*] ? (!exists(@.transaction)))')
+               and not exists (select from rowlock_gates as g where g.name = l.name and g.closed_until > clock_timestamp())
+               and case when pg_try_advisory_lock(hashtextextended(table_oid || ' ' || l.name, 7239615))
+                        then pg_advisory_unlock(hashtextextended(table_oid || ' ' || l.name, 7239615)) end
+        from rowlock_locks as l
+        where l.name = lock_names[i]
+        into is_ours, token, is_free;
+        missing := not found;
+        exit when missing or (is_ours is not true and is_free is not true);
+        if is_ours is not true then
+          -- WHO GETS THE LOCK: of several, as in rowlock_within_1 of one. Judged as locked.
+          perform from rowlock_locks as l
+          where l.name = lock_names[i]
+            and (l.owner is null or l.expires_at <= clock_timestamp()
+                 or case when l.session is not null then pg_try_advisory_xact_lock_shared(l.session) end)
+            and (l.queue is null or not l.queue @@ 'exists($[*] ? (!exists(@.transaction)))')
+          for update skip locked;
+          -- Somebody has come in between, whose row may be locked now: undone, with all that was taken, which is taken again.
+          if not found then
+            raise exception using errcode = 'RLREF', message = 'rowlock: the lock is not free';
+          end if;
+          update rowlock_locks as l
+          set owner = null,
+              token = greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint),
+              expires_at = clock_timestamp(),
+              holder = new_holder, session = null, handed_to = this_transaction, takeover = false
+          where l.name = lock_names[i]
+          returning l.token::text into token;
+        end if;
+        tokens := tokens || token;
+      end loop;
+      return;
+    exception
+      when sqlstate 'RLREF' then
+        taken := tried - 1;
+    end;
+  end loop;
+end
+$function$;
+
 -- Takes a lock for a lease, if it is free and nobody waits for it. Waits for nothing itself. The verbs of a single caller are
 -- functions, since most drivers and ORMs prepare nothing, and planning such a statement takes longer than executing it.
 --

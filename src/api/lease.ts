@@ -139,6 +139,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   #onReleaseFailure: (() => void) | undefined
   #releasedWithCommit = false
   #onEnd: (() => void)[] | undefined
+  #onAbort: ((reason: LockLostError) => void) | undefined
 
   constructor(context: LeaseContext<Tx>, hold: Hold, terms: LeaseTerms) {
     this.name = hold.name
@@ -267,6 +268,12 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     else this.#onEnd.push(listener)
   }
 
+  /** @internal Calls `listener`, the only one, when the signal aborts, or would if anybody had asked for it. */
+  onAbort(listener: (reason: LockLostError) => void): void {
+    if (this.#abortReason !== undefined) listener(this.#abortReason)
+    else this.#onAbort = listener
+  }
+
   /** @internal */
   renewalTtlMs(): number | null {
     if (!this.isHeld() || (this.#confirmed && !this.#terms.renew)) return null
@@ -307,6 +314,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#abortReason ??= reason
     const controller = this.#controller
     if (controller !== undefined) outsideRuns((reason) => controller.abort(reason), reason)
+    this.#onAbort?.(reason)
   }
 
   #hold(): Hold {

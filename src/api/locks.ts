@@ -4,19 +4,20 @@ import type { MemoryTransaction } from '../adapters/memory-database.ts'
 import { OwnConnection } from '../adapters/own-connection.ts'
 import { DenseSet } from '../base/dense-set.ts'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
-import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
+import { DatabaseError, LockError, LockLostError, LockTimeoutError } from '../base/errors.ts'
 import { untilUnlocked } from '../base/timing.ts'
 import { memoryStore } from '../engines/memory/store.ts'
 import { mysqlStore } from '../engines/mysql/store.ts'
 import { postgresStore } from '../engines/postgres/store.ts'
 import { sqliteStore } from '../engines/sqlite/store.ts'
 import { AnswerBound } from '../process/answer-bound.ts'
-import { type AcquireContext, acquire, type Granted } from '../process/attempts.ts'
+import { acquire, type Granted, type Wanted } from '../process/attempts.ts'
 import { BeforeSnapshot } from '../process/before-snapshot.ts'
-import { Calls } from '../process/calls.ts'
+import { type Call, Calls } from '../process/calls.ts'
 import { HandOffs } from '../process/hand-offs.ts'
 import { Heartbeat } from '../process/heartbeat.ts'
 import { type LiveSession, Sessions } from '../process/sessions.ts'
+import { acquireAll, type SeveralContext } from '../process/several.ts'
 import { type ProcessStore, processStore } from '../process/store/index.ts'
 import { TransactionAttempts } from '../process/transaction-attempts.ts'
 import { TransactionWaiters } from '../process/transaction-waiters.ts'
@@ -34,12 +35,14 @@ import {
   type LockOptions,
   type LockRequest,
   type RunOptions,
+  toNames,
   toReenter,
   toRequest,
   toSettings,
   toTtl,
 } from './options.ts'
 import { Reentry, type RunHold } from './reentry.ts'
+import { type Leases, LeasesHandle } from './several.ts'
 import {
   confirmationFailed,
   Transaction,
@@ -68,6 +71,17 @@ export interface Locks<Tx> {
   acquire(name: string, options?: LockOptions): Promise<Lease<Tx>>
   /** Resolves with a lease, or with null if somebody holds the lock. Never waits for it. */
   tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>
+  /**
+   * Resolves with leases of all these locks, from 1 to 1,000, or of none. Takes them in byte order, so that no two such calls
+   * wait for each other: while it waits for one, it holds those before, and renews them. LockTimeoutError if `wait` is over
+   * before it has all; LockLostError if it loses one while it waits for another. The terms run from when all are held.
+   */
+  acquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx>>
+  /**
+   * Resolves with leases of all these locks, or with null if somebody holds one of them. Never waits. Those that are free are
+   * taken and given back, so two such calls for some of the same locks may both be answered with null.
+   */
+  tryAcquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx> | null>
   /**
    * Runs `body` under a lease and releases it afterwards. What the body rejects with comes through unchanged; a body that
    * resolved although its lease was lost rejects with LockLostError, which carries the `result`. In the body, a run for the
@@ -158,7 +172,7 @@ class Instance<Tx> implements Locks<Tx> {
   #assessingOutside: Promise<unknown> | undefined
   readonly #warned = new Set<string>()
   readonly #reentry: Reentry<LeaseHandle<Tx>>
-  readonly #acquireContext: AcquireContext
+  readonly #acquireContext: SeveralContext
   readonly #leaseContext: LeaseContext<Tx>
   readonly #transactionContext: TransactionContext<Tx>
   #closed: Promise<void> | undefined
@@ -196,6 +210,10 @@ class Instance<Tx> implements Locks<Tx> {
       statementTimeoutMs,
       attempt: (attempt) => calls.acquire(attempt),
       background,
+      calls: this.#calls,
+      heartbeat: this.#heartbeat,
+      local: store.synchronous || store.single,
+      renew: (holds) => store.renew(holds),
     }
     this.#reentry = new Reentry((lease) => lease instanceof LeaseHandle && lease.isOf(this.#leaseContext))
     this.#leaseContext = {
@@ -242,6 +260,15 @@ class Instance<Tx> implements Locks<Tx> {
 
   tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
     return this.#acquire(name, options, false)
+  }
+
+  acquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx>> {
+    // Only a try answers null.
+    return this.#acquireAll(names, options, true) as Promise<Leases<Tx>>
+  }
+
+  tryAcquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx> | null> {
+    return this.#acquireAll(names, options, false)
   }
 
   async run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
@@ -346,7 +373,42 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
-    const request = waits ? this.#requestToWait(name, options) : toRequest(name, options, this.#settings.defaults)
+    const request = this.#requestFor(name, options, waits)
+    return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
+      const granted = await acquire(this.#acquireContext, call, wanted, bound)
+      return granted && this.#leaseOf(granted, request, session)
+    })
+  }
+
+  async #acquireAll(
+    asked: readonly string[],
+    options: LockOptions | undefined,
+    waits: boolean,
+  ): Promise<Leases<Tx> | null> {
+    const names = toNames(asked)
+    const [request] = names.map((name) => this.#requestFor(name, options, waits)) as [LockRequest]
+    return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
+      const stopListening = session?.onLost((cause) =>
+        call.cancel(new LockLostError(request.name, SESSION_GONE, { cause })),
+      )
+      try {
+        const granted = await acquireAll(this.#acquireContext, call, { ...wanted, names }, bound)
+        if (granted === null) return null
+        const leases = granted.map((each) => this.#leaseOf(each, request, session))
+        for (const lease of leases) lease.onEnd(() => this.#waiters.ended(lease.owner))
+        return new LeasesHandle({ ...this.#leaseContext, synchronous: this.#store.synchronous }, leases)
+      } finally {
+        stopListening?.()
+      }
+    })
+  }
+
+  /** Runs `body` as a call that ends with the signal and with the instance. */
+  async #whileOpen<T>(
+    request: LockRequest,
+    waits: boolean,
+    body: (call: Call, bound: AnswerBound, wanted: Wanted, session: LiveSession | null) => Promise<T>,
+  ): Promise<T> {
     this.#assertOpen()
     const waitMs = waits ? request.waitMs : null
     const bound = new AnswerBound(waitMs, this.#settings.statementTimeoutMs)
@@ -355,17 +417,20 @@ class Instance<Tx> implements Locks<Tx> {
       call.throwIfCancelled()
       if (!this.#assessed) await bound.race(call, this.#assess())
       const session = request.takeover === 'session' ? await bound.race(call, this.#sessions.current()) : null
-      const wanted = { ...request, waitMs, session: session?.id ?? null }
-      const granted = await acquire(this.#acquireContext, call, wanted, bound)
-      return granted && this.#leaseOf(granted, request, session)
+      return await body(call, bound, { ...request, waitMs, session: session?.id ?? null }, session)
     } catch (error) {
       if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
-        this.#events.emit({ type: 'timeout', name: request.name, waitedMs: request.waitMs })
+        const name = error instanceof LockTimeoutError ? error.lock : request.name
+        this.#events.emit({ type: 'timeout', name, waitedMs: request.waitMs })
       }
       throw error
     } finally {
       this.#calls.end(call)
     }
+  }
+
+  #requestFor(name: string, options: LockOptions | undefined, waits: boolean): LockRequest {
+    return waits ? this.#requestToWait(name, options) : toRequest(name, options, this.#settings.defaults)
   }
 
   #requestToWait(name: string, options: LockOptions | undefined): LockRequest {
@@ -390,7 +455,7 @@ class Instance<Tx> implements Locks<Tx> {
     const terms = { ttlMs, renew, maxHoldMs, sentAt, remainingMs, unconfirmed }
     const lease = new LeaseHandle(this.#leaseContext, hold, terms)
     this.#own.prepare()
-    const stopListening = session?.onLost((cause) => lease.lose('the database session it depends on is gone', cause))
+    const stopListening = session?.onLost((cause) => lease.lose(SESSION_GONE, cause))
     if (stopListening !== undefined) lease.onEnd(stopListening)
     if (unconfirmed) lease.onEnd(() => this.#waiters.ended(owner))
     this.#events.emit({ type: 'acquired', ...hold, waitedMs: granted.waitedMs })
@@ -538,6 +603,8 @@ class Instance<Tx> implements Locks<Tx> {
     if (this.#closed !== undefined) throw closedError()
   }
 }
+
+const SESSION_GONE = 'the database session it depends on is gone'
 
 function closedError(): LockError {
   return new LockError('INVALID_ARGUMENT', 'this instance is closed: make another one with createLocks')

@@ -1,4 +1,5 @@
 import { hostname } from 'node:os'
+import { inByteOrder } from '../base/byte-order.ts'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
 import { LockError } from '../base/errors.ts'
 
@@ -90,6 +91,8 @@ const NOTHING: readonly HeldLease[] = []
 /** Shorter leases would be eaten up by round trips and timer resolution. */
 const MIN_TTL_MS = 10
 const MAX_NAME_BYTES = 255
+/** As many as go in one statement. */
+const MOST_NAMES = 1000
 /** A queue is part of the lock's row. Callers of one process take little room there, strangers in turn some 200 bytes each. */
 const DEFAULT_MAX_WAITERS = 10_000
 const MOST_WAITERS = 1_000_000
@@ -196,6 +199,22 @@ export function checkName(name: string): string {
   checkText('the name of a lock', name)
   if (name === '') throw new LockError('INVALID_ARGUMENT', 'the name of a lock must not be empty')
   return name
+}
+
+/** Each once, in byte order. */
+export function toNames(names: readonly string[]): string[] {
+  if (!Array.isArray(names)) {
+    throw new LockError('INVALID_ARGUMENT', `the names of several locks must be an array, not ${typeof names}`)
+  }
+  const distinct = new Set<string>()
+  for (const name of names) distinct.add(checkName(name))
+  if (distinct.size < 1 || distinct.size > MOST_NAMES) {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `from 1 to ${MOST_NAMES} locks can be acquired together, not ${distinct.size}`,
+    )
+  }
+  return inByteOrder(distinct)
 }
 
 /** Engines differ in what they make of other text: they truncate it, collate it, or replace what they do not understand. */

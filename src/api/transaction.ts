@@ -3,7 +3,7 @@ import type { Call } from '../process/calls.ts'
 import type { TransactionAttempts } from '../process/transaction-attempts.ts'
 import type { Hold } from '../protocol/store.ts'
 import type { Lease } from './lease.ts'
-import { checkName, type LockOptions, type LockRequest } from './options.ts'
+import { checkName, type LockOptions, type LockRequest, toNames } from './options.ts'
 
 /** A hold that ends with the transaction it was taken in. */
 export interface TransactionHold {
@@ -41,6 +41,12 @@ export interface TransactionLocks<Tx> {
   acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>
   /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
   tryAcquire(name: string): Promise<TransactionHold | null>
+  /**
+   * Holds all these locks, from 1 to 1,000, until `tx` ends, and answers in byte order of their names. Takes them in that order,
+   * so that no two such calls wait for each other; `wait` is for all. What it has when it fails stays held until `tx` ends:
+   * roll back. At REPEATABLE READ and above on PostgreSQL, a lock that changes hands meanwhile is TRANSACTION_ABORTED.
+   */
+  acquireAll(names: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]>
   /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
   lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>
 }
@@ -80,6 +86,17 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   async tryAcquire(name: string): Promise<TransactionHold | null> {
     const hold = await this.#context.attempts.try(this.#tx, checkName(name))
     return hold && { name, token: hold.token }
+  }
+
+  async acquireAll(asked: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]> {
+    const names = toNames(asked)
+    const [{ waitMs, signal }] = names.map((name) => this.#context.request(name, options)) as [LockRequest]
+    const readsCommitted = this.#isolation === 'read committed'
+    const wanted = { waitMs, ttlMs: null, readsCommitted, abortable: signal !== undefined }
+    const holds = await this.#context.run(signal, (call) =>
+      this.#context.attempts.acquireAll(call, this.#tx, names, wanted),
+    )
+    return holds.map(({ name, token }) => ({ name, token }))
   }
 
   async lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>> {

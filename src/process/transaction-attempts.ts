@@ -97,6 +97,37 @@ export class TransactionAttempts<Tx> {
   }
 
   /**
+   * All of these locks, each once and in byte order: what can be had at once in one message, and what cannot as a single lock,
+   * with those before it held. So no two such transactions wait for each other, and the engine sees all that they wait for.
+   */
+  async acquireAll(call: Call, tx: Tx, names: readonly string[], wanted: Omit<WantedIn, 'name'>): Promise<Hold[]> {
+    const { store, statementTimeoutMs } = this.#context
+    const deadline = performance.now() + wanted.waitMs
+    const bound = new AnswerBound(wanted.waitMs, statementTimeoutMs)
+    await bound.within(this.#context.assessed())
+    const holds: Hold[] = []
+    const acquireNext = async (readsCommitted: boolean) => {
+      const waitMs = Math.max(0, deadline - performance.now())
+      holds.push(await this.acquire(call, tx, { ...wanted, name: names[holds.length]!, waitMs, readsCommitted }))
+    }
+    const asksForSnapshot = store.readsSnapshot !== undefined && !store.single && !wanted.readsCommitted
+    if (asksForSnapshot && (await bound.withinTransaction(store.readsSnapshot!(tx)))) {
+      // The first is waited for before there is a snapshot; those that change hands after it was taken end the transaction.
+      if (store.createRows !== undefined) await bound.within(store.createRows(names))
+      await acquireNext(false)
+    }
+    while (holds.length < names.length) {
+      const rest = names.slice(holds.length).map((name) => this.#attempt(name, null))
+      if (rest.length > 1 && store.acquireFreeIn !== undefined) {
+        holds.push(...(await bound.withinTransaction(store.acquireFreeIn(tx, rest))))
+      }
+      call.throwIfCancelled()
+      if (holds.length < names.length) await acquireNext(true)
+    }
+    return holds
+  }
+
+  /**
    * Behind other transactions it waits in the database, or, while it has no snapshot yet, before that. Behind leases it waits
    * in the queue, on rowlock's own connection, where transactions of this process share a ticket.
    */

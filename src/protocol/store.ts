@@ -257,6 +257,16 @@ export interface Store<Tx> {
    */
   acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult>
   /**
+   * Of several locks, takes the first ones in the caller's transaction, up to one that cannot be had at once: somebody has it,
+   * or waits for it. Waits for nobody. For holds that end with the transaction. Undefined: `acquireIn` is asked for each.
+   */
+  acquireFreeIn?(tx: Tx, attempts: readonly Attempt[]): Promise<Hold[]>
+  /**
+   * Makes the rows of locks that have none, from outside, if there is another connection: for a transaction that is about to
+   * take a snapshot, which would not see them.
+   */
+  createRows?(names: readonly string[]): Promise<void>
+  /**
    * Whether `tx` sees nothing but a snapshot, which its first statement takes, so that it has to wait before. Takes none
    * itself. Undefined: on this engine whoever waits for a lock sees what was committed meanwhile.
    */

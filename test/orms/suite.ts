@@ -99,6 +99,25 @@ export function ormSuite(engine: OrmEngine): void {
         expect(await lease.release()).toBe(true)
       })
 
+      it('of several leases let a write commit while all stand, and refuse it when one is lost', async () => {
+        const name = freshName()
+        const leases = await locks.acquireAll([`${name}:a`, `${name}:b`], { renew: false })
+        await connected.transaction(async (tx) => {
+          await leases.guard(tx)
+          await write(name, tx)
+        })
+        expect(await written(name)).toBe(1)
+        expect(await others.forceRelease(`${name}:b`)).toBe(true)
+        const commit = connected.transaction(async (tx) => {
+          await write(name, tx)
+          await leases.guard(tx)
+        })
+        await expect(commit).rejects.toMatchObject({ code: 'LOCK_LOST', lock: `${name}:b` })
+        expect(await written(name)).toBe(1)
+        expect(leases.isHeld()).toBe(false)
+        await (await others.acquireAll([`${name}:a`, `${name}:b`])).release()
+      })
+
       it('refuse a stale holder, and its write is rolled back', async () => {
         const lease = await stale()
         expect(lease.isHeld()).toBe(true)
@@ -165,6 +184,26 @@ export function ormSuite(engine: OrmEngine): void {
         const lease = await others.acquire(name, { wait: 0 })
         expect(lease.token).toBeGreaterThan(token)
         await lease.release()
+      })
+
+      it('several locks are held until the commit, also a thousand', async () => {
+        const name = freshName()
+        const names = [`${name}:b`, `${name}:a`, `${name}:c`]
+        for (const time of ['new', 'known']) {
+          const holds = await connected.transaction(async (tx) => {
+            const holds = await locks.within(tx).acquireAll(names)
+            if (manyWriters) for (const each of names) expect(await others.tryAcquire(each)).toBeNull()
+            await write(`${name} ${time}`, tx)
+            return holds
+          })
+          expect(holds.map((hold) => hold.name)).toEqual([...names].sort())
+          expect(await written(`${name} ${time}`)).toBe(1)
+        }
+        const many = Array.from({ length: 1000 }, (_, index) => `${name}:${index}`)
+        const holds = await connected.transaction((tx) => locks.within(tx).acquireAll(many))
+        expect(new Set(holds.map((hold) => hold.name))).toEqual(new Set(many))
+        const leases = await others.acquireAll(names, { wait: 0 })
+        await leases.release()
       })
 
       it('a lock is not held after a rollback, nor its write there', async () => {

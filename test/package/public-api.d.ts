@@ -811,6 +811,39 @@ type GuardedQuery = CallerQuery | {
     };
 };
 
+/**
+ * Leases that were acquired together, all or none of them, and end together: the loss of one is the loss of all.
+ */
+interface Leases<Tx> {
+    /**
+     * In byte order of their names. Release them together: with one of them released by itself, `isHeld` is false, and guards
+     * fail, although the others are held.
+     */
+    readonly leases: readonly Lease<Tx>[];
+    /**
+     * Aborts with the LockLostError of the first lease that is lost, before anybody else can get its lock. The others are
+     * released then. Not on a release of the holder's own.
+     */
+    readonly signal: AbortSignal;
+    /** Whether all are trusted at this moment. Compares clocks, so a stalled event loop cannot make it lie. */
+    isHeld(): boolean;
+    /** Milliseconds until the first of them stops being trusted unless it is renewed; 0 when one is over. */
+    remainingMs(): number;
+    /** Makes all last at least `ttl` from now, and renews them by that from then on. LockLostError if one is no longer ours. */
+    extend(ttl: Duration): Promise<void>;
+    /**
+     * Makes the commit of `tx` depend on all of them, in one message: LockLostError unless all stand, and from then until `tx`
+     * ends nobody else can get one of the locks. What is true of a single lease's guard is true of this one.
+     */
+    guard(tx: Tx | (() => Tx)): Promise<void>;
+    /**
+     * Gives all locks back: true, or false if one had already been lost. Otherwise as a single lease's release, also with `tx`:
+     * then all are given back with its commit, or none.
+     */
+    release(tx?: Tx | (() => Tx)): Promise<boolean>;
+    [Symbol.asyncDispose](): Promise<void>;
+}
+
 /** A hold that ends with the transaction it was taken in. */
 interface TransactionHold {
     readonly name: string;
@@ -844,6 +877,12 @@ interface TransactionLocks<Tx> {
     acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>;
     /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
     tryAcquire(name: string): Promise<TransactionHold | null>;
+    /**
+     * Holds all these locks, from 1 to 1,000, until `tx` ends, and answers in byte order of their names. Takes them in that order,
+     * so that no two such calls wait for each other; `wait` is for all. What it has when it fails stays held until `tx` ends:
+     * roll back. At REPEATABLE READ and above on PostgreSQL, a lock that changes hands meanwhile is TRANSACTION_ABORTED.
+     */
+    acquireAll(names: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]>;
     /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
     lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>;
 }
@@ -876,6 +915,17 @@ interface Locks<Tx> {
     acquire(name: string, options?: LockOptions): Promise<Lease<Tx>>;
     /** Resolves with a lease, or with null if somebody holds the lock. Never waits for it. */
     tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>;
+    /**
+     * Resolves with leases of all these locks, from 1 to 1,000, or of none. Takes them in byte order, so that no two such calls
+     * wait for each other: while it waits for one, it holds those before, and renews them. LockTimeoutError if `wait` is over
+     * before it has all; LockLostError if it loses one while it waits for another. The terms run from when all are held.
+     */
+    acquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx>>;
+    /**
+     * Resolves with leases of all these locks, or with null if somebody holds one of them. Never waits. Those that are free are
+     * taken and given back, so two such calls for some of the same locks may both be answered with null.
+     */
+    tryAcquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx> | null>;
     /**
      * Runs `body` under a lease and releases it afterwards. What the body rejects with comes through unchanged; a body that
      * resolved although its lease was lost rejects with LockLostError, which carries the `result`. In the body, a run for the
@@ -922,7 +972,7 @@ declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions):
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
 export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, createLocks, isTransactionAborted };
-export type { Adapter, Duration, GuardedQuery, HeldLease, InstanceOptions, Lease, LeaseJson, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, PendingLease, PendingLeaseOptions, RunOptions, RunOutcome, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
+export type { Adapter, Duration, GuardedQuery, HeldLease, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, PendingLease, PendingLeaseOptions, RunOptions, RunOutcome, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

@@ -11,6 +11,7 @@ import { type ConnectOptions, connectors } from '../adapters.ts'
 import { addUp, type Plan, type Sum } from '../within/add-up.ts'
 import { type Contest, type Report, startContest } from './contest.ts'
 import { type Bustle, LineUp, type RunningBustle, startBustle, type Turn } from './line.ts'
+import { type SubsetsPlan, takeSubsets } from './subsets.ts'
 
 /** What a worker process is started with. */
 export interface WorkerSettings {
@@ -158,6 +159,8 @@ const commands = {
     }
     return { acknowledged, refused }
   },
+
+  takeSubsets: (names: readonly string[], plan: SubsetsPlan) => takeSubsets(connected, locks, names, plan),
 
   async finish(): Promise<void> {
     isToFinish = true

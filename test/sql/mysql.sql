@@ -107,6 +107,48 @@ set l.token = free.next_token,
     l.holder = ?, l.session = null, l.handed_to = ?, l.takeover = 0,
     l.expires_at = coalesce(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000, least(l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))) + 0 * last_insert_id(free.next_token)
 
+-- takeFree
+-- In the caller's transaction. Rows are locked FOR UPDATE NOWAIT in a derived table, in the order of names, so it waits
+-- for nobody, and judged as locked; a transaction that has one of them ends the statement, which leaves those before
+-- locked, as they would have been anyway. A lease that came after the look from outside makes it change fewer rows than
+-- asked, or is seen by another look if the statement was ended: its row may be locked, which aborts the transaction.
+update (
+  select l.name, asked.holder, asked.mark, greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as next_token
+  from (select ? as name, ? as holder, ? as deadSession, ? as mark limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+  where l.owner is null or l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession
+  limit 1000
+  for update nowait
+) as free
+straight_join `rowlock_locks` as l force index (primary) on l.name = free.name
+set l.token = free.next_token, l.owner = null, l.holder = free.holder, l.session = null, l.handed_to = free.mark,
+    l.takeover = 0, l.expires_at = least(l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
+  from (select ? as name, ? as holder, ? as deadSession, ? as mark union all select ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+
+-- tokens
+-- In the caller's transaction: reads rows that it has locked and changed, by their keys, so it waits for nobody, and
+-- sees nothing but its own.
+select l.name, l.token from (select ? as name limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name limit 1000 for update
+-- Of two:
+select l.name, l.token from (select ? as name union all select ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name limit 1000 for update
+
+-- lockRowsNow
+-- Of names that had no row: NOWAIT, so it waits for nobody, and locks what it finds for the length of the statement. It
+-- tells whether an open transaction is creating one of them, for which the INSERT after it would wait.
+select 1 from (select ? as name limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name limit 1000 for update nowait
+-- Of two:
+select 1 from (select ? as name union all select ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name limit 1000 for update nowait
+
+-- createAllFree
+-- Creates free rows, in the order of names, and gives nobody a lock. Where a row has come in between it changes
+-- nothing, but may wait for a transaction that has locked that one meanwhile, as createFree.
+insert into `rowlock_locks` (name, token, expires_at)
+select asked.name, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) from (select ? as name limit 1) as asked
+on duplicate key update token = token
+-- Of two:
+select asked.name, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) from (select ? as name union all select ? limit 2) as asked
+
 -- lockRow
 -- In the caller's transaction: waits for the row for as long as the hint says, which ends this statement alone, and
 -- keeps it until the transaction ends. takeRow judges it.

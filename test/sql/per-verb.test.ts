@@ -46,6 +46,12 @@ const COSTS = {
     mariadb: [2, 'acquire', 'read'],
     sqlite: [8, 'standing', 'acquire'],
   },
+  'acquireAll of three locks that are free': {
+    pg: [1, 'acquireAlike'],
+    mysql: [2, 'acquire', 'read'],
+    mariadb: [2, 'acquire', 'read'],
+    sqlite: [8, 'standing', 'acquire'],
+  },
   // MySQL could look first, and do with one; but then a lock that is free would cost two.
   'tryAcquire of a lock that is held': {
     pg: [1, 'acquireOne'],
@@ -107,6 +113,12 @@ const COSTS = {
     mariadb: [1, 'guard'],
     sqlite: [6, 'guard', 'guard', 'guard', 'select 1', 'select 1', 'select 1'],
   },
+  'guard(tx) of three leases that were acquired together': {
+    pg: [1, 'guardMany'],
+    mysql: [1, 'guard'],
+    mariadb: [1, 'guard'],
+    sqlite: [4, 'guard', 'guard', 'guard', 'select 1'],
+  },
   // MySQL has no statement that fails as a whole if a part of it finds nothing.
   'guarded(tx, query)': {
     pg: [1, 'guardOne beside the query'],
@@ -120,6 +132,13 @@ const COSTS = {
     mysql: [2, 'read', 'takeRowNow'],
     mariadb: [2, 'read', 'takeRowInMariadb'],
     sqlite: [2, 'acquireIn', 'select 1'],
+  },
+  // On MySQL no statement answers with several tokens.
+  'within(tx).acquireAll of three locks, the isolation said': {
+    pg: [1, 'acquireFreeIn'],
+    mysql: [3, 'read', 'takeFree', 'tokens'],
+    mariadb: [3, 'read', 'takeFree', 'tokens'],
+    sqlite: [6, 'acquireIn', 'select 1', 'acquireIn', 'select 1', 'acquireIn', 'select 1'],
   },
   // PostgreSQL has to ask for it, once for each lock; once for each transaction would do.
   'within(tx).acquire, the isolation not said': {
@@ -223,6 +242,10 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
       const names = await three(freed)
       return cost(() => Promise.all(names.map((name) => locks.acquire(name))))
     },
+    async 'acquireAll of three locks that are free'() {
+      const names = await three(freed)
+      return cost(() => locks.acquireAll(names))
+    },
     async 'tryAcquire of a lock that is held'() {
       const { name } = await others.acquire(freshName())
       return cost(async () => expect(await locks.tryAcquire(name)).toBeNull())
@@ -276,6 +299,10 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
       const leases = await three(leased)
       return inTransaction((tx) => cost(() => Promise.all(leases.map(async (lease) => lease.guard(tx)))))
     },
+    async 'guard(tx) of three leases that were acquired together'() {
+      const leases = await locks.acquireAll(await three(freed))
+      return inTransaction((tx) => cost(async () => leases.guard(tx)))
+    },
     async 'guarded(tx, query)'() {
       const lease = await leased()
       return inTransaction((tx) => cost(() => lease.guarded(tx, { text: QUERY, values: [] })))
@@ -283,6 +310,10 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
     async 'within(tx).acquire, the isolation said'() {
       const name = await freed()
       return inTransaction((tx) => cost(() => locks.within(tx, { isolation: 'read committed' }).acquire(name)))
+    },
+    async 'within(tx).acquireAll of three locks, the isolation said'() {
+      const names = await three(freed)
+      return inTransaction((tx) => cost(() => locks.within(tx, { isolation: 'read committed' }).acquireAll(names)))
     },
     async 'within(tx).acquire, the isolation not said'() {
       const name = await freed()

@@ -99,6 +99,25 @@ from missed as m, lateral (select * from "rowlock_locks" as l where l.name = m.n
 select outcome, token, owner, holder, idle_limit_ms, pg_backend_pid() as backend
 from "rowlock_within_1"($1::text, $2::text, $3::float8, $4::text, $5::float8)
 
+-- acquireFreeIn
+-- rowlock_within_free_1 (migrations/postgres) looks at each row, in the order of names, and then locks it FOR UPDATE
+-- SKIP LOCKED and judges it as locked; it waits for nothing. What somebody else holds, waits for, or is about to take
+-- (its advisory lock cannot be had) is not locked; should somebody come in between, all is undone with a
+-- subtransaction, and the rows before that one are taken again.
+select array_to_json(tokens)::text as tokens, missing, pg_backend_pid() as backend,
+       current_setting('transaction_isolation') in ('repeatable read', 'serializable') as reads_snapshot
+from "rowlock_within_free_1"((select $1::text)::text[], $2::text)
+
+-- createFree
+-- Creates free rows, and gives nobody a lock. It only tries for the advisory lock that keeps two who create a name
+-- apart, and so waits for nobody; a name whose lock somebody has is left to them.
+insert into "rowlock_locks" (name, token, expires_at)
+select a.name, (extract(epoch from clock_timestamp()) * 1000000)::bigint, clock_timestamp()
+from unnest((select $1::text)::text[]) as a(name)
+where case when (select true from "rowlock_locks" as l where l.name = a.name) then false
+           else pg_try_advisory_xact_lock(hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615)) end
+on conflict (name) do nothing
+
 -- pollTransactions
 -- Reads pg_locks and locks nothing. What it says may be over at once: who goes in too early waits in the database, who
 -- goes in too late has waited a little longer.
@@ -110,15 +129,18 @@ select a.i::int, t.pid is not null as taken,
          else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder
             when (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) then 'others, who wait for it' end as leased_to
 from unnest((select $1::text)::text[]) with ordinality as a(name, i)
+left join "rowlock_locks" as l on l.name = a.name
 left join lateral (
   select pid from pg_locks
-  where locktype = 'advisory' and granted and objsubid = 1
-    and database = (select oid from pg_database where datname = current_database())
-    and classid::bigint = (hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615) >> 32) & 4294967295
-    and objid::bigint = hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615) & 4294967295
+  where granted
+    and (locktype = 'transactionid' and transactionid = l.xmax
+         or locktype = 'advisory' and objsubid = 1
+            and database = (select oid from pg_database where datname = current_database())
+            and classid::bigint = (hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615) >> 32) & 4294967295
+            and objid::bigint = hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615) & 4294967295)
+  order by locktype desc
   limit 1
 ) as t on true
-left join "rowlock_locks" as l on l.name = a.name
 
 -- hasWritten
 -- Reads pg_locks and locks nothing. The transaction waits for the answer meanwhile, and keeps an id that it has until

@@ -15,6 +15,10 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       'Free rows are locked FOR UPDATE SKIP LOCKED and judged as locked; of two who create a name one gets the advisory lock, for which they only try, and the other is refused. A refusal tells what was read, and may be out of date when it comes; a grant cannot be.',
     acquireIn:
       'rowlock_within_1 (migrations/postgres) waits as long as it is told: for other transactions at an advisory lock, then for a guard at the row, FOR UPDATE, which it judges as locked and keeps until the transaction ends. Who is refused rolls back a subtransaction, and with it both locks.',
+    acquireFreeIn:
+      'rowlock_within_free_1 (migrations/postgres) looks at each row, in the order of names, and then locks it FOR UPDATE SKIP LOCKED and judges it as locked; it waits for nothing. What somebody else holds, waits for, or is about to take (its advisory lock cannot be had) is not locked; should somebody come in between, all is undone with a subtransaction, and the rows before that one are taken again.',
+    createFree:
+      'Creates free rows, and gives nobody a lock. It only tries for the advisory lock that keeps two who create a name apart, and so waits for nobody; a name whose lock somebody has is left to them.',
     pollTransactions:
       'Reads pg_locks and locks nothing. What it says may be over at once: who goes in too early waits in the database, who goes in too late has waited a little longer.',
     hasWritten:
@@ -73,6 +77,14 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       "In the caller's transaction, after lockRow, so that it waits for nobody: what it judges is locked by this transaction. A lease that came first stays, and then the transaction is aborted, since it has the row locked.",
     takeRowNow:
       "In the caller's transaction, FOR UPDATE NOWAIT: a row that somebody has is an error of this statement, and waited for by lockRow. SKIP LOCKED would go on and lock the gap behind. What is free is judged as locked, and kept until the transaction ends.",
+    takeFree:
+      "In the caller's transaction. Rows are locked FOR UPDATE NOWAIT in a derived table, in the order of names, so it waits for nobody, and judged as locked; a transaction that has one of them ends the statement, which leaves those before locked, as they would have been anyway. A lease that came after the look from outside makes it change fewer rows than asked, or is seen by another look if the statement was ended: its row may be locked, which aborts the transaction.",
+    tokens:
+      "In the caller's transaction: reads rows that it has locked and changed, by their keys, so it waits for nobody, and sees nothing but its own.",
+    lockRowsNow:
+      'Of names that had no row: NOWAIT, so it waits for nobody, and locks what it finds for the length of the statement. It tells whether an open transaction is creating one of them, for which the INSERT after it would wait.',
+    createAllFree:
+      'Creates free rows, in the order of names, and gives nobody a lock. Where a row has come in between it changes nothing, but may wait for a transaction that has locked that one meanwhile, as createFree.',
     lockRow:
       "In the caller's transaction: waits for the row for as long as the hint says, which ends this statement alone, and keeps it until the transaction ends. takeRow judges it.",
     ownHold:

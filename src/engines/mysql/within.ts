@@ -2,12 +2,13 @@ import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import type { Statement } from '../../adapters/adapter.ts'
 import { toNumber } from '../../adapters/shape.ts'
-import type { Attempt, AttemptInResult, Store } from '../../protocol/store.ts'
+import type { LockError } from '../../base/errors.ts'
+import type { Attempt, AttemptInResult, Hold, Store } from '../../protocol/store.ts'
 import { noTransaction, transactionAborted } from '../failures.ts'
 import { statement } from '../statement.ts'
 import { administrationStatements } from './administration.ts'
 import type { Context } from './context.ts'
-import { engine, type Fragments, limited, now } from './fragments.ts'
+import { ASKED, BATCH, batched, engine, type Fragments, limited, now } from './fragments.ts'
 import {
   isLocked,
   limitsOf,
@@ -20,13 +21,21 @@ import {
 import { tokenAfter } from './token-after.ts'
 import { type AskedWithin, bytes, type Row, text, toAskedAttempt } from './values.ts'
 
+/** One of several that are taken together. */
+export interface AskedFree {
+  readonly name: Buffer
+  readonly holder: Buffer
+  readonly deadSession: Buffer | null
+  readonly mark: Buffer
+}
+
 export interface OwnHold {
   readonly name: Buffer
   readonly token: bigint
   readonly mark: Buffer
 }
 
-export function withinStatements({ locks }: Fragments) {
+export function withinStatements({ locks, askedLocks }: Fragments) {
   const createFree = statement<{ name: Buffer }>(
     engine,
     (p) => sql`
@@ -104,6 +113,32 @@ export function withinStatements({ locks }: Fragments) {
             l.expires_at = coalesce(${now} + ${p.ttl} * 1000, least(l.expires_at, ${now})) + 0 * last_insert_id(free.next_token)`,
     ),
 
+    // The same of many: one that another transaction has ends the statement, and one that a lease has got meanwhile is missed.
+    takeFree: batched<AskedFree>(sql`
+        update (
+          select l.name, asked.holder, asked.mark, greatest(l.token + 1, ${now}) as next_token
+          from ${askedLocks}
+          where l.owner is null or l.expires_at <= ${now} or l.session = asked.deadSession
+          limit ${sql.lit(BATCH)}
+          for update nowait
+        ) as free
+        straight_join ${locks} as l force index (primary) on l.name = free.name
+        set l.token = free.next_token, l.owner = null, l.holder = free.holder, l.session = null, l.handed_to = free.mark,
+            l.takeover = 0, l.expires_at = least(l.expires_at, ${now})`),
+
+    // Locked by this transaction already; a plain read would take a snapshot. A join, and no list of names: MariaDB makes a
+    // table of a thousand names, and scans that of the locks for it, which would lock all of its rows.
+    tokens: batched<{ name: Buffer }>(
+      sql`select l.name, l.token from ${askedLocks} limit ${sql.lit(BATCH)} for update`,
+    ),
+
+    // As lockRowNow and createFree, of many names that had no row a moment ago.
+    lockRowsNow: batched<{ name: Buffer }>(sql`select 1 from ${askedLocks} limit ${sql.lit(BATCH)} for update nowait`),
+    createAllFree: batched<{ name: Buffer }>(sql`
+        insert into ${locks} (name, token, expires_at)
+        select asked.name, ${now}, ${now} from ${ASKED} as asked
+        on duplicate key update token = token`),
+
     lockRow: (name: Buffer, waitMs: number): Statement => {
       const { text, values } = lockRow({ name })
       return { text: text.replace('select', `select /*+ MAX_EXECUTION_TIME(${Math.ceil(waitMs)}) */`), values }
@@ -144,7 +179,7 @@ const IDLE_LIMITS = ['idle_transaction_timeout', 'idle_write_transaction_timeout
 
 const BY_A_TRANSACTION: AttemptInResult = { granted: false, holders: [], queued: false }
 
-export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
+export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acquireIn' | 'acquireFreeIn'> {
   const { runner, own, server, fragments, read } = context
   const statements = withinStatements(fragments)
   const { forceRelease } = administrationStatements(fragments)
@@ -158,9 +193,7 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
    * free, by a statement that waits for nobody, and else waits behind the transactions that have the row.
    */
   async function acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult> {
-    // Asked in the transaction if it is not known yet: there may be no other connection, and it is this one whose answers are
-    // read. It takes no snapshot.
-    if (!server.isKnown) await server.ask(async (query) => runner.runIn(tx, query, (answer) => answer))
+    await knowServer(tx)
     const { row, maybeLocked } = await lookFromOutside(attempt.name)
     const same = await ownHold(tx, attempt, row)
     if (same !== undefined) return { granted: true, ...same }
@@ -168,16 +201,91 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
       const idleLimitMs = await showLife(tx)
       return { granted: false, holders: row.held ? [row.label] : [], queued: !row.held, idleLimitMs }
     }
-    const mark = `transaction ${randomBytes(16).toString('hex')}`
+    const mark = newMark()
     const { session: _, ...rest } = toAskedAttempt(attempt, row?.sessionGone ? row.session : null)
     const asked = { ...rest, mark: bytes(mark) }
     if (row === undefined && !(await createWithin(tx, asked.name, maybeLocked, waitMs))) return BY_A_TRANSACTION
     const token = await takeWithin(tx, asked, waitMs)
     if (token === undefined) return BY_A_TRANSACTION
     const hold = { owner: attempt.owner, token, mark }
-    if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
-    holdsOf.get(tx as object)!.set(attempt.name, hold)
+    remember(tx, attempt.name, hold)
     return { granted: true, owner: hold.owner, token }
+  }
+
+  /** Asked in the transaction: there may be no other connection, and it is this one whose answers are read. It takes no snapshot. */
+  async function knowServer(tx: Tx): Promise<void> {
+    if (!server.isKnown) await server.ask(async (query) => runner.runIn(tx, query, (answer) => answer))
+  }
+
+  /** The first ones that look free from outside, together, unless another transaction has one of them. */
+  async function acquireFreeIn(tx: Tx, attempts: readonly Attempt[]): Promise<Hold[]> {
+    await knowServer(tx)
+    const { settings } = await server.topology()
+    // There, a lock that is not free would end the transaction.
+    if (rollsBackOnTimeout(settings)) return []
+    const rows = await own.outside(() => lookAtAll(attempts))
+    if (rows === undefined) return []
+    const taken = holdsOf.get(tx as object)
+    const isFree = ({ name }: Attempt) => {
+      const row = rows.get(name)
+      return row !== undefined && !row.held && !row.leasesWait && taken?.has(name) !== true
+    }
+    const unfree = attempts.findIndex((attempt) => !isFree(attempt))
+    const free = unfree === -1 ? attempts : attempts.slice(0, unfree)
+    if (free.length === 0) return []
+    const mark = newMark()
+    const asked = free.map(({ name, holder }) => {
+      const row = rows.get(name)!
+      return {
+        name: bytes(name),
+        holder: bytes(holder),
+        deadSession: row.sessionGone ? row.session : null,
+        mark: bytes(mark),
+      }
+    })
+    const result = await unlessLocked(settings, async () =>
+      runner.runIn(tx, statements.takeFree(asked), (answer) => answer),
+    )
+    if (result === undefined) {
+      await checkLocked(free)
+      return []
+    }
+    if (result.inTransaction === false) throw noTransaction('within(tx)')
+    if (Number(result.affectedRows) !== free.length) throw leaseCameFirst()
+    const tokens = await runner.runIn(
+      tx,
+      statements.tokens(asked.map(({ name }) => ({ name }))),
+      ({ rows }) => new Map(rows.map((row) => [text(row.name), BigInt(row.token as string)])),
+    )
+    return free.map(({ name, owner }) => {
+      const token = tokens.get(name)!
+      remember(tx, name, { owner, token, mark })
+      return { name, owner, token }
+    })
+  }
+
+  /** What a statement that was ended has locked until then stays locked. It must not be the row of a lease, which has to be renewed. */
+  async function checkLocked(attempts: readonly Attempt[]): Promise<void> {
+    const rows = await own.outside(() => read(attempts))
+    for (const row of rows?.values() ?? []) if (row.held) throw leaseCameFirst()
+  }
+
+  /** Makes the rows that are missing, unless a transaction is creating one of them. */
+  async function lookAtAll(attempts: readonly Attempt[]): Promise<Map<string, Row>> {
+    const rows = await read(attempts)
+    const missing = attempts.filter(({ name }) => !rows.has(name)).map(({ name }) => ({ name: bytes(name) }))
+    if (missing.length === 0) return rows
+    const { settings } = await server.topology()
+    await unlessLocked(settings, async () => {
+      const { rows: created } = await runner.keep(statements.lockRowsNow(missing))
+      if (created.length === 0) await runner.keep(statements.createAllFree(missing))
+    })
+    return read(attempts)
+  }
+
+  function remember(tx: Tx, name: string, hold: TransactionHold): void {
+    if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
+    holdsOf.get(tx as object)!.set(name, hold)
   }
 
   /** MariaDB may end transactions in which nothing is sent for some time: this one is about to wait elsewhere. Answers that time. */
@@ -294,9 +402,7 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
       }
       const token = await tokenAfter(context, tx, text(asked.name), result)
       // InnoDB may have locked the row of somebody's lease, which must not last.
-      if (token === 0n) {
-        throw transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
-      }
+      if (token === 0n) throw leaseCameFirst()
       return token
     }
     if (dialect === 'mariadb') {
@@ -308,5 +414,13 @@ export function within<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'acquireIn'> {
     return (await lockRow(tx, asked.name, settings, waitMs)) ? take(statements.takeRow(asked)) : undefined
   }
 
-  return { acquireIn }
+  return { acquireIn, acquireFreeIn }
+}
+
+function newMark(): string {
+  return `transaction ${randomBytes(16).toString('hex')}`
+}
+
+function leaseCameFirst(): LockError {
+  return transactionAborted(new Error('a lease came first to the lock that this transaction was waiting for'))
 }

@@ -1,10 +1,13 @@
 import { sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
-import type { AttemptInResult, Store } from '../../protocol/store.ts'
+import type { AttemptInResult, Hold, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
-import { advisoryKey, type Fragments, free, unseen } from './fragments.ts'
+import { advisoryKey, clockToken, type Fragments, free, unseen } from './fragments.ts'
 import { array } from './rows.ts'
+
+/** Rows that one statement creates. Each takes an advisory lock for that long, for which all sessions share some memory. */
+const CREATED_AT_ONCE = 100
 
 export function withinStatements({ table, locks, named, leasesWait }: Fragments) {
   return {
@@ -16,7 +19,29 @@ export function withinStatements({ table, locks, named, leasesWait }: Fragments)
         from ${named('within_1')}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.waitMs}::float8)`,
     ),
 
-    // Leases, transactions that hold an advisory lock, and whether they wait for another lock themselves.
+    // Takes what can be had at once, of many: migrations/postgres tells what it does.
+    acquireFreeIn: statement<{ names: string; holder: string }>(
+      'postgres',
+      (p) => sql`
+        select array_to_json(tokens)::text as tokens, missing, pg_backend_pid() as backend,
+               current_setting('transaction_isolation') in ('repeatable read', 'serializable') as reads_snapshot
+        from ${named('within_free_1')}(${unseen(p.names)}::text[], ${p.holder}::text)`,
+    ),
+
+    // Makes rows that are missing, so that a transaction need not: others would have to wait for its end to learn of them. The
+    // advisory lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
+    createFree: statement<{ names: string }>(
+      'postgres',
+      (p) => sql`
+        insert into ${locks} (name, token, expires_at)
+        select a.name, ${clockToken}, clock_timestamp()
+        from unnest(${unseen(p.names)}::text[]) as a(name)
+        where case when (select true from ${locks} as l where l.name = a.name) then false
+                   else pg_try_advisory_xact_lock(${advisoryKey(table, sql`a.name`)}) end
+        on conflict (name) do nothing`,
+    ),
+
+    // Leases, transactions that hold an advisory lock or have changed the row, and whether they wait for another lock themselves.
     pollTransactions: statement<{ names: string }>(
       'postgres',
       (p) => sql`
@@ -25,15 +50,18 @@ export function withinStatements({ table, locks, named, leasesWait }: Fragments)
                case when not ${free} then l.holder
                     when ${leasesWait} then 'others, who wait for it' end as leased_to
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
+        left join ${locks} as l on l.name = a.name
         left join lateral (
           select pid from pg_locks
-          where locktype = 'advisory' and granted and objsubid = 1
-            and database = (select oid from pg_database where datname = current_database())
-            and classid::bigint = (${advisoryKey(table, sql`a.name`)} >> 32) & 4294967295
-            and objid::bigint = ${advisoryKey(table, sql`a.name`)} & 4294967295
+          where granted
+            and (locktype = 'transactionid' and transactionid = l.xmax
+                 or locktype = 'advisory' and objsubid = 1
+                    and database = (select oid from pg_database where datname = current_database())
+                    and classid::bigint = (${advisoryKey(table, sql`a.name`)} >> 32) & 4294967295
+                    and objid::bigint = ${advisoryKey(table, sql`a.name`)} & 4294967295)
+          order by locktype desc
           limit 1
-        ) as t on true
-        left join ${locks} as l on l.name = a.name`,
+        ) as t on true`,
     ),
 
     hasWritten: statement<{ backend: number }>(
@@ -46,8 +74,8 @@ export function withinStatements({ table, locks, named, leasesWait }: Fragments)
 
 export function within<Tx>(
   context: Context<Tx>,
-): Pick<Required<Store<Tx>>, 'acquireIn' | 'readsSnapshot' | 'pollTransactions'> {
-  const { runner } = context
+): Pick<Required<Store<Tx>>, 'acquireIn' | 'acquireFreeIn' | 'createRows' | 'readsSnapshot' | 'pollTransactions'> {
+  const { runner, own } = context
   const statements = compiled(context, withinStatements)
   /** The server's processes of transactions that have taken a lock, by their handles. A handle may serve one after the other. */
   const backends = new WeakMap<object, number>()
@@ -58,7 +86,40 @@ export function within<Tx>(
     return runner.runIn(tx, query, ({ rows: [row] }) => String(Object.values(row ?? {})[0]))
   }
 
+  async function createRows(names: readonly string[]): Promise<void> {
+    for (let from = 0; from < names.length; from += CREATED_AT_ONCE) {
+      const some = array(names.slice(from, from + CREATED_AT_ONCE))
+      await own.outside(() => runner.keep(statements().createFree({ names: some })))
+    }
+  }
+
   return {
+    async acquireFreeIn(tx, attempts) {
+      const holds: Hold[] = []
+      const [first] = attempts
+      if (first === undefined) return holds
+      const take = async () => {
+        const names = attempts.slice(holds.length).map(({ name }) => name)
+        const query = statements().acquireFreeIn({ names: array(names), holder: first.holder })
+        return runner.runIn(tx, query, ({ rows: [row] }) => {
+          backends.set(tx as object, Number(row?.backend))
+          for (const token of JSON.parse(row?.tokens as string) as string[]) {
+            const { name, owner } = attempts[holds.length]!
+            holds.push({ name, owner, token: BigInt(token) })
+          }
+          // A snapshot does not see what is created now: there the transaction has to create it.
+          return toBoolean(row?.missing) && !toBoolean(row?.reads_snapshot)
+        })
+      }
+      if (await take()) {
+        await createRows(attempts.slice(holds.length).map(({ name }) => name))
+        await take()
+      }
+      return holds
+    },
+
+    createRows,
+
     async acquireIn(tx, { name, owner, ttlMs, holder }, waitMs) {
       const query = statements().acquireIn({ name, owner, ttlMs, holder, waitMs })
       return runner.runIn(tx, query, ({ rows: [row] }): AttemptInResult => {

@@ -31,19 +31,28 @@ export class Load {
 export class Batches<Item extends { readonly name: string }, Answer> {
   readonly #send: (items: readonly Item[]) => Promise<readonly Answer[]>
   readonly #split: boolean
+  readonly #atOnce: number
   readonly #load: Load
   #waiting: Waiting<Item, Answer>[] = []
   #underWay = 0
   #planned = false
   #slow: NodeJS.Timeout | undefined
 
-  /** `split`: whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not. */
+  /**
+   * `split`: whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not.
+   * `atOnce`: how many statements may be under way.
+   */
   constructor(
     send: (items: readonly Item[]) => Promise<readonly Answer[]>,
-    { split = true, load = new Load() }: { readonly split?: boolean; readonly load?: Load } = {},
+    {
+      split = true,
+      atOnce = AT_ONCE,
+      load = new Load(),
+    }: { readonly split?: boolean; readonly atOnce?: number; readonly load?: Load } = {},
   ) {
     this.#send = send
     this.#split = split
+    this.#atOnce = atOnce
     this.#load = load
   }
 
@@ -57,12 +66,12 @@ export class Batches<Item extends { readonly name: string }, Answer> {
   }
 
   get #mayGo(): boolean {
-    return this.#underWay === 0 || (this.#underWay < AT_ONCE && this.#waiting.length >= this.#share)
+    return this.#underWay === 0 || (this.#underWay < this.#atOnce && this.#waiting.length >= this.#share)
   }
 
   /** So many requests go in one statement. */
   get #share(): number {
-    return Math.max(WORTH, Math.ceil(this.#load.size / AT_ONCE))
+    return Math.max(WORTH, Math.ceil(this.#load.size / this.#atOnce))
   }
 
   /** When all that runs now has asked: before any input or output, so that a lone caller loses nothing. */

@@ -63,6 +63,8 @@ export function processStore<Tx>(
   const load = new Load()
   const acquires = new Batches<Unsent, AttemptResult>((attempts) => store.acquire(sentTogether(attempts)), { load })
   const releases = new Batches<Release, ReleaseResult>((holds) => store.release(holds, process), { load })
+  // The heartbeat batches what falls due by itself.
+  const renewals = new Batches<Renewed, Renewal>((holds) => store.renew(holds))
   const enqueues = new Batches<NewTicket, EnqueueResult>((tickets) => store.enqueue(tickets, maxWaiters))
   const withdrawals = new Batches<Withdrawal, WithdrawalResult>((asked) => store.withdraw(asked))
   const promotions = new Batches<{ readonly name: string }, Promotion>((asked) =>
@@ -80,8 +82,7 @@ export function processStore<Tx>(
     store,
     acquire: (attempt) => acquires.add(attempt),
     release: (hold) => releases.add(hold),
-    // The heartbeat batches what falls due.
-    renew: async (hold) => (await store.renew([hold]))[0]!,
+    renew: (hold) => renewals.add(hold),
     enqueue: (ticket) => enqueues.add(ticket),
     withdraw: (withdrawal) => withdrawals.add(withdrawal),
     promote: (name) => promotions.add({ name }),
@@ -94,8 +95,8 @@ export function processStore<Tx>(
       }
       let batches = guards.get(tx)
       if (batches === undefined) {
-        // A transaction in which a statement failed is over: nothing is sent there again.
-        batches = new Batches(async (holds) => store.guard(tx, holds), { split: false })
+        // A transaction in which a statement failed is over: nothing is sent there again. And it has one connection.
+        batches = new Batches(async (holds) => store.guard(tx, holds), { split: false, atOnce: 1 })
         guards.set(tx, batches)
       }
       return batches.add(hold)

@@ -28,6 +28,8 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
   const idempotent = <T>(call: () => Promise<T>) => inTime(repeat(call, timeoutMs, CONNECTION_RETRIES))
   const {
     assertOpen,
+    acquireFreeIn,
+    createRows,
     readsSnapshot,
     pollTransactions,
     closeGates,
@@ -45,6 +47,8 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     // The waiting loop bounds it, because a late grant must be given back.
     acquire: (attempts) => onConflict(() => store.acquire(attempts)),
     acquireIn: (tx, attempt, waitMs) => inTransaction(store.acquireIn(tx, attempt, waitMs), waitMs + timeoutMs),
+    ...(acquireFreeIn && { acquireFreeIn: (tx, attempts) => inTransaction(acquireFreeIn.call(store, tx, attempts)) }),
+    ...(createRows && { createRows: (names) => harmless(() => createRows.call(store, names)) }),
     ...(readsSnapshot && { readsSnapshot: (tx) => inTime(readsSnapshot.call(store, tx)) }),
     ...(pollTransactions && { pollTransactions: (names) => harmless(() => pollTransactions.call(store, names)) }),
     ...(closeGates && { closeGates: (names) => harmless(() => closeGates.call(store, names)) }),

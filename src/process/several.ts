@@ -1,0 +1,250 @@
+import { DatabaseError, LockLostError } from '../base/errors.ts'
+import { backoff, untilUnlocked } from '../base/timing.ts'
+import type { Hold, Renewal } from '../protocol/store.ts'
+import type { AnswerBound } from './answer-bound.ts'
+import { type AcquireContext, acquire, type Granted, type Wanted } from './attempts.ts'
+import { type Call, type Calls, TIME_OUT } from './calls.ts'
+import type { Beat, Heartbeat, Renewable } from './heartbeat.ts'
+
+export interface SeveralContext extends AcquireContext {
+  readonly calls: Calls
+  readonly heartbeat: Heartbeat
+  /** The database is in this process: a busy caller keeps timers from firing for longer than a hand-off lasts. */
+  readonly local: boolean
+  renew(holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<Renewal[]>
+}
+
+/** What a caller asks for: all of these locks, or none. */
+export interface WantedAll extends Omit<Wanted, 'name'> {
+  /** Each once, in byte order: who waits for one has those before it, so that no two callers wait for each other. */
+  readonly names: readonly string[]
+}
+
+/**
+ * Tries all of them in one statement. If somebody is in the way, keeps those before that lock, waits for it as anybody does,
+ * and tries the rest. Resolves with null if it is a try and somebody holds one of them.
+ */
+export async function acquireAll(
+  context: SeveralContext,
+  call: Call,
+  wanted: WantedAll,
+  bound: AnswerBound,
+): Promise<Granted[] | null> {
+  const acquisition = new AcquisitionOfAll(context, call, wanted, bound)
+  let granted: Granted[] | null = null
+  try {
+    granted = await acquisition.untilAnswered()
+    return granted
+  } finally {
+    if (granted === null) await acquisition.giveAllBack()
+  }
+}
+
+/** One caller's way to several locks. */
+class AcquisitionOfAll {
+  readonly #context: SeveralContext
+  readonly #call: Call
+  readonly #wanted: WantedAll
+  readonly #bound: AnswerBound
+  readonly #ttlMs: number
+  readonly #waits: boolean
+  /** The first of the names, in their order. */
+  #kept: KeptHold[] = []
+  readonly #givenBack: Promise<unknown>[] = []
+
+  constructor(context: SeveralContext, call: Call, wanted: WantedAll, bound: AnswerBound) {
+    this.#context = context
+    this.#call = call
+    this.#wanted = wanted
+    this.#bound = bound
+    this.#ttlMs = Math.min(wanted.ttlMs, wanted.maxHoldMs)
+    this.#waits = wanted.waitMs !== null && wanted.waitMs > 0
+  }
+
+  async untilAnswered(): Promise<Granted[] | null> {
+    const { names, waitMs } = this.#wanted
+    for (;;) {
+      const granted = await this.#tryRest()
+      if (this.#kept.length + granted.length === names.length && this.#kept.length === 0) return granted
+      this.#keep(granted)
+      if (this.#kept.length < names.length) {
+        if (waitMs === null) return null
+        this.#keep([await this.#waitForNext()])
+      }
+      if (this.#kept.length === names.length) return this.#complete()
+    }
+  }
+
+  /** Who is told that somebody has one of them does not find the others held by itself, unless the database takes long. */
+  async giveAllBack(): Promise<void> {
+    this.#giveBack(this.#letGo())
+    if (this.#call.cancelled) return
+    const given = Promise.allSettled(this.#givenBack)
+    // An abort is told by what the call rejects with.
+    await this.#call.race(given, this.#bound.patienceMs).catch(() => undefined)
+  }
+
+  /** Tries those that it does not have yet. Answers the first of them, up to the one that somebody has, and gives back the others. */
+  async #tryRest(): Promise<Granted[]> {
+    const { waiters } = this.#context
+    const rest = this.#wanted.names.slice(this.#kept.length)
+    // Behind others of this process there is nothing to try.
+    const contended = this.#waits ? rest.findIndex((name) => waiters.contended(name)) : -1
+    const outcomes = await this.#tryEach(contended === -1 ? rest : rest.slice(0, contended))
+    const granted = outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value : null))
+    const missing = granted.indexOf(null)
+    if (missing === -1) return granted as Granted[]
+    const failure = outcomes.find((outcome) => outcome.status === 'rejected')
+    const isOver = failure !== undefined && this.#wanted.waitMs === null
+    this.#giveBack(granted.slice(isOver ? 0 : missing).filter((hold) => hold !== null))
+    // Who waits has time to wait out a failure, and hears of it then if it stays.
+    if (isOver) throw failure.reason
+    return granted.slice(0, missing) as Granted[]
+  }
+
+  /** Sent together, they go in one statement. */
+  async #tryEach(names: readonly string[]): Promise<PromiseSettledResult<Granted | null>[]> {
+    const { calls } = this.#context
+    const own = names.map(() => calls.begin(undefined))
+    const tries = names.map((name, index) =>
+      acquire(this.#context, own[index]!, { ...this.#wanted, name, waitMs: null }, this.#bound),
+    )
+    const all = Promise.allSettled(tries)
+    try {
+      return (await this.#call.race(all, Number.POSITIVE_INFINITY)) as PromiseSettledResult<Granted | null>[]
+    } catch (reason) {
+      for (const call of own) call.cancel(reason)
+      for (const outcome of await all) {
+        if (outcome.status === 'fulfilled' && outcome.value !== null) this.#giveBack([outcome.value])
+      }
+      throw reason
+    } finally {
+      for (const call of own) calls.end(call)
+    }
+  }
+
+  async #waitForNext(): Promise<Granted> {
+    const name = this.#wanted.names[this.#kept.length]!
+    // Null is the answer to a try, and this one waits.
+    return (await acquire(this.#context, this.#call, { ...this.#wanted, name }, this.#bound)) as Granted
+  }
+
+  /** Renews them from now on, since there is more to wait for. */
+  #keep(granted: readonly Granted[]): void {
+    const { heartbeat, local } = this.#context
+    for (const each of granted) {
+      const kept = new KeptHold(each, this.#ttlMs, (reason) => this.#call.cancel(reason))
+      this.#kept.push(kept)
+      heartbeat.add(kept, each.unconfirmed && local ? 0 : each.remainingMs)
+    }
+  }
+
+  /** All are there: renewed together, they last for their whole ttl from now, and what was handed over is confirmed. */
+  async #complete(): Promise<Granted[]> {
+    const sentAt = performance.now()
+    const asked = this.#kept.map(({ name, owner, token }) => ({ name, owner, token, ttlMs: this.#ttlMs }))
+    try {
+      const renewals = await this.#call.race(this.#context.renew(asked), this.#bound.patienceMs)
+      if (renewals !== TIME_OUT)
+        for (const [index, kept] of this.#kept.entries()) kept.onRenewal(renewals[index]!, sentAt)
+    } catch (error) {
+      // No answer is no loss: they last for as long as is known.
+      if (this.#call.cancelled || !(error instanceof DatabaseError) || error.failure === 'other') throw error
+    }
+    this.#call.throwIfCancelled()
+    const over = this.#kept.find((kept) => performance.now() >= kept.deadline)
+    if (over !== undefined) throw over.lost('it was not renewed in time')
+    const waitedMs = performance.now() - this.#bound.started
+    return this.#letGo().map((granted) => ({ ...granted, waitedMs }))
+  }
+
+  #letGo(): Granted[] {
+    const kept = this.#kept
+    this.#kept = []
+    for (const each of kept) {
+      each.end()
+      this.#context.heartbeat.remove(each)
+    }
+    return kept.map(({ granted }) => granted)
+  }
+
+  #giveBack(granted: readonly Granted[]): void {
+    if (granted.length === 0) return
+    const giving = Promise.all(granted.map((hold) => giveBack(this.#context, hold)))
+    this.#givenBack.push(giving)
+    this.#context.background('giving back locks that were acquired in vain', giving)
+  }
+}
+
+/** A hold whose caller waits for another one. */
+class KeptHold implements Renewable {
+  readonly name: string
+  readonly owner: string
+  readonly token: bigint
+  granted: Granted
+  beat: Beat | undefined
+  readonly #ttlMs: number
+  readonly #onLost: (reason: LockLostError) => void
+  #over = false
+
+  constructor(granted: Granted, ttlMs: number, onLost: (reason: LockLostError) => void) {
+    this.name = granted.name
+    this.owner = granted.owner
+    this.token = granted.token
+    this.granted = granted
+    this.#ttlMs = ttlMs
+    this.#onLost = onLost
+  }
+
+  /** A time of performance.now(). */
+  get deadline(): number {
+    return this.granted.sentAt + this.granted.remainingMs
+  }
+
+  renewalTtlMs(): number | null {
+    return this.#over ? null : this.#ttlMs
+  }
+
+  onRenewal({ outcome, remainingMs }: Renewal, sentAt: number): void {
+    if (this.#over) return
+    if (outcome === 'lost') {
+      this.#onLost(this.lost('the database says that it ran out or that somebody else has it'))
+      return
+    }
+    // Both deadlines hold, because no renewal shortens a lease.
+    if (sentAt + remainingMs > this.deadline) this.granted = { ...this.granted, sentAt, remainingMs }
+    if (outcome === 'renewed') this.granted = { ...this.granted, unconfirmed: false }
+  }
+
+  /** Neither lost nor longer trusted: the next renewal tells. */
+  onUnknown(): void {}
+
+  end(): void {
+    this.#over = true
+  }
+
+  lost(reason: string): LockLostError {
+    return new LockLostError(this.name, `while others were waited for, ${reason}`)
+  }
+}
+
+/** While the database cannot be asked, until the hold has run out: others need not wait for that if it can be helped. */
+async function giveBack({ handOffs, waiters, statementTimeoutMs }: AcquireContext, hold: Granted): Promise<void> {
+  const { name, owner, token, sentAt, remainingMs } = hold
+  for (let failures = 1; ; failures++) {
+    try {
+      // Somebody else's statement can have the row locked at that very moment.
+      await untilUnlocked(async () => (await handOffs.release({ name, owner, token })) !== 'locked', statementTimeoutMs)
+      // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
+      waiters.ended(owner)
+      return
+    } catch (error) {
+      const mayPass = error instanceof DatabaseError && error.failure !== 'other'
+      if (!mayPass || performance.now() >= sentAt + remainingMs) {
+        waiters.ended(owner)
+        throw error
+      }
+    }
+    await new Promise<void>((resolve) => setTimeout(resolve, backoff(failures)).unref())
+  }
+}
