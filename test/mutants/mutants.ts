@@ -636,6 +636,34 @@ const releaseOne = on(PG, [
 
 const within = on(PG, [
   {
+    name: 'PostgreSQL: several in a transaction do not raise the token',
+    function: 'within_free_1',
+    find: `token = greatest(l.token + 1, ${PG_CLOCK})`,
+    replace: 'token = l.token',
+    tests: ['within/several.test.ts'],
+  },
+  {
+    name: 'PostgreSQL: several in a transaction pass one that waits at the advisory lock',
+    function: 'within_free_1',
+    find: `and case when pg_try_advisory_lock(hashtextextended(table_oid || ' ' || l.name, 7239615)) then pg_advisory_unlock(hashtextextended(table_oid || ' ' || l.name, 7239615)) end`,
+    replace: '',
+    tests: ['within/several.test.ts'],
+  },
+  {
+    name: 'PostgreSQL: several in a transaction are locked too weakly to stop at a guard',
+    function: 'within_free_1',
+    find: 'for update skip locked',
+    replace: 'for no key update skip locked',
+    tests: ['within/several.test.ts'],
+  },
+  {
+    name: 'PostgreSQL: several in a transaction do not know what it has already',
+    function: 'within_free_1',
+    find: 'select l.handed_to = this_transaction',
+    replace: 'select false',
+    tests: ['within/several.test.ts'],
+  },
+  {
     name: 'PostgreSQL: acquire in a transaction does not look at the expiry',
     function: 'within_1',
     find: `or ${PG_EXPIRY}`,
@@ -1320,6 +1348,13 @@ const mysql = on(MYSQL, [
     find: `greatest(token + 1, ${MYSQL_NOW})`,
     replace: 'token',
     tests: ['within/within.test.ts'],
+  },
+  {
+    name: 'MySQL: several in a transaction do not raise the token',
+    statement: 'takeFree',
+    find: `greatest(l.token + 1, ${MYSQL_NOW})`,
+    replace: 'l.token',
+    tests: ['within/several.test.ts'],
   },
   {
     name: 'MySQL: acquire in a transaction that has waited does not raise the token',

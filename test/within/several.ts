@@ -52,6 +52,7 @@ export function severalWithinSuite(engine: TestEngine): void {
       it('holds all until the commit, each once, in byte order, and again the same', async () => {
         const names = freshNames(5)
         const [first, second] = [names[1]!, names[3]!]
+        const before = new Map<string, bigint>()
         for (const time of ['new', 'known']) {
           const holds = await inTransaction(async (tx) => {
             const within = locks.within(tx)
@@ -71,8 +72,10 @@ export function severalWithinSuite(engine: TestEngine): void {
           expect(holds.map(({ name }) => name)).toEqual(names)
           expect(await held(names)).toEqual(names.map(() => false))
           for (const { name, token } of holds) {
+            expect(token).toBeGreaterThan(before.get(name) ?? 0n)
             const lease = await other.locks.acquire(name)
             expect(lease.token).toBeGreaterThan(token)
+            before.set(name, lease.token)
             await lease.release()
           }
         }
@@ -137,6 +140,24 @@ export function severalWithinSuite(engine: TestEngine): void {
         },
       )
 
+      itIf(concurrent && seesCommits)('waits for a guard that is open, though its lease has run out', async () => {
+        const names = freshNames()
+        const lease = await other.locks.acquire(names[1]!, { ttl: '900ms', renew: false })
+        const order: string[] = []
+        const commit = await openTransaction(other.connected, async (theirs) => lease.guard(theirs))
+        await eventually(() => expect(lease.isHeld()).toBe(false))
+        await sleep(200)
+        const all = inTransaction(async (tx) => {
+          await locks.within(tx).acquireAll(names)
+          order.push('all')
+        })
+        await sleep(200)
+        order.push('guarded')
+        await commit()
+        await all
+        expect(order).toEqual(['guarded', 'all'])
+      })
+
       itIf(concurrent && seesCommits)('does not pass a transaction that waits already', async () => {
         const [first, second] = freshNames() as [string, string]
         const order: string[] = []
@@ -157,6 +178,23 @@ export function severalWithinSuite(engine: TestEngine): void {
         await Promise.all([one, both])
         expect(order).toEqual(['one', 'both'])
       })
+
+      itIf(concurrent && engine.engine === 'postgres')(
+        'leaves a lock to a transaction that is about to take it',
+        async () => {
+          const names = freshNames()
+          await (await other.locks.acquireAll(names)).release()
+          const key = `hashtextextended('rowlock_locks'::regclass::oid || ' ' || '${names[1]}', 7239615)`
+          const end = await openTransaction(other.connected, (theirs) =>
+            other.connected.sql(`select pg_advisory_xact_lock(${key})::text`, theirs),
+          )
+          await inTransaction(async (tx) => {
+            const late = expect(locks.within(tx).acquireAll(names, { wait: 200 })).rejects
+            await late.toMatchObject({ code: 'LOCK_TIMEOUT', lock: names[1] })
+          })
+          await end()
+        },
+      )
 
       itIf(concurrent)('never waits in a circle, whatever the orders and the overlaps, beside leases', async () => {
         const names = freshNames(5)
