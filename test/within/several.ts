@@ -237,7 +237,8 @@ export function severalWithinSuite(engine: TestEngine): void {
         ])
         // A snapshot can be too old, and InnoDB may have locked the row of a lease that came first.
         if (engine.engine === 'postgres' && seesCommits) expect(aborted).toBe(0)
-        expect(await held(names)).toEqual(names.map(() => false))
+        // What was handed to a transaction that the engine has ended then runs out a second later.
+        await eventually(async () => expect(await held(names)).toEqual(names.map(() => false)))
       })
 
       itIf(concurrent && engine.engine !== 'memory')('lets the engine find a circle of transactions', async () => {
