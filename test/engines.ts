@@ -130,12 +130,13 @@ export function engines(): TestEngine[] {
     ...served('mysql2 on MySQL', 'mysql2', 'mysql'),
     ...served('mysql2 on MariaDB', 'mysql2', 'mariadb'),
     onFile('better-sqlite3', 'better-sqlite3'),
-    pglite,
     memory,
     ...served('Kysely on PostgreSQL 18', 'kysely-postgres', 'postgres18'),
     ...served('Kysely on MySQL', 'kysely-mysql', 'mysql'),
     ...served('Kysely on MariaDB', 'kysely-mysql', 'mariadb'),
     onFile('Kysely on SQLite', 'kysely-sqlite'),
+    // Last, since it does not run beside others, and would part those that do.
+    pglite,
   ]
 }
 

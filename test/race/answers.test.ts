@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
-import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { beforeAll, describe, expect, it, type TestContext } from 'vitest'
 import type { SqlAdapter, Statement } from '../../src/adapters/adapter.ts'
 import { createLocks, type InstanceOptions, type Lease, LockError, type Locks } from '../../src/index.ts'
 import { connectors } from '../adapters.ts'
@@ -55,7 +55,7 @@ function expectAnswer(outcome: PromiseSettledResult<unknown>, call: string): voi
 }
 
 /** An instance on a pool of its own. */
-function onPool({ engine }: TestEngine, url: string, poolSize: number) {
+function onPool({ engine }: TestEngine, url: string, poolSize: number, { onTestFinished }: TestContext) {
   const connected = (engine === 'postgres' ? connectors.pg : connectors.mysql2)(url, { poolSize })
   onTestFinished(() => connected.close())
   const instance = async (options: InstanceOptions) => {
@@ -66,11 +66,11 @@ function onPool({ engine }: TestEngine, url: string, poolSize: number) {
   return { connected, instance }
 }
 
-const obstacles: Record<string, (engine: TestEngine, open: OpenEngine) => Promise<Obstacle>> = {
-  'a server that does not answer': async (engine, open) => {
+const obstacles: Record<string, (engine: TestEngine, open: OpenEngine, context: TestContext) => Promise<Obstacle>> = {
+  'a server that does not answer': async (engine, open, context) => {
     const proxy = await startProxy(open.url)
-    onTestFinished(() => proxy.close())
-    const { instance } = onPool(engine, proxy.through(open.url), 4)
+    context.onTestFinished(() => proxy.close())
+    const { instance } = onPool(engine, proxy.through(open.url), 4, context)
     return {
       instance,
       async begin() {
@@ -79,12 +79,12 @@ const obstacles: Record<string, (engine: TestEngine, open: OpenEngine) => Promis
       },
     }
   },
-  'a pool with nothing free': async (engine, open) => {
-    const { connected, instance } = onPool(engine, open.url, 1)
+  'a pool with nothing free': async (engine, open, context) => {
+    const { connected, instance } = onPool(engine, open.url, 1, context)
     return { instance, begin: () => openTransaction(connected, async () => undefined) }
   },
-  'a table that is locked': async (engine, open) => {
-    const { instance } = onPool(engine, open.url, 4)
+  'a table that is locked': async (engine, open, context) => {
+    const { instance } = onPool(engine, open.url, 4, context)
     const [lock, unlock] =
       engine.engine === 'postgres'
         ? ['begin; lock table rowlock_locks in access exclusive mode', 'commit']
@@ -118,7 +118,7 @@ const fileObstacles: typeof obstacles = {
 }
 
 function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[string]): void {
-  describe.each(['the first call', 'a later call'])(`${name}: %s`, (which) => {
+  describe.sequential.each(['the first call', 'a later call'])(`${name}: %s`, (which) => {
     let open: OpenEngine
 
     beforeAll(async () => {
@@ -126,8 +126,8 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
       return () => open.close()
     })
 
-    async function set(statementTimeout: number) {
-      const { instance, begin } = await obstacle(engine, open)
+    async function set(statementTimeout: number, context: TestContext) {
+      const { instance, begin } = await obstacle(engine, open, context)
       const locks = await instance({ ttl: TTL, statementTimeout })
       if (which === 'a later call') await (await locks.acquire(freshName())).release()
       return { locks, end: await begin() }
@@ -142,8 +142,8 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
       })
     }
 
-    it('acquire answers within its wait and a second, also behind another call of this process', async () => {
-      const { locks, end } = await set(FAR_TIMEOUT_MS)
+    it('acquire answers within its wait and a second, also behind another call of this process', async (context) => {
+      const { locks, end } = await set(FAR_TIMEOUT_MS, context)
       const locked = freshName()
       const calls = [1, 2, 3].map(() => locks.acquire(locked, { wait: WAIT_MS }))
       const outcomes = await Promise.all(calls.map((call) => answerWithin(call, FAR_TIMEOUT_MS / 2)))
@@ -155,8 +155,8 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
       await expectNoGhost(locked)
     })
 
-    it('tryAcquire answers within one statementTimeout', async () => {
-      const { locks, end } = await set(TRY_TIMEOUT_MS)
+    it('tryAcquire answers within one statementTimeout', async (context) => {
+      const { locks, end } = await set(TRY_TIMEOUT_MS, context)
       const locked = freshName()
       const outcome = await answerWithin(locks.tryAcquire(locked), 1.8 * TRY_TIMEOUT_MS)
       await end()
@@ -164,8 +164,8 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
       await expectNoGhost(locked)
     })
 
-    it.runIf(which === 'a later call')('what is no acquire answers in time, too', async () => {
-      const { instance, begin } = await obstacle(engine, open)
+    it.runIf(which === 'a later call')('what is no acquire answers in time, too', async (context) => {
+      const { instance, begin } = await obstacle(engine, open, context)
       const locks = await instance({ ttl: TTL, statementTimeout: TRY_TIMEOUT_MS })
       const leases = await Promise.all(Object.keys(calls).map(() => locks.acquire(freshName())))
       const end = await begin()
@@ -179,8 +179,8 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
       }
     })
 
-    it('a signal ends the call at once, and nothing is left of it', async () => {
-      const { locks, end } = await set(FAR_TIMEOUT_MS)
+    it('a signal ends the call at once, and nothing is left of it', async (context) => {
+      const { locks, end } = await set(FAR_TIMEOUT_MS, context)
       const locked = freshName()
       const controller = new AbortController()
       const call = locks.acquire(locked, { wait: '10m', signal: controller.signal })
@@ -194,24 +194,25 @@ function suite(engine: TestEngine, name: string, obstacle: (typeof obstacles)[st
   })
 }
 
-describe.each(servedEngines)('on $name', { timeout: 60_000 }, (engine) => {
+// Engines side by side, since these tests wait for what does not come.
+describe.each(servedEngines)('on $name', { concurrent: true, timeout: 60_000 }, (engine) => {
   for (const [name, obstacle] of Object.entries(obstacles)) suite(engine, name, obstacle)
 
   /** An instance behind a proxy, with a lease. */
-  async function behindProxy(statementTimeout: number) {
+  async function behindProxy(statementTimeout: number, context: TestContext) {
     const open = await engine.open()
-    onTestFinished(() => open.close())
+    context.onTestFinished(() => open.close())
     const proxy = await startProxy(open.url)
-    onTestFinished(() => proxy.close())
-    const { connected, instance } = onPool(engine, proxy.through(open.url), 4)
+    context.onTestFinished(() => proxy.close())
+    const { connected, instance } = onPool(engine, proxy.through(open.url), 4, context)
     const locks = await instance({ ttl: TTL, statementTimeout })
     return { open, proxy, connected, locks, lease: await locks.acquire(freshName()) }
   }
 
-  it.each(['release', 'extend'] as const)(
+  it.for(['release', 'extend'] as const)(
     '%s answers within one statementTimeout, though the row is locked first, and then the server falls silent',
-    async (verb) => {
-      const { open, proxy, locks, lease } = await behindProxy(TRY_TIMEOUT_MS)
+    async (verb, context) => {
+      const { open, proxy, locks, lease } = await behindProxy(TRY_TIMEOUT_MS, context)
       const commit = await openTransaction(open.connected, (tx) =>
         open.connected.sql(`select token from rowlock_locks where name = '${lease.name}' for update`, tx),
       )
@@ -227,14 +228,15 @@ describe.each(servedEngines)('on $name', { timeout: 60_000 }, (engine) => {
     },
   )
 
-  describe('in a transaction', () => {
+  describe.sequential('in a transaction', () => {
     /** Falls silent when the transaction has begun, and answers what `call` is told within the limit. */
     async function inSilence(
+      context: TestContext,
       statementTimeout: number,
       call: (locks: Locks<unknown>, tx: unknown, lease: Lease<unknown>) => Promise<unknown>,
       limitMs: number,
     ) {
-      const { proxy, connected, locks, lease } = await behindProxy(statementTimeout)
+      const { proxy, connected, locks, lease } = await behindProxy(statementTimeout, context)
       let outcome: PromiseSettledResult<unknown> | undefined
       const transaction = connected.transaction(async (tx) => {
         await connected.sql('select 1 as one', tx)
@@ -246,25 +248,26 @@ describe.each(servedEngines)('on $name', { timeout: 60_000 }, (engine) => {
       expect(outcome).toMatchObject({ status: 'rejected', reason: { code: 'DATABASE' } })
     }
 
-    it('guard answers within one statementTimeout', () =>
-      inSilence(TRY_TIMEOUT_MS, (_, tx, lease) => lease.guard(tx), IN_TIME_MS))
+    it('guard answers within one statementTimeout', (context) =>
+      inSilence(context, TRY_TIMEOUT_MS, (_, tx, lease) => lease.guard(tx), IN_TIME_MS))
 
-    it('release answers within one statementTimeout', () =>
-      inSilence(TRY_TIMEOUT_MS, (_, tx, lease) => lease.release(tx), IN_TIME_MS))
+    it('release answers within one statementTimeout', (context) =>
+      inSilence(context, TRY_TIMEOUT_MS, (_, tx, lease) => lease.release(tx), IN_TIME_MS))
 
-    it('tryAcquire answers within one statementTimeout', () =>
-      inSilence(TRY_TIMEOUT_MS, (locks, tx) => locks.within(tx).tryAcquire(freshName()), IN_TIME_MS))
+    it('tryAcquire answers within one statementTimeout', (context) =>
+      inSilence(context, TRY_TIMEOUT_MS, (locks, tx) => locks.within(tx).tryAcquire(freshName()), IN_TIME_MS))
 
-    it('acquire answers within its wait and a second', () =>
+    it('acquire answers within its wait and a second', (context) =>
       inSilence(
+        context,
         FAR_TIMEOUT_MS,
         (locks, tx) => locks.within(tx).acquire(freshName(), { wait: WAIT_MS }),
         FAR_TIMEOUT_MS / 2,
       ))
   })
 
-  it('close takes two statementTimeouts at most', async () => {
-    const { proxy, locks } = await behindProxy(TRY_TIMEOUT_MS)
+  it('close takes two statementTimeouts at most', async (context) => {
+    const { proxy, locks } = await behindProxy(TRY_TIMEOUT_MS, context)
     await locks.acquire(freshName())
     const waiting = settled(locks.acquire((await locks.list())[0]!.name))
     await eventually(async () => expect((await locks.list()).some(({ waiters }) => waiters > 0)).toBe(true))
@@ -275,7 +278,7 @@ describe.each(servedEngines)('on $name', { timeout: 60_000 }, (engine) => {
     await waiting
   })
 
-  it('a transaction whose connection fell silent keeps no other one from its lock', async () => {
+  it('a transaction whose connection fell silent keeps no other one from its lock', async ({ onTestFinished }) => {
     const open = await engine.open()
     onTestFinished(() => open.close())
     const { adapter, transaction } = await open.connect()

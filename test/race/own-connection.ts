@@ -15,12 +15,12 @@ export interface OwnConnectionOptions {
 const TTL_MS = 600
 const POOL_SIZE = 3
 
-/** What keeps leases alive and waiters moving goes over a connection of rowlock's own. */
+/** What keeps leases alive and waiters moving goes over a connection of rowlock's own. Engines side by side: most of it is waiting. */
 export function ownConnectionSuite(
   engine: Pick<TestEngine, 'name' | 'engine' | 'server' | 'open'>,
   { adapter, beside = true }: OwnConnectionOptions = {},
 ): void {
-  describe(`a connection of rowlock's own with ${engine.name}`, { timeout: 60_000 }, () => {
+  describe(`a connection of rowlock's own with ${engine.name}`, { concurrent: true, timeout: 60_000 }, () => {
     const closing: (() => Promise<unknown>)[] = []
 
     afterEach(async () => {
@@ -42,7 +42,7 @@ export function ownConnectionSuite(
       return { locks, events: recordEvents(locks) }
     }
 
-    it('no lease is lost, and waiters are served, with the whole pool busy for ten ttls', async () => {
+    it.sequential('no lease is lost, and waiters are served, with the whole pool busy for ten ttls', async () => {
       const { open, connected, locks, events } = await setUp(POOL_SIZE)
       const others = await open.locks({ ttl: '20s' })
       const leases = await Promise.all(Array.from({ length: 4 }, () => locks.acquire(freshName())))
@@ -70,7 +70,7 @@ export function ownConnectionSuite(
       for (const lease of leases.slice(1)) expect(await lease.release()).toBe(true)
     })
 
-    it('it does not keep the pool from ending while a lease is held', async () => {
+    it.sequential('it does not keep the pool from ending while a lease is held', async () => {
       const open = await engine.open()
       const { locks, events } = instance(open, open.connected, {})
       const lease = await locks.acquire(freshName())
@@ -81,7 +81,7 @@ export function ownConnectionSuite(
 
     // One of the pool's can be replaced only when the pool has another to spare.
     if (beside) {
-      it('it is opened again when it breaks, and no lease is lost meanwhile', async () => {
+      it.sequential('it is opened again when it breaks, and no lease is lost meanwhile', async () => {
         const { open, connected, locks, events } = await setUp(POOL_SIZE, { ttl: 3 * TTL_MS })
         const lease = await locks.acquire(freshName())
         await eventOf(events, 'renewed', lease.name)
@@ -102,7 +102,7 @@ export function ownConnectionSuite(
         expect(await lease.release()).toBe(true)
       })
 
-      it('there is one as long as there is something to keep alive, and none before', async () => {
+      it.sequential('there is one as long as there is something to keep alive, and none before', async () => {
         const { open, connected, locks, events } = await setUp(1)
         const others = await open.locks({ ttl: '20s' })
         await connected.sql('select 1')
@@ -127,7 +127,7 @@ export function ownConnectionSuite(
       })
     }
 
-    it('there is none with ownConnection: false', async () => {
+    it.sequential('there is none with ownConnection: false', async () => {
       const withoutOwn = { ttl: TTL_MS, ownConnection: false }
       const { open, connected, locks, events } = await setUp(1, withoutOwn)
       await connected.sql('select 1')

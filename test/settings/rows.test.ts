@@ -28,7 +28,7 @@ import { type Adapter, createLocks } from '../../src/index.ts'
 import { createPgPool } from '../adapters.ts'
 import { createDatabase, query, type TestDatabase } from '../connect.ts'
 import { freshName } from '../engines.ts'
-import { ormConnectors } from '../orms/connectors-b.ts'
+import { ormConnectors } from '../orms/connectors.ts'
 import { expectRefusal, type Setup, useEverything } from './use.ts'
 
 const open: Setup[] = []

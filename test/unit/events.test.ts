@@ -1,11 +1,15 @@
-import { afterEach, describe, expect, it, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, type MockInstance, vi } from 'vitest'
 import { fromMemory } from '../../src/adapters/memory.ts'
 import { createLocks, type LockEvent } from '../../src/index.ts'
 
 describe('a listener that throws', () => {
-  const warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => undefined)
+  let warn: MockInstance<typeof process.emitWarning>
 
-  afterEach(() => warn.mockClear())
+  beforeEach(() => {
+    warn = vi.spyOn(process, 'emitWarning').mockImplementation(() => undefined)
+  })
+
+  afterEach(() => warn.mockRestore())
 
   it('breaks neither the lease nor other listeners, and what it threw is not hidden', async () => {
     const locks = createLocks(fromMemory())

@@ -95,10 +95,10 @@ interface Held {
 
 /**
  * Calls of rowlock's and statements of the caller's that overlap in one transaction: each behaves as if it had come after
- * the one before, and what it said holds until the commit.
+ * the one before, and what it said holds until the commit. Engines side by side: most of the time is spent waiting.
  */
 export function overlapsSuite(engine: ServedEngine, { runs, isolations }: OverlapOptions): void {
-  describe(`calls that overlap in one transaction with ${engine.name}`, { timeout: 120_000 }, () => {
+  describe(`calls that overlap in one transaction with ${engine.name}`, { concurrent: true, timeout: 120_000 }, () => {
     let open: OpenEngine
     let locks: Locks<unknown>
     /** Other processes: one that has locks and rows for a while, one that tries to take what the transaction holds. */
@@ -350,7 +350,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
       await expectFree(name)
     }
 
-    describe.each(isolations)('at %s', (isolation) => {
+    describe.sequential.each(isolations)('at %s', (isolation) => {
       it('each behaves as if it had come alone, and what it said holds until the commit', async () => {
         await fc.assert(
           fc.asyncProperty(scenarios, (scenario) => run(scenario, isolation)),
@@ -359,7 +359,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
       })
     })
 
-    it('a lock, and a write, that came beside a wait are there until and after the commit', async () => {
+    it.sequential('a lock, and a write, that came beside a wait are there until and after the commit', async () => {
       const [awaited, free] = [freshName(), freshName()]
       for (const by of ['a lease', 'a transaction'] as const) {
         const { go, begin } = start()
@@ -381,7 +381,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
       }
     })
 
-    it('a guard that came beside a wait stands until the commit', async () => {
+    it.sequential('a guard that came beside a wait stands until the commit', async () => {
       const awaited = freshName()
       const leases = await Promise.all(Array.from({ length: 8 }, () => locks.acquire(freshName())))
       const { go, begin } = start()
@@ -398,7 +398,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
       for (const lease of leases) expect(await lease.release()).toBe(true)
     })
 
-    it("a write of the caller's that waits for longer than rowlock does is not failed by rowlock", async () => {
+    it.sequential("a write of the caller's that waits for longer than rowlock does is not failed by rowlock", async () => {
       const awaited = freshName()
       const before = await tally(0)
       const { go, begin } = start()
@@ -422,7 +422,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
     })
 
     // At the engine's default level: on InnoDB a search may have locked the gap into which the rows of new locks go.
-    it('a transaction that has been refused a lock gets others that nobody ever had', async () => {
+    it.sequential('a transaction that has been refused a lock gets others that nobody ever had', async () => {
       const run = freshName()
       const { go, begin: end } = start()
       const occupied = await occupy(`${run}:0`, { by: 'a transaction', ms: 0 }, go)
@@ -440,7 +440,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
       }
     })
 
-    it('a wait that ends without the lock takes nothing along that came beside it', async () => {
+    it.sequential('a wait that ends without the lock takes nothing along that came beside it', async () => {
       const [awaited, free, entry] = [freshName(), freshName(), freshName()]
       const { go, begin: end } = start()
       const occupied = await occupy(awaited, { by: 'a transaction', ms: 0 }, go)

@@ -12,7 +12,8 @@ export function withinSuite(engine: TestEngine): void {
   const levels: (Isolation | undefined)[] =
     engine.isolations.length > 0 && !engine.connector.startsWith('kysely') ? [...engine.isolations] : [undefined]
 
-  describe(`within(tx) with ${engine.name}`, () => {
+  // Engines side by side, since most of the time is spent waiting; but PGlite keeps this thread busy.
+  describe(`within(tx) with ${engine.name}`, { concurrent: engine.connector !== 'pglite' }, () => {
     let open: OpenEngine
     /** A second process, or the same connection where the engine has just one. */
     let other: { connected: Connected; locks: Locks<unknown> }
@@ -43,7 +44,7 @@ export function withinSuite(engine: TestEngine): void {
     // While a transaction is open, nothing else can be asked where there is one connection or one writer.
     const concurrent = engine.shared ? engine.engine !== 'sqlite' : engine.engine === 'memory'
 
-    describe.each(levels)('at isolation level %s', (level) => {
+    describe.sequential.each(levels)('at isolation level %s', (level) => {
       const inTransaction = <T>(body: (tx: unknown) => Promise<T>) => open.connected.transaction(body, level)
       const inOther = <T>(body: (tx: unknown) => Promise<T>) => other.connected.transaction(body, level)
       /** As an application does it: a transaction that the database gave up is retried as a whole. */

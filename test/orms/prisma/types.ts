@@ -3,7 +3,7 @@ import type { Prisma, PrismaClient } from '../../../examples/prisma/generated/cl
 import { fromPrisma } from '../../../src/adapters/prisma.ts'
 import { createLocks, type Locks } from '../../../src/index.ts'
 
-// Compiled by ../types-prisma-b.test.ts, after `prisma generate`: fails when Prisma's types move away from ours.
+// Compiled by ../examples.test.ts, after `prisma generate`: fails when Prisma's types move away from ours.
 
 /** What guards of these locks take. */
 type TransactionOf<L> = L extends Locks<infer Tx> ? Tx : never

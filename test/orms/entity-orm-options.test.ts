@@ -18,7 +18,7 @@ import { type Adapter, createLocks, type Lease, LockLostError } from '../../src/
 import { createPgPool } from '../adapters.ts'
 import { query } from '../connect.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
-import { ormEngines } from './connectors-b.ts'
+import { ormEngines } from './connectors.ts'
 import type { OrmConnected } from './engines.ts'
 import { generatedClient } from './prisma/generate.ts'
 

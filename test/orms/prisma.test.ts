@@ -5,13 +5,11 @@ import { fromPrisma, type PrismaClient } from '../../src/adapters/prisma.ts'
 import type { Adapter } from '../../src/index.ts'
 import { createPgPool } from '../adapters.ts'
 import { type OwnConnectionOptions, ownConnectionSuite, withoutOwnConnectionSuite } from '../race/own-connection.ts'
-import { overlapsSuite } from '../within/overlaps.ts'
-import { smallPoolsSuite } from '../within/small-pools.ts'
-import { ormEngines } from './connectors-b.ts'
-import { type OrmConnected, oncePerEngine } from './engines.ts'
+import { allSuites } from './all-suites.ts'
+import type { OrmConnected } from './engines.ts'
 
 /** Prisma opens none beside its pool, so it is given a pool for that. */
-const prismaWithSessions: OwnConnectionOptions['adapter'] = (connected, url) => {
+const withSessions: OwnConnectionOptions['adapter'] = (connected, url) => {
   const { db } = connected as unknown as OrmConnected & { db: PrismaClient }
   if (url.startsWith('postgres')) {
     const pool = createPgPool({ connectionString: url })
@@ -21,15 +19,7 @@ const prismaWithSessions: OwnConnectionOptions['adapter'] = (connected, url) => 
   return { adapter: fromPrisma(db, { sessions: fromMysql2(pool) }) as Adapter<unknown>, close: () => pool.end() }
 }
 
-for (const orm of ['Prisma', 'TypeORM', 'Sequelize', 'MikroORM'] as const) {
-  for (const engine of oncePerEngine(ormEngines(orm))) {
-    overlapsSuite(engine, { runs: 8, isolations: ['read committed'] })
-    smallPoolsSuite(engine)
-    if (orm === 'Prisma') {
-      ownConnectionSuite(engine, { adapter: prismaWithSessions })
-      withoutOwnConnectionSuite(engine)
-    } else {
-      ownConnectionSuite(engine)
-    }
-  }
-}
+allSuites('Prisma', (engine) => {
+  ownConnectionSuite(engine, { adapter: withSessions })
+  withoutOwnConnectionSuite(engine)
+})

@@ -1,4 +1,0 @@
-import { ormEngines } from './connectors-b.ts'
-import { ormSuite } from './suite.ts'
-
-for (const engine of ormEngines('Sequelize')) ormSuite(engine)

@@ -1,0 +1,3 @@
+import { allSuites } from './all-suites.ts'
+
+allSuites('TypeORM')
