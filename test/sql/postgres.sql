@@ -129,7 +129,7 @@ select a.i::int, t.pid is not null as taken,
          else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder
             when (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) then 'others, who wait for it' end as leased_to
 from unnest((select $1::text)::text[]) with ordinality as a(name, i)
-left join "rowlock_locks" as l on l.name = a.name
+left join lateral (select * from "rowlock_locks" as l where l.name = a.name limit 1) as l on true
 left join lateral (
   select pid from pg_locks
   where granted

@@ -9,7 +9,7 @@ import { array } from './rows.ts'
 /** Rows that one statement creates. Each takes an advisory lock for that long, for which all sessions share some memory. */
 const CREATED_AT_ONCE = 100
 
-export function withinStatements({ table, locks, named, leasesWait }: Fragments) {
+export function withinStatements({ table, locks, named, leasesWait, rowOf }: Fragments) {
   return {
     // The one statement that waits: migrations/postgres tells what it does.
     acquireIn: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
@@ -50,7 +50,7 @@ export function withinStatements({ table, locks, named, leasesWait }: Fragments)
                case when not ${free} then l.holder
                     when ${leasesWait} then 'others, who wait for it' end as leased_to
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
-        left join ${locks} as l on l.name = a.name
+        left join ${rowOf(sql`a`)} on true
         left join lateral (
           select pid from pg_locks
           where granted
