@@ -129,11 +129,11 @@ select a.i::int, t.pid is not null as taken,
          else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder
             when (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) then 'others, who wait for it' end as leased_to
 from unnest((select $1::text)::text[]) with ordinality as a(name, i)
-left join lateral (select * from "rowlock_locks" as l where l.name = a.name limit 1) as l on true
+left join lateral (select l.*, l.xmax as changed_by from "rowlock_locks" as l where l.name = a.name limit 1) as l on true
 left join lateral (
   select pid from pg_locks
   where granted
-    and (locktype = 'transactionid' and transactionid = l.xmax
+    and (locktype = 'transactionid' and transactionid = l.changed_by
          or locktype = 'advisory' and objsubid = 1
             and database = (select oid from pg_database where datname = current_database())
             and classid::bigint = (hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615) >> 32) & 4294967295

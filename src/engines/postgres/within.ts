@@ -9,7 +9,7 @@ import { array } from './rows.ts'
 /** Rows that one statement creates. Each takes an advisory lock for that long, for which all sessions share some memory. */
 const CREATED_AT_ONCE = 100
 
-export function withinStatements({ table, locks, named, leasesWait, rowOf }: Fragments) {
+export function withinStatements({ table, locks, named, leasesWait }: Fragments) {
   return {
     // The one statement that waits: migrations/postgres tells what it does.
     acquireIn: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
@@ -50,11 +50,11 @@ export function withinStatements({ table, locks, named, leasesWait, rowOf }: Fra
                case when not ${free} then l.holder
                     when ${leasesWait} then 'others, who wait for it' end as leased_to
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
-        left join ${rowOf(sql`a`)} on true
+        left join lateral (select l.*, l.xmax as changed_by from ${locks} as l where l.name = a.name limit 1) as l on true
         left join lateral (
           select pid from pg_locks
           where granted
-            and (locktype = 'transactionid' and transactionid = l.xmax
+            and (locktype = 'transactionid' and transactionid = l.changed_by
                  or locktype = 'advisory' and objsubid = 1
                     and database = (select oid from pg_database where datname = current_database())
                     and classid::bigint = (${advisoryKey(table, sql`a.name`)} >> 32) & 4294967295
