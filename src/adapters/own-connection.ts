@@ -3,8 +3,13 @@ import { bounded, openedInTime } from '../base/timing.ts'
 import type { DedicatedConnection, Result, SqlAdapter, SqlEngine, Statement } from './adapter.ts'
 import { isConnectionFailure } from './driver-errors.ts'
 
-/** A statement waits so long for the connection to be opened; then it goes to the pool. */
-const OPENING_MS = 250
+/**
+ * A statement waits so long for the connection to be opened; then it goes to the pool, where it may have to wait behind the
+ * application. One of the pool's is there at once or not for long; to open one takes several round trips, and a busy server
+ * its time.
+ */
+const BORROWING_MS = 250
+const OPENING_MS = 1000
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5000
 /** A pool that has no second connection to lend probably never will, and is kept from its only one while that is found out. */
@@ -82,8 +87,9 @@ export class OwnConnection {
   readonly outside: Outside = async (ask) => {
     if (this.#shared === undefined && performance.now() < this.#noneOutsideUntil) return undefined
     const answer = ask()
+    const isOpened = this.#dedicate !== undefined && (this.#opening !== undefined || this.#mayOpen)
     try {
-      return await bounded(answer, OUTSIDE_MS).catch((error: unknown) => {
+      return await bounded(answer, isOpened ? OPENING_MS + OUTSIDE_MS : OUTSIDE_MS).catch((error: unknown) => {
         // One of our own will answer, however slowly; to go on without it would cost more.
         if (this.#shared === undefined) throw error
         return bounded(answer, this.#timeoutMs - OUTSIDE_MS)
@@ -134,7 +140,7 @@ export class OwnConnection {
     }
     let timer: NodeJS.Timeout | undefined
     const late = new Promise<undefined>((resolve) => {
-      timer = setTimeout(() => resolve(undefined), OPENING_MS)
+      timer = setTimeout(() => resolve(undefined), this.#dedicate === undefined ? BORROWING_MS : OPENING_MS)
     })
     try {
       return await Promise.race([this.#opened().catch(() => undefined), late])

@@ -1,8 +1,10 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { createLocks, isTransactionAborted } from '../../src/index.ts'
+import { connectors } from '../adapters.ts'
 import { freshName, type OpenEngine } from '../engines.ts'
 import { servedEngines } from '../race/one-per-engine.ts'
 import { endProcesses, startWorker } from '../race/processes.ts'
+import { startProxy } from '../tcp-proxy.ts'
 import { addUp, counted, createCounters, startCounter } from './add-up.ts'
 
 /** Longer than a test may take: nobody gives up, and what hangs is seen to. */
@@ -54,6 +56,21 @@ describe.each(servedEngines)('transactions that want one lock on $name', { timeo
       await using own = await process(poolSize).then(closed)
       expect(await addUp(own, { transactions, names: [wanted], isolation })).toEqual({ aborted: 0, failed: [] })
       await expectCounted(wanted, transactions)
+    })
+
+    it('none is aborted whose process has yet to connect to a server that is far away', async () => {
+      const [name] = await names(1)
+      const proxy = await startProxy(open.url)
+      try {
+        // To open a connection takes several round trips, and longer than a transaction waits for one of the pool's.
+        proxy.delay({ toServer: 100, toClient: 100 })
+        const connected = await connectors[engine.connector](proxy.through(open.url) as never, { poolSize: 4 })
+        await using own = closed({ connected, locks: createLocks(connected.adapter, LONG) })
+        expect(await addUp(own, { transactions: 4, names: [[name!]], isolation })).toEqual({ aborted: 0, failed: [] })
+      } finally {
+        await proxy.close()
+      }
+      await expectCounted([name!], 4)
     })
 
     it('100 do with ten locks what they do with one', async () => {
