@@ -73,8 +73,8 @@ export interface Locks<Tx> {
   tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null>
   /**
    * Resolves with leases of all these locks, from 1 to 1,000, or of none. Takes them in byte order, so that no two such calls
-   * wait for each other: while it waits for one, it holds those before, and renews them. LockTimeoutError if `wait` is over
-   * before it has all; LockLostError if it loses one while it waits for another. The terms run from when all are held.
+   * wait for each other: while it waits for one, it holds those before, and renews them; one that it loses meanwhile it waits
+   * for again. LockTimeoutError if `wait` is over before it has all. The terms run from when all are held.
    */
   acquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx>>
   /**

@@ -1,4 +1,4 @@
-import { DatabaseError, LockLostError } from '../base/errors.ts'
+import { DatabaseError } from '../base/errors.ts'
 import { backoff, untilUnlocked } from '../base/timing.ts'
 import type { Hold, Renewal } from '../protocol/store.ts'
 import type { AnswerBound } from './answer-bound.ts'
@@ -14,6 +14,9 @@ export interface SeveralContext extends AcquireContext {
   renew(holds: readonly (Hold & { readonly ttlMs: number })[]): Promise<Renewal[]>
 }
 
+/** One that is kept was lost while another one was asked for. */
+const LOST = Symbol('lost')
+
 /** What a caller asks for: all of these locks, or none. */
 export interface WantedAll extends Omit<Wanted, 'name'> {
   /** Each once, in byte order: who waits for one has those before it, so that no two callers wait for each other. */
@@ -22,7 +25,7 @@ export interface WantedAll extends Omit<Wanted, 'name'> {
 
 /**
  * Tries all of them in one statement. If somebody is in the way, keeps those before that lock, waits for it as anybody does,
- * and tries the rest. Resolves with null if it is a try and somebody holds one of them.
+ * and tries the rest. One that it loses meanwhile it asks for again. Resolves with null if it is a try and somebody holds one of them.
  */
 export async function acquireAll(
   context: SeveralContext,
@@ -50,6 +53,8 @@ class AcquisitionOfAll {
   readonly #waits: boolean
   /** The first of the names, in their order. */
   #kept: KeptHold[] = []
+  /** What is under way for it. */
+  #asking: readonly Call[] = []
   readonly #givenBack: Promise<unknown>[] = []
 
   constructor(context: SeveralContext, call: Call, wanted: WantedAll, bound: AnswerBound) {
@@ -64,20 +69,23 @@ class AcquisitionOfAll {
   async untilAnswered(): Promise<Granted[] | null> {
     const { names, waitMs } = this.#wanted
     for (;;) {
+      this.#dropFromLost()
       const granted = await this.#tryRest()
-      if (this.#kept.length + granted.length === names.length && this.#kept.length === 0) return granted
+      if (granted.length === names.length) return granted
       this.#keep(granted)
       if (this.#kept.length < names.length) {
         if (waitMs === null) return null
-        this.#keep([await this.#waitForNext()])
+        this.#confirm()
+        this.#keep(await this.#waitForNext())
       }
-      if (this.#kept.length === names.length) return this.#complete()
+      const all = this.#kept.length === names.length ? await this.#complete() : undefined
+      if (all !== undefined) return all
     }
   }
 
   /** Who is told that somebody has one of them does not find the others held by itself, unless the database takes long. */
   async giveAllBack(): Promise<void> {
-    this.#giveBack(this.#letGo())
+    this.#giveBack(this.#letGo(0))
     if (this.#call.cancelled) return
     const given = Promise.allSettled(this.#givenBack)
     // An abort is told by what the call rejects with.
@@ -90,7 +98,7 @@ class AcquisitionOfAll {
     const rest = this.#wanted.names.slice(this.#kept.length)
     // Behind others of this process there is nothing to try.
     const contended = this.#waits ? rest.findIndex((name) => waiters.contended(name)) : -1
-    const outcomes = await this.#tryEach(contended === -1 ? rest : rest.slice(0, contended))
+    const outcomes = await this.#ask(contended === -1 ? rest : rest.slice(0, contended), null)
     const granted = outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value : null))
     const missing = granted.indexOf(null)
     if (missing === -1) return granted as Granted[]
@@ -102,14 +110,15 @@ class AcquisitionOfAll {
     return granted.slice(0, missing) as Granted[]
   }
 
-  /** Sent together, they go in one statement. */
-  async #tryEach(names: readonly string[]): Promise<PromiseSettledResult<Granted | null>[]> {
+  /** Of several, sent together, the attempts go in one statement. Ends early, with LOST, if one that is kept is lost. */
+  async #ask(names: readonly string[], waitMs: number | null): Promise<PromiseSettledResult<Granted | null>[]> {
     const { calls } = this.#context
     const own = names.map(() => calls.begin(undefined))
-    const tries = names.map((name, index) =>
-      acquire(this.#context, own[index]!, { ...this.#wanted, name, waitMs: null }, this.#bound),
+    this.#asking = own
+    const asked = names.map((name, index) =>
+      acquire(this.#context, own[index]!, { ...this.#wanted, name, waitMs }, this.#bound),
     )
-    const all = Promise.allSettled(tries)
+    const all = Promise.allSettled(asked)
     try {
       return (await this.#call.race(all, Number.POSITIVE_INFINITY)) as PromiseSettledResult<Granted | null>[]
     } catch (reason) {
@@ -119,28 +128,45 @@ class AcquisitionOfAll {
       }
       throw reason
     } finally {
+      this.#asking = []
       for (const call of own) calls.end(call)
     }
   }
 
-  async #waitForNext(): Promise<Granted> {
-    const name = this.#wanted.names[this.#kept.length]!
+  /** None if one that is kept was lost meanwhile. */
+  async #waitForNext(): Promise<Granted[]> {
+    const { names, waitMs } = this.#wanted
+    const [outcome] = await this.#ask([names[this.#kept.length]!], waitMs)
+    if (outcome?.status === 'rejected') {
+      if (outcome.reason === LOST) return []
+      throw outcome.reason
+    }
     // Null is the answer to a try, and this one waits.
-    return (await acquire(this.#context, this.#call, { ...this.#wanted, name }, this.#bound)) as Granted
+    return [outcome!.value!]
+  }
+
+  /** What was handed over lasts for a moment: too short for another wait, however busy this process is meanwhile. */
+  #confirm(): void {
+    for (const kept of this.#kept) if (kept.granted.unconfirmed) this.#context.heartbeat.add(kept, 0)
   }
 
   /** Renews them from now on, since there is more to wait for. */
   #keep(granted: readonly Granted[]): void {
     const { heartbeat, local } = this.#context
     for (const each of granted) {
-      const kept = new KeptHold(each, this.#ttlMs, (reason) => this.#call.cancel(reason))
+      const kept = new KeptHold(each, this.#ttlMs, () => {
+        for (const call of this.#asking) call.cancel(LOST)
+      })
       this.#kept.push(kept)
       heartbeat.add(kept, each.unconfirmed && local ? 0 : each.remainingMs)
     }
   }
 
-  /** All are there: renewed together, they last for their whole ttl from now, and what was handed over is confirmed. */
-  async #complete(): Promise<Granted[]> {
+  /**
+   * All are there: renewed together, they last for their whole ttl from now, and what was handed over is confirmed. Undefined if
+   * one of them was lost meanwhile.
+   */
+  async #complete(): Promise<Granted[] | undefined> {
     const sentAt = performance.now()
     const asked = this.#kept.map(({ name, owner, token }) => ({ name, owner, token, ttlMs: this.#ttlMs }))
     try {
@@ -152,15 +178,20 @@ class AcquisitionOfAll {
       if (this.#call.cancelled || !(error instanceof DatabaseError) || error.failure === 'other') throw error
     }
     this.#call.throwIfCancelled()
-    const over = this.#kept.find((kept) => performance.now() >= kept.deadline)
-    if (over !== undefined) throw over.lost('it was not renewed in time')
+    if (this.#kept.some((kept) => kept.isLost)) return undefined
     const waitedMs = performance.now() - this.#bound.started
-    return this.#letGo().map((granted) => ({ ...granted, waitedMs }))
+    return this.#letGo(0).map((granted) => ({ ...granted, waitedMs }))
   }
 
-  #letGo(): Granted[] {
-    const kept = this.#kept
-    this.#kept = []
+  /** Those before it are still held in order; it is asked for again, and what came after it. */
+  #dropFromLost(): void {
+    const lost = this.#kept.findIndex((kept) => kept.isLost)
+    if (lost !== -1) this.#giveBack(this.#letGo(lost))
+  }
+
+  /** Of those from this index on. */
+  #letGo(from: number): Granted[] {
+    const kept = this.#kept.splice(from)
     for (const each of kept) {
       each.end()
       this.#context.heartbeat.remove(each)
@@ -184,10 +215,10 @@ class KeptHold implements Renewable {
   granted: Granted
   beat: Beat | undefined
   readonly #ttlMs: number
-  readonly #onLost: (reason: LockLostError) => void
-  #over = false
+  readonly #onLost: () => void
+  #state: 'kept' | 'lost' | 'over' = 'kept'
 
-  constructor(granted: Granted, ttlMs: number, onLost: (reason: LockLostError) => void) {
+  constructor(granted: Granted, ttlMs: number, onLost: () => void) {
     this.name = granted.name
     this.owner = granted.owner
     this.token = granted.token
@@ -196,23 +227,23 @@ class KeptHold implements Renewable {
     this.#onLost = onLost
   }
 
-  /** A time of performance.now(). */
-  get deadline(): number {
-    return this.granted.sentAt + this.granted.remainingMs
+  get isLost(): boolean {
+    return this.#state === 'lost' || performance.now() >= this.#deadline
   }
 
   renewalTtlMs(): number | null {
-    return this.#over ? null : this.#ttlMs
+    return this.#state === 'kept' ? this.#ttlMs : null
   }
 
   onRenewal({ outcome, remainingMs }: Renewal, sentAt: number): void {
-    if (this.#over) return
+    if (this.#state !== 'kept') return
     if (outcome === 'lost') {
-      this.#onLost(this.lost('the database says that it ran out or that somebody else has it'))
+      this.#state = 'lost'
+      this.#onLost()
       return
     }
     // Both deadlines hold, because no renewal shortens a lease.
-    if (sentAt + remainingMs > this.deadline) this.granted = { ...this.granted, sentAt, remainingMs }
+    if (sentAt + remainingMs > this.#deadline) this.granted = { ...this.granted, sentAt, remainingMs }
     if (outcome === 'renewed') this.granted = { ...this.granted, unconfirmed: false }
   }
 
@@ -220,11 +251,11 @@ class KeptHold implements Renewable {
   onUnknown(): void {}
 
   end(): void {
-    this.#over = true
+    this.#state = 'over'
   }
 
-  lost(reason: string): LockLostError {
-    return new LockLostError(this.name, `while others were waited for, ${reason}`)
+  get #deadline(): number {
+    return this.granted.sentAt + this.granted.remainingMs
   }
 }
 

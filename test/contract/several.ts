@@ -121,16 +121,21 @@ export function severalSuite(subject: Subject): void {
     const { locks, others } = subject
     const names = freshNames()
     const inTheWay = await others.acquire(names[1]!)
-    const waiting = locks.acquireAll(names, { ttl: '600ms', maxHold: '600ms', renew: false })
+    // Longer than a busy machine lets this process stand still.
+    const waiting = locks.acquireAll(names, { ttl: '6s', maxHold: '6s', renew: false })
     await untilWaiting(others, names[1]!)
     const token = (await others.inspect(names[0]!))?.token
-    await sleep(1500)
-    expect((await others.inspect(names[0]!))?.token).toBe(token)
+    let least = Number.POSITIVE_INFINITY
+    await eventually(async () => {
+      const { expiresInMs } = (await others.inspect(names[0]!))!
+      least = Math.min(least, expiresInMs)
+      expect(expiresInMs).toBeGreaterThan(least + 500)
+    })
     await inTheWay.release()
     const leases = await waiting
     expect(leases.isHeld()).toBe(true)
     expect(leases.leases[0]!.token).toBe(token)
-    expect(leases.remainingMs()).toBeLessThanOrEqual(600)
+    expect(leases.remainingMs()).toBeLessThanOrEqual(6000)
     await eventually(() => expect(leases.signal.aborted).toBe(true))
     await untilNoneHeld(names)
     expect(await leases.release()).toBe(false)
@@ -244,23 +249,31 @@ export function severalSuite(subject: Subject): void {
     }
   })
 
-  it('fails when it loses one while it waits for another, and gives back the rest', async () => {
+  it('asks again for one that it loses while it waits for another', async () => {
     const { locks, others } = subject
     const names = freshNames()
     const inTheWay = await others.acquire(names[2]!)
-    const waiting = settled(locks.acquireAll(names, { ttl: '600ms' }))
+    const waiting = locks.acquireAll(names, { ttl: '3s' })
     await untilWaiting(others, names[2]!)
+    const token = (await others.inspect(names[0]!))!.token
     await others.forceRelease(names[0]!)
-    expect(await waiting).toMatchObject({ status: 'rejected', reason: { code: 'LOCK_LOST', lock: names[0] } })
-    await untilNoneHeld(names.slice(0, 2))
-    expect((await others.inspect(names[2]!))?.waiters).toBe(0)
+    const thief = await others.acquire(names[0]!)
+    await untilWaiting(others, names[0]!)
+    await eventually(async () => expect(await held(names)).toEqual([true, false, true]))
+    await thief.release()
+    await untilWaiting(others, names[2]!)
     await inTheWay.release()
+    const leases = await waiting
+    expect(leases.leases[0]!.token).toBeGreaterThan(token)
+    expect(leases.isHeld()).toBe(true)
+    expect(await leases.release()).toBe(true)
+    await untilNoneHeld(names)
   })
 
   it('guards a commit by all of them', async () => {
     const { locks, others, connected } = subject
     const names = freshNames()
-    const leases = await locks.acquireAll(names, { ttl: '500ms', renew: false })
+    const leases = await locks.acquireAll(names, { ttl: '900ms', renew: false })
     await connected.transaction(async (tx) => {
       await leases.guard(() => tx)
       await eventually(() => expect(leases.isHeld()).toBe(false))
