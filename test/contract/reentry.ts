@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
 import { createLocks, DeadlockError, LockLostError } from '../../src/index.ts'
 import { freshName } from '../engines.ts'
-import { DEFAULTS, type Subject, settled, tap, untilFree, untilWaiting } from './harness.ts'
+import { DEFAULTS, eventually, type Subject, settled, tap, untilFree, untilWaiting } from './harness.ts'
 
 export function reentrySuite(subject: Subject): void {
   it('refuses to wait, in a run, for the lock of that run', async () => {
@@ -104,7 +104,7 @@ export function reentrySuite(subject: Subject): void {
         }
         await gates.outer!.passed
       })
-      await expect.poll(() => entered).toHaveLength(2)
+      await eventually(() => expect(entered).toHaveLength(2))
       const runs = { outer, first: branches[0]!, second: branches[1]! }
       for (const end of order) {
         gates[end]!.open()
