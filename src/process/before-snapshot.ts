@@ -38,16 +38,22 @@ export class BeforeSnapshot {
   /** `seen`: how the lock was a moment ago. */
   enter(name: string, seen?: TransactionView): Entrance {
     const waiting = new Waiting()
-    if (seen?.taken === false && !this.#waiting.has(name) && !this.#entering.has(name)) {
-      this.#entering.set(name, waiting)
-      waiting.enter()
-      return { open: waiting.open, leave: () => this.#leave(name, waiting) }
-    }
+    const isFirst = !this.#waiting.has(name) && !this.#entering.has(name)
+    if (isFirst && seen?.taken === false) this.#letIn(name, waiting)
+    else this.#lineUp(name, waiting)
+    return { open: waiting.open, leave: () => this.#leave(name, waiting) }
+  }
+
+  #lineUp(name: string, waiting: Waiting): void {
     const waiters = this.#waiting.get(name)
     if (waiters === undefined) this.#waiting.set(name, [waiting])
     else waiters.push(waiting)
     if (!this.#polling) void this.#pollOn()
-    return { open: waiting.open, leave: () => this.#leave(name, waiting) }
+  }
+
+  #letIn(name: string, waiting: Waiting): void {
+    this.#entering.set(name, waiting)
+    waiting.enter()
   }
 
   #leave(name: string, waiting: Waiting): void {
@@ -87,10 +93,7 @@ export class BeforeSnapshot {
 
   /** For the first ones. */
   #openFor(name: string, count: number): void {
-    for (const waiting of this.#waiting.get(name)?.splice(0, count) ?? []) {
-      this.#entering.set(name, waiting)
-      waiting.enter()
-    }
+    for (const waiting of this.#waiting.get(name)?.splice(0, count) ?? []) this.#letIn(name, waiting)
     if (this.#waiting.get(name)?.length === 0) this.#waiting.delete(name)
     this.#movedAt = performance.now()
   }
