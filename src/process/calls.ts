@@ -128,7 +128,11 @@ export class Call {
   /** Settles as `promise` does, or with TIME_OUT after `timeoutMs`; rejects when the call is cancelled. One at a time. */
   race<T>(promise: Promise<T> | undefined, timeoutMs: number): Promise<T | typeof TIME_OUT> {
     return new Promise((resolve, reject) => {
-      if (this.#cancelled !== undefined) return reject(this.#cancelled.reason)
+      if (this.#cancelled !== undefined) {
+        // Nobody waits for it any more, so its failure is nobody's either.
+        promise?.catch(() => undefined)
+        return reject(this.#cancelled.reason)
+      }
       // The first to come ends it; the others find that it is over.
       const end = () => {
         if (this.#reject !== fail) return false

@@ -110,8 +110,7 @@ export class TransactionAttempts<Tx> {
       const waitMs = Math.max(0, deadline - performance.now())
       holds.push(await this.acquire(call, tx, { ...wanted, name: names[holds.length]!, waitMs, readsCommitted }))
     }
-    const asksForSnapshot = store.readsSnapshot !== undefined && !store.single && !wanted.readsCommitted
-    if (asksForSnapshot && (await bound.withinTransaction(store.readsSnapshot!(tx)))) {
+    if (await bound.withinTransaction(this.#readsSnapshot(tx, wanted))) {
       // The first is waited for before there is a snapshot; those that change hands after it was taken end the transaction.
       if (store.createRows !== undefined) await bound.within(store.createRows(names))
       await acquireNext(false)
@@ -154,6 +153,8 @@ export class TransactionAttempts<Tx> {
         }
       }
       for (;;) {
+        // Whoever has stopped listening would not hear of what is sent now.
+        call.throwIfCancelled()
         const mayWait = turn === undefined || handed !== undefined
         const asked = { ...attempt, owner: handed?.owner ?? attempt.owner }
         const answer = bound.withinTransaction(
@@ -203,14 +204,18 @@ export class TransactionAttempts<Tx> {
    * How the lock is seen from outside, for a transaction that has yet to take the snapshot which is all that it sees;
    * undefined for others. Where that is to be expected, both are asked at once.
    */
-  async #beforeSnapshot(tx: Tx, { name, readsCommitted }: WantedIn): Promise<TransactionView | undefined> {
-    const { store } = this.#context
-    if (store.readsSnapshot === undefined || store.single || readsCommitted) return undefined
-    const looking = this.#expectsSnapshot ? this.#look(name) : undefined
+  async #beforeSnapshot(tx: Tx, wanted: WantedIn): Promise<TransactionView | undefined> {
+    const looking = this.#expectsSnapshot && !wanted.readsCommitted ? this.#look(wanted.name) : undefined
     // Looked at below, if at all.
     looking?.catch(() => undefined)
+    return (await this.#readsSnapshot(tx, wanted)) ? (looking ?? this.#look(wanted.name)) : undefined
+  }
+
+  async #readsSnapshot(tx: Tx, { readsCommitted }: Pick<WantedIn, 'readsCommitted'>): Promise<boolean> {
+    const { store } = this.#context
+    if (store.readsSnapshot === undefined || store.single || readsCommitted) return false
     this.#expectsSnapshot = await store.readsSnapshot(tx)
-    return this.#expectsSnapshot ? (looking ?? this.#look(name)) : undefined
+    return this.#expectsSnapshot
   }
 
   async #look(name: string): Promise<TransactionView> {

@@ -2,6 +2,7 @@ import { getEventListeners } from 'node:events'
 import { afterEach, expect, it } from 'vitest'
 import { fromMemory, MemoryDatabase } from '../../src/adapters/memory.ts'
 import { createLocks } from '../../src/index.ts'
+import { Calls } from '../../src/process/calls.ts'
 import { settled } from '../contract/harness.ts'
 
 const CALLERS = 10_000
@@ -60,3 +61,19 @@ function controlled(): { signal: AbortSignal; abort: () => void } {
   const controller = new AbortController()
   return { signal: controller.signal, abort: () => controller.abort('enough') }
 }
+
+it('what a call that is over would have waited for may fail unheard', async () => {
+  const unhandled: unknown[] = []
+  const onUnhandled = (reason: unknown) => void unhandled.push(reason)
+  process.on('unhandledRejection', onUnhandled)
+  try {
+    const call = new Calls().begin(undefined)
+    call.cancel('enough')
+    await expect(call.race(Promise.reject(new Error('lost')), 1000)).rejects.toBe('enough')
+    // Node tells of it after the microtasks.
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(unhandled).toEqual([])
+  } finally {
+    process.off('unhandledRejection', onUnhandled)
+  }
+})

@@ -418,4 +418,37 @@ describe.each(served)('closing while a transaction waits in the database, on $na
     expect(failure).toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringContaining('closed') })
     await holding
   })
+
+  it('sends nothing in a transaction whose call has been ended before', async () => {
+    const { open } = await setUp(engine)
+    const adapter = open.connected.adapter as SqlAdapter<unknown>
+    let closed: Promise<void> | undefined
+    const closes = <Connection extends { query: SqlAdapter<unknown>['query'] }>(
+      connection: Connection,
+    ): Connection => ({
+      ...connection,
+      query(statement) {
+        closed ??= locks.close()
+        return connection.query(statement)
+      },
+    })
+    const { dedicate, borrow } = adapter
+    const sent: string[] = []
+    const locks = createLocks({
+      ...closes(adapter),
+      ...(dedicate && { dedicate: async () => closes(await dedicate.call(adapter)) }),
+      ...(borrow && { borrow: async () => closes(await borrow.call(adapter)) }),
+      queryIn(tx: unknown, statement) {
+        sent.push(statement.text)
+        return adapter.queryIn(tx, statement)
+      },
+    })
+    await open.connected.transaction(async (tx) => {
+      const acquiring = locks.within(tx, { isolation: 'read committed' }).acquire(freshName(), { wait: '1h' })
+      await expect(acquiring).rejects.toMatchObject({ message: expect.stringContaining('closed') })
+    })
+    expect(closed).toBeInstanceOf(Promise)
+    await closed
+    expect(sent).toEqual([])
+  })
 })
