@@ -1,15 +1,16 @@
 import type { DenseSet } from '../base/dense-set.ts'
 import type { Duration } from '../base/duration.ts'
-import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
-import { backoff, bounded, untilUnlocked } from '../base/timing.ts'
+import { LockError, LockLostError } from '../base/errors.ts'
+import { bounded, untilUnlocked } from '../base/timing.ts'
 import { AnswerBound } from '../process/answer-bound.ts'
 import type { HandOffs } from '../process/hand-offs.ts'
 import type { Beat, Heartbeat, Renewable } from '../process/heartbeat.ts'
 import type { ProcessStore } from '../process/store/index.ts'
 import type { CallerQuery, GuardResult, Hold, ReleaseResult, Renewal } from '../protocol/store.ts'
 import type { Events } from './events.ts'
+import { LazySignal } from './lazy-signal.ts'
 import { currentTransaction, toTtl } from './options.ts'
-import { outsideRuns, type RunLease } from './reentry.ts'
+import type { RunLease } from './reentry.ts'
 
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
@@ -124,14 +125,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   bodies = 0
   readonly #context: LeaseContext<Tx>
   readonly #terms: LeaseTerms
-  #controller: AbortController | undefined
+  readonly #abortable = new LazySignal()
   readonly #lastDeadline: number
   #ttlMs: number
   #deadline: number
   #timer: NodeJS.Timeout | undefined
   #state: 'held' | 'released' | 'lost' = 'held'
   #reason = ''
-  #abortReason: LockLostError | undefined
   #confirmed: boolean
   #releasing: Promise<boolean> | undefined
   #releaseUnderWay: Promise<boolean> | undefined
@@ -161,11 +161,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
 
   get signal(): AbortSignal {
     this.isHeld()
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController()
-      if (this.#abortReason !== undefined) this.#controller.abort(this.#abortReason)
-    }
-    return this.#controller.signal
+    return this.#abortable.signal
   }
 
   isHeld(): boolean {
@@ -183,14 +179,14 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     const ttlMs = toTtl(ttl)
     this.#assertHeld()
     const wanted = this.#withinMaxHold(ttlMs)
-    const extended = this.#untilUnlocked(async () => {
+    const extending = untilUnlocked(async () => {
       this.#assertHeld()
       const sentAt = performance.now()
       const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: wanted })
       this.onRenewal(renewal!, sentAt)
       return renewal!.outcome !== 'held'
-    }, 'extend')
-    await this.#bound().within(extended)
+    }, this.#context.statementTimeoutMs)
+    if (!(await this.#bound().within(extending))) throw this.#stillLocked('extend')
     this.#assertHeld()
     this.#ttlMs = ttlMs
     // With another ttl it is due at another time.
@@ -200,11 +196,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   guard(tx: Tx | (() => Tx)): Promise<void> {
     try {
       const transaction = currentTransaction(tx)
-      const bound = this.#bound()
-      const checked = this.#guard(transaction, bound)
-      return checked instanceof Promise
-        ? bound.withinTransaction(checked)
-        : new Guarded(() => this.#context.store.store.assertOpen?.(transaction))
+      return this.#guard(transaction) ?? new Guarded(() => this.#context.store.store.assertOpen?.(transaction))
     } catch (error) {
       // A synchronous transaction can be stopped only by what is thrown before it goes on.
       if (this.#context.store.store.synchronous) throw error
@@ -225,9 +217,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
         throw error
       }
     }
-    const bound = this.#bound()
-    const checked = this.#guard(transaction, bound)
-    await (checked instanceof Promise ? bound.withinTransaction(checked) : checked)
+    await this.#guard(transaction)
     return (await store.query(transaction, caller)) as Row[]
   }
 
@@ -270,7 +260,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
 
   /** @internal Calls `listener`, the only one, when the signal aborts, or would if anybody had asked for it. */
   onAbort(listener: (reason: LockLostError) => void): void {
-    if (this.#abortReason !== undefined) listener(this.#abortReason)
+    const { reason } = this.#abortable
+    if (reason !== undefined) listener(reason)
     else this.#onAbort = listener
   }
 
@@ -309,11 +300,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#abort(new LockLostError(this.name, reason, { cause }))
   }
 
-  /** Most leases end without anybody having asked for their signal. */
   #abort(reason: LockLostError): void {
-    this.#abortReason ??= reason
-    const controller = this.#controller
-    if (controller !== undefined) outsideRuns((reason) => controller.abort(reason), reason)
+    this.#abortable.abort(reason)
     this.#onAbort?.(reason)
   }
 
@@ -334,9 +322,16 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     return new AnswerBound(null, this.#context.statementTimeoutMs)
   }
 
-  #guard(tx: Tx, bound: AnswerBound): void | Promise<void> {
+  /** Undefined: a synchronous driver has answered. */
+  #guard(tx: Tx): Promise<void> | undefined {
+    const bound = this.#bound()
+    const checked = this.#check(tx, bound)
+    return checked && bound.withinTransaction(checked)
+  }
+
+  #check(tx: Tx, bound: AnswerBound): Promise<void> | undefined {
     this.#assertHeld()
-    const check = (result: GuardResult) => {
+    const judge = (result: GuardResult) => {
       // 'expired' in an old snapshot, while renewals this process knows of have moved the expiry: the row lock protects us.
       if (result === 'stands' || (result === 'expired' && this.isHeld())) return
       this.lose('the database says that it ran out or that somebody else has it')
@@ -346,11 +341,14 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       return this.#confirm().then(() => {
         // The caller has gone on, and another transaction may have the connection by now.
         if (bound.leftMs === 0) throw bound.noAnswer()
-        return this.#guard(tx, bound)
+        return this.#check(tx, bound)
       })
     const result = this.#context.store.guard(tx, { ...this.#hold(), ttlMs: this.#ttlMs })
-    if (!(result instanceof Promise)) return check(result)
-    return result.then(check, async (error: unknown) => {
+    if (!(result instanceof Promise)) {
+      judge(result)
+      return undefined
+    }
+    return result.then(judge, async (error: unknown) => {
       await this.#assertNotTakenOver(error, bound)
       throw error
     })
@@ -461,28 +459,21 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     return false
   }
 
-  /** While the database cannot be asked, until the lease has run out: others need not wait for that if it can be helped. */
   async #repeatedRelease(): Promise<ReleaseResult['outcome']> {
-    for (let failures = 1; ; failures++) {
-      try {
-        let answer: ReleaseResult['outcome'] = 'locked'
-        await this.#untilUnlocked(async () => {
-          answer = await this.#context.handOffs.release(this.#hold())
-          return answer !== 'locked'
-        }, 'release')
-        return answer
-      } catch (error) {
+    const { handOffs, statementTimeoutMs, isOver } = this.#context
+    const answer = await handOffs.releaseRepeatedly(this.#hold(), {
+      deadline: this.#deadline,
+      lockedMs: statementTimeoutMs,
+      isOver,
+      isAwaited: () => this.#onReleaseFailure !== undefined,
+      onFailure: (error, isRepeated) => {
         this.#releaseFailure = error
-        const mayPass = error instanceof DatabaseError && error.failure !== 'other'
-        if (!mayPass || performance.now() >= this.#deadline || this.#context.isOver()) throw error
-        this.#onReleaseFailure?.()
-      }
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, backoff(failures))
-        // Nobody waits for it any more, so it need not keep the process alive.
-        if (this.#onReleaseFailure === undefined) timer.unref()
-      })
-    }
+        if (isRepeated) this.#onReleaseFailure?.()
+      },
+    })
+    if (answer !== 'locked') return answer
+    this.#releaseFailure = this.#stillLocked('release')
+    throw this.#releaseFailure
   }
 
   /** A lease that is not trusted any more may still stand in the database: others need not wait for its expiry. */
@@ -523,9 +514,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#timer.unref()
   }
 
-  async #untilUnlocked(attempt: () => Promise<boolean>, verb: string): Promise<void> {
-    if (await untilUnlocked(attempt, this.#context.statementTimeoutMs)) return
-    throw new LockError(
+  #stillLocked(verb: string): LockError {
+    return new LockError(
       'LOCK_TIMEOUT',
       `cannot ${verb} the lease on ${JSON.stringify(this.name)}: an open transaction keeps its row locked. If that is a transaction which this lease guards, call ${verb}() after it has ended`,
     )

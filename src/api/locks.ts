@@ -239,7 +239,7 @@ class Instance<Tx> implements Locks<Tx> {
         statementTimeoutMs,
       }),
       run: (signal, body) => this.#calls.run(signal, body),
-      request: (name, options) => this.#requestToWait(name, options),
+      request: (names, options) => this.#requestFor(names, options, true),
       confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
     }
   }
@@ -373,7 +373,7 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
-    const request = this.#requestFor(name, options, waits)
+    const request = this.#requestFor([name], options, waits)
     return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
       const granted = await acquire(this.#acquireContext, call, wanted, bound)
       return granted && this.#leaseOf(granted, request, session)
@@ -386,7 +386,7 @@ class Instance<Tx> implements Locks<Tx> {
     waits: boolean,
   ): Promise<Leases<Tx> | null> {
     const names = toNames(asked)
-    const [request] = names.map((name) => this.#requestFor(name, options, waits)) as [LockRequest]
+    const request = this.#requestFor(names, options, waits)
     return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
       const stopListening = session?.onLost((cause) =>
         call.cancel(new LockLostError(request.name, SESSION_GONE, { cause })),
@@ -429,13 +429,10 @@ class Instance<Tx> implements Locks<Tx> {
     }
   }
 
-  #requestFor(name: string, options: LockOptions | undefined, waits: boolean): LockRequest {
-    return waits ? this.#requestToWait(name, options) : toRequest(name, options, this.#settings.defaults)
-  }
-
-  #requestToWait(name: string, options: LockOptions | undefined): LockRequest {
-    const request = toRequest(name, options, this.#settings.defaults)
-    if (request.waitMs > 0) this.#reentry.assertMayWait(request.name, request.holding)
+  /** The terms of all of these names, under the first of them. DeadlockError if the caller would wait for itself. */
+  #requestFor(names: readonly string[], options: LockOptions | undefined, waits: boolean): LockRequest {
+    const request = toRequest(names[0]!, options, this.#settings.defaults)
+    if (waits && request.waitMs > 0) for (const name of names) this.#reentry.assertMayWait(name, request.holding)
     return request
   }
 

@@ -1,8 +1,8 @@
 import type { Duration } from '../base/duration.ts'
 import { LockLostError } from '../base/errors.ts'
+import { LazySignal } from './lazy-signal.ts'
 import type { Lease, LeaseHandle } from './lease.ts'
 import { currentTransaction } from './options.ts'
-import { outsideRuns } from './reentry.ts'
 
 /**
  * Leases that were acquired together, all or none of them, and end together: the loss of one is the loss of all.
@@ -47,8 +47,7 @@ export interface LeasesContext {
 export class LeasesHandle<Tx> implements Leases<Tx> {
   readonly leases: readonly LeaseHandle<Tx>[]
   readonly #context: LeasesContext
-  #controller: AbortController | undefined
-  #lost: LockLostError | undefined
+  readonly #loss = new LazySignal()
 
   /** `leases` are in byte order of their names. */
   constructor(context: LeasesContext, leases: readonly LeaseHandle<Tx>[]) {
@@ -59,11 +58,7 @@ export class LeasesHandle<Tx> implements Leases<Tx> {
 
   get signal(): AbortSignal {
     this.isHeld()
-    if (this.#controller === undefined) {
-      this.#controller = new AbortController()
-      if (this.#lost !== undefined) this.#controller.abort(this.#lost)
-    }
-    return this.#controller.signal
+    return this.#loss.signal
   }
 
   isHeld(): boolean {
@@ -128,10 +123,8 @@ export class LeasesHandle<Tx> implements Leases<Tx> {
 
   /** Once: to release the others aborts their signals, too. */
   #lose(reason: LockLostError): void {
-    if (this.#lost !== undefined) return
-    this.#lost = reason
-    const controller = this.#controller
-    if (controller !== undefined) outsideRuns((reason) => controller.abort(reason), reason)
+    if (this.#loss.reason !== undefined) return
+    this.#loss.abort(reason)
     const { lock } = reason
     for (const lease of this.leases) {
       if (lease.name === lock || !lease.isHeld()) continue
@@ -141,7 +134,8 @@ export class LeasesHandle<Tx> implements Leases<Tx> {
   }
 
   #assertNoneLost(): void {
-    if (this.isHeld() || this.#lost === undefined) return
-    throw new LockLostError(this.#lost.lock, 'and with it those that were acquired together', { cause: this.#lost })
+    const { reason } = this.#loss
+    if (this.isHeld() || reason === undefined) return
+    throw new LockLostError(reason.lock, 'and with it those that were acquired together', { cause: reason })
   }
 }

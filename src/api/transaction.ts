@@ -1,6 +1,6 @@
 import { LockLostError } from '../base/errors.ts'
 import type { Call } from '../process/calls.ts'
-import type { TransactionAttempts } from '../process/transaction-attempts.ts'
+import type { TransactionAttempts, WantedIn } from '../process/transaction-attempts.ts'
 import type { Hold } from '../protocol/store.ts'
 import type { Lease } from './lease.ts'
 import { checkName, type LockOptions, type LockRequest, toNames } from './options.ts'
@@ -61,8 +61,8 @@ export interface TransactionContext<Tx> {
   readonly attempts: TransactionAttempts<Tx>
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
-  /** Of who waits: DeadlockError if the caller has that lock. */
-  request(name: string, options: LockOptions | undefined): LockRequest
+  /** Of who waits for these names, under the first of them: DeadlockError if the caller has one of the locks. */
+  request(names: readonly string[], options: LockOptions | undefined): LockRequest
   /** A lease on a hold whose transaction has committed. */
   confirm(hold: Hold, request: LockRequest): Promise<Lease<Tx>>
 }
@@ -79,7 +79,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   async acquire(name: string, options?: TransactionOptions): Promise<TransactionHold> {
-    const { token } = await this.#acquire(this.#context.request(name, options), null)
+    const { token } = await this.#acquire(this.#context.request([name], options), null)
     return { name, token }
   }
 
@@ -90,25 +90,32 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   async acquireAll(asked: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]> {
     const names = toNames(asked)
-    const [{ waitMs, signal }] = names.map((name) => this.#context.request(name, options)) as [LockRequest]
-    const readsCommitted = this.#isolation === 'read committed'
-    const wanted = { waitMs, ttlMs: null, readsCommitted, abortable: signal !== undefined }
-    const holds = await this.#context.run(signal, (call) =>
-      this.#context.attempts.acquireAll(call, this.#tx, names, wanted),
+    const request = this.#context.request(names, options)
+    const holds = await this.#context.run(request.signal, (call) =>
+      this.#context.attempts.acquireAll(call, this.#tx, names, this.#wanted(request, null)),
     )
     return holds.map(({ name, token }) => ({ name, token }))
   }
 
   async lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>> {
-    const request = this.#context.request(name, options)
+    const request = this.#context.request([name], options)
     const hold = await this.#acquire(request, Math.min(request.ttlMs, request.maxHoldMs))
     return { ...hold, confirm: () => this.#context.confirm(hold, request) }
   }
 
-  #acquire({ name, waitMs, signal }: LockRequest, ttlMs: number | null): Promise<Hold> {
-    const readsCommitted = this.#isolation === 'read committed'
-    const wanted = { name, waitMs, ttlMs, readsCommitted, abortable: signal !== undefined }
-    return this.#context.run(signal, (call) => this.#context.attempts.acquire(call, this.#tx, wanted))
+  #acquire(request: LockRequest, ttlMs: number | null): Promise<Hold> {
+    const wanted = this.#wanted(request, ttlMs)
+    return this.#context.run(request.signal, (call) => this.#context.attempts.acquire(call, this.#tx, wanted))
+  }
+
+  #wanted({ name, waitMs, signal }: LockRequest, ttlMs: number | null): WantedIn {
+    return {
+      name,
+      waitMs,
+      ttlMs,
+      readsCommitted: this.#isolation === 'read committed',
+      abortable: signal !== undefined,
+    }
   }
 }
 

@@ -1,4 +1,5 @@
-import { untilUnlocked } from '../base/timing.ts'
+import { DatabaseError } from '../base/errors.ts'
+import { backoff, untilUnlocked } from '../base/timing.ts'
 import type { Grant, Hold, Promotion, Release, ReleaseResult } from '../protocol/store.ts'
 
 export interface HandOffContext {
@@ -16,6 +17,19 @@ export interface Recipients {
   take(grant: Grant, sentAt: number): void
   /** There was a hand-off, and the engine could not tell to whom. */
   pollNow(): void
+}
+
+/** How a release is repeated. */
+export interface Repetition {
+  /** When the hold has run out, as a time of performance.now(). */
+  readonly deadline: number
+  /** For how long a row is tried again that a transaction has locked. */
+  readonly lockedMs: number
+  onFailure?(error: unknown, isRepeated: boolean): void
+  /** Nothing is repeated any more. */
+  isOver?(): boolean
+  /** Somebody waits for the answer: the process has to live for it. */
+  isAwaited?(): boolean
 }
 
 /**
@@ -44,6 +58,35 @@ export class HandOffs {
     this.#tell(hold.name, handedOver, grants, sentAt)
     if (promoteLater) this.promoteLater(hold.name)
     return outcome
+  }
+
+  /**
+   * The same, and while the database cannot be asked, again until the hold has run out: others need not wait for that if it can
+   * be helped. 'locked' if a transaction has had the row locked for all that time.
+   */
+  async releaseRepeatedly(
+    hold: Hold,
+    { deadline, lockedMs, onFailure, isOver, isAwaited }: Repetition,
+  ): Promise<ReleaseResult['outcome']> {
+    for (let failures = 1; ; failures++) {
+      try {
+        let outcome: ReleaseResult['outcome'] = 'locked'
+        await untilUnlocked(async () => {
+          outcome = await this.release(hold)
+          return outcome !== 'locked'
+        }, lockedMs)
+        return outcome
+      } catch (error) {
+        const mayPass = error instanceof DatabaseError && error.failure !== 'other'
+        const isRepeated = mayPass && performance.now() < deadline && isOver?.() !== true
+        onFailure?.(error, isRepeated)
+        if (!isRepeated) throw error
+      }
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, backoff(failures))
+        if (isAwaited?.() !== true) timer.unref()
+      })
+    }
   }
 
   /** Gives a lock that nobody holds to who waits for it. */

@@ -1,5 +1,4 @@
 import { DatabaseError } from '../base/errors.ts'
-import { backoff, untilUnlocked } from '../base/timing.ts'
 import type { Hold, Renewal } from '../protocol/store.ts'
 import type { AnswerBound } from './answer-bound.ts'
 import { type AcquireContext, acquire, type Granted, type Wanted } from './attempts.ts'
@@ -259,23 +258,15 @@ class KeptHold implements Renewable {
   }
 }
 
-/** While the database cannot be asked, until the hold has run out: others need not wait for that if it can be helped. */
 async function giveBack({ handOffs, waiters, statementTimeoutMs }: AcquireContext, hold: Granted): Promise<void> {
   const { name, owner, token, sentAt, remainingMs } = hold
-  for (let failures = 1; ; failures++) {
-    try {
-      // Somebody else's statement can have the row locked at that very moment.
-      await untilUnlocked(async () => (await handOffs.release({ name, owner, token })) !== 'locked', statementTimeoutMs)
-      // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
-      waiters.ended(owner)
-      return
-    } catch (error) {
-      const mayPass = error instanceof DatabaseError && error.failure !== 'other'
-      if (!mayPass || performance.now() >= sentAt + remainingMs) {
-        waiters.ended(owner)
-        throw error
-      }
-    }
-    await new Promise<void>((resolve) => setTimeout(resolve, backoff(failures)).unref())
+  try {
+    await handOffs.releaseRepeatedly(
+      { name, owner, token },
+      { deadline: sentAt + remainingMs, lockedMs: statementTimeoutMs },
+    )
+  } finally {
+    // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
+    waiters.ended(owner)
   }
 }

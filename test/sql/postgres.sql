@@ -115,7 +115,7 @@ insert into "rowlock_locks" (name, token, expires_at)
 select a.name, (extract(epoch from clock_timestamp()) * 1000000)::bigint, clock_timestamp()
 from unnest((select $1::text)::text[]) as a(name)
 where case when (select true from "rowlock_locks" as l where l.name = a.name) then false
-           else pg_try_advisory_xact_lock(hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615)) end
+             else pg_try_advisory_xact_lock(hashtextextended('"rowlock_locks"'::regclass::oid || ' ' || a.name, 7239615)) end
 on conflict (name) do nothing
 
 -- pollTransactions

@@ -1,34 +1,23 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { createLocks, isTransactionAborted, type Locks } from '../../src/index.ts'
-import type { Connected, Isolation } from '../adapters.ts'
 import { eventually, openTransaction, untilWaiting } from '../contract/harness.ts'
-import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
+import { freshName, type TestEngine } from '../engines.ts'
+import { asksBesideTransactions, type Both, levelsOf, openBoth } from './setup.ts'
 
 const LONG = { ttl: '20s', wait: '20s', statementTimeout: '20s' } as const
 
 /** Several locks in the caller's own transaction, at every isolation level that the engine has. */
 export function severalWithinSuite(engine: TestEngine): void {
-  const levels: (Isolation | undefined)[] =
-    engine.isolations.length > 0 && !engine.connector.startsWith('kysely') ? [...engine.isolations] : [undefined]
-  // While a transaction is open, nothing else can be asked where there is one connection or one writer.
-  const concurrent = engine.shared ? engine.engine !== 'sqlite' : engine.engine === 'memory'
+  const levels = levelsOf(engine)
+  const concurrent = asksBesideTransactions(engine)
 
   describe(`within(tx).acquireAll with ${engine.name}`, { timeout: 60_000 }, () => {
-    let open: OpenEngine
-    /** A second process, or the same connection where the engine has just one. */
-    let other: { connected: Connected; locks: Locks<unknown> }
-    let locks: Locks<unknown>
+    let open: Both['open']
+    let other: Both['other']
+    let locks: Both['locks']
 
-    beforeAll(async () => {
-      open = await engine.open()
-      locks = createLocks(open.connected.adapter, LONG)
-      const connected = await open.connect()
-      other = { connected, locks: createLocks(connected.adapter, LONG) }
-    })
-    afterAll(async () => {
-      await locks.close()
-      await other.locks.close()
-      await open.close()
+    openBoth(engine, LONG, (both) => {
+      ;({ open, other, locks } = both)
     })
 
     const freshNames = (count = 3) => {

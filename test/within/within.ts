@@ -1,38 +1,28 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { createLocks, isTransactionAborted, type LockEvent, type Locks } from '../../src/index.ts'
-import type { Connected, Isolation } from '../adapters.ts'
+import type { Connected } from '../adapters.ts'
 import { eventually, untilWaiting } from '../contract/harness.ts'
-import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
+import { freshName, type TestEngine } from '../engines.ts'
+import { asksBesideTransactions, type Both, levelsOf, openBoth } from './setup.ts'
 
 const LONG = { ttl: '20s', wait: '15s' } as const
 
 /** Locks inside the caller's own transaction, at every isolation level that the engine has. */
 export function withinSuite(engine: TestEngine): void {
-  // An adapter is as good at one level as at another; the engines are tried at each by their own drivers.
-  const levels: (Isolation | undefined)[] =
-    engine.isolations.length > 0 && !engine.connector.startsWith('kysely') ? [...engine.isolations] : [undefined]
+  const levels = levelsOf(engine)
 
   // Engines side by side, since most of the time is spent waiting; but PGlite keeps this thread busy.
   describe(`within(tx) with ${engine.name}`, { concurrent: engine.connector !== 'pglite' }, () => {
-    let open: OpenEngine
-    /** A second process, or the same connection where the engine has just one. */
-    let other: { connected: Connected; locks: Locks<unknown> }
-    let locks: Locks<unknown>
+    let open: Both['open']
+    let other: Both['other']
+    let locks: Both['locks']
 
-    beforeAll(async () => {
-      open = await engine.open()
-      locks = createLocks(open.connected.adapter, LONG)
-      const connected = await open.connect()
-      other = { connected, locks: createLocks(connected.adapter, LONG) }
+    openBoth(engine, LONG, async (both) => {
+      ;({ open, other, locks } = both)
       if (engine.engine !== 'memory') {
         const type = engine.engine === 'mysql' ? 'varchar(100)' : 'text'
         await open.connected.sql(`create table written (what ${type})`)
       }
-    })
-    afterAll(async () => {
-      await locks.close()
-      await other.locks.close()
-      await open.close()
     })
 
     const write = async (tx: unknown, what: string) => {
@@ -41,8 +31,7 @@ export function withinSuite(engine: TestEngine): void {
     const isWritten = async (what: string) =>
       engine.engine === 'memory' ||
       (await other.connected.sql(`select what from written where what = '${what}'`)).length > 0
-    // While a transaction is open, nothing else can be asked where there is one connection or one writer.
-    const concurrent = engine.shared ? engine.engine !== 'sqlite' : engine.engine === 'memory'
+    const concurrent = asksBesideTransactions(engine)
 
     describe.sequential.each(levels)('at isolation level %s', (level) => {
       const inTransaction = <T>(body: (tx: unknown) => Promise<T>) => open.connected.transaction(body, level)

@@ -3,17 +3,7 @@ import { toBoolean } from '../../adapters/shape.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
-import {
-  advisoryKey,
-  clockToken,
-  durable,
-  type Fragments,
-  few,
-  free,
-  lookedUp,
-  unlessAll,
-  unseen,
-} from './fragments.ts'
+import { clockToken, durable, type Fragments, few, free, lookedUp, unlessAll, unseen } from './fragments.ts'
 import { array, indicesOf, inOrder, keysOf, type Row, unanswered } from './rows.ts'
 
 export interface AskedAttempts {
@@ -34,7 +24,7 @@ export interface AlikeAttempts {
   readonly session: string | null
 }
 
-export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
+export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments) {
   /**
    * WHO GETS THE LOCK, of many; of one, rowlock_acquire_1 says so: those rows that are free are locked, and looked at again
    * as locked. Nobody who waits is passed over, and an attempt that is repeated finds its own.
@@ -78,8 +68,7 @@ export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
         from taken group by token, takeover`,
     ),
 
-    // For those whom that leaves without an answer: creates the row of a new name, or tells who has the lock. The advisory
-    // lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
+    // For those whom that leaves without an answer: creates the row of a new name, or tells who has the lock.
     acquireMany: statement<AskedAttempts>(
       'postgres',
       (p) => sql`
@@ -103,8 +92,7 @@ export function acquireStatements({ table, locks, named, rowOf }: Fragments) {
           select m.name, case when m.ttl is not null then m.owner end, ${clockToken},
                  clock_timestamp() + coalesce(m.ttl, 0) * interval '1 ms', m.holder, m.session
           from missed as m
-          where case when (select true from ${locks} as l where l.name = m.name) then false
-                     else pg_try_advisory_xact_lock(${advisoryKey(table, sql`m.name`)}) end
+          where ${mayCreate(sql`m.name`)}
           on conflict (name) do nothing
           returning name, token
         )

@@ -128,6 +128,15 @@ export function fragmentsFor(naming: Naming) {
     /** A function of migrations/postgres. */
     named: (name: string) => sql.raw(tableName('postgres', name, naming)),
 
+    /**
+     * There is no row of that name, and nobody else makes one now: of two inserts of one new name, one would wait for the
+     * other's transaction. Keeps an advisory lock until the end of the statement's transaction.
+     */
+    mayCreate: (
+      name: RawBuilder<unknown>,
+    ) => sql`case when (select true from ${locks} as l where l.name = ${name}) then false
+                     else pg_try_advisory_xact_lock(${advisoryKey(table, name)}) end`,
+
     /** The row of the lock that `asked` names, looked up by its name (see `few`). */
     rowOf: (asked: RawBuilder<unknown>) =>
       sql`lateral (select * from ${locks} as l where l.name = ${asked}.name limit 1) as l`,

@@ -9,7 +9,7 @@ import { array } from './rows.ts'
 /** Rows that one statement creates. Each takes an advisory lock for that long, for which all sessions share some memory. */
 const CREATED_AT_ONCE = 100
 
-export function withinStatements({ table, locks, named, leasesWait }: Fragments) {
+export function withinStatements({ table, locks, named, leasesWait, mayCreate }: Fragments) {
   return {
     // The one statement that waits: migrations/postgres tells what it does.
     acquireIn: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
@@ -28,16 +28,14 @@ export function withinStatements({ table, locks, named, leasesWait }: Fragments)
         from ${named('within_free_1')}(${unseen(p.names)}::text[], ${p.holder}::text)`,
     ),
 
-    // Makes rows that are missing, so that a transaction need not: others would have to wait for its end to learn of them. The
-    // advisory lock keeps two inserts of one new name apart, of which one would wait for the other's transaction.
+    // Makes rows that are missing, so that a transaction need not: others would have to wait for its end to learn of them.
     createFree: statement<{ names: string }>(
       'postgres',
       (p) => sql`
         insert into ${locks} (name, token, expires_at)
         select a.name, ${clockToken}, clock_timestamp()
         from unnest(${unseen(p.names)}::text[]) as a(name)
-        where case when (select true from ${locks} as l where l.name = a.name) then false
-                   else pg_try_advisory_xact_lock(${advisoryKey(table, sql`a.name`)}) end
+        where ${mayCreate(sql`a.name`)}
         on conflict (name) do nothing`,
     ),
 
