@@ -31,6 +31,9 @@ export default defineConfig({
               name: 'side by side',
               include: ['test/**/*.test.ts'],
               exclude: [...configDefaults.exclude, node24Tests, ...alone],
+              // Files take turns in a worker, and find there what others have loaded: drivers and ORMs take longer to load than
+              // most files take. So a test puts back what it changes of the process.
+              isolate: false,
               // One more than CI has cores, since tests wait for half of their time.
               maxWorkers: 3,
               sequence: { groupOrder: 1 },

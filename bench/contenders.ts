@@ -335,7 +335,8 @@ function statementsAlone({ url }: Target, connections: number): Contender {
   const pool = openPgPool(url, connections)
   const { acquireOne, releaseOne } = postgresStatements({})
   return postgresPair(pool, 'rowlock_locks', {
-    take: (name, owner) => acquireOne({ name, owner, session: null, ttlMs: TTL_MS, holder: 'bench' }),
+    take: (name, owner) =>
+      acquireOne({ name, owner, weight: null, permits: null, session: null, ttlMs: TTL_MS, holder: 'bench' }),
     give: (name, owner, token) => releaseOne({ name, owner, token: BigInt(token), process: '0' }),
   })
 }

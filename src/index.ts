@@ -1,8 +1,9 @@
 export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
-export { type Adapter, createLocks, type Locks, type RunOutcome } from './api/locks.ts'
-export type { HeldLease, InstanceOptions, LockOptions, RunOptions } from './api/options.ts'
+export { type Adapter, createLocks, type ForceOptions, type Locks } from './api/locks.ts'
+export type { HeldLease, InstanceOptions, LockOptions, Mode, RunOptions, RunOutcome } from './api/options.ts'
+export type { PermitOptions, Semaphore, SemaphoreOptions } from './api/semaphore.ts'
 export type { Leases } from './api/several.ts'
 export type {
   PendingLease,
@@ -23,4 +24,4 @@ export {
   LockTimeoutError,
   QueueFullError,
 } from './base/errors.ts'
-export type { LockState as LockInfo } from './protocol/store.ts'
+export type { HolderState as HolderInfo, LockState as LockInfo, QueueState as QueueInfo } from './protocol/store.ts'

@@ -10,7 +10,9 @@ export type Route = (statement: Statement, forward: () => Promise<Result>) => Pr
 export function routed<Tx>(adapter: SqlAdapter<Tx>, route: Route): SqlAdapter<Tx> {
   const through = (connection: { query(statement: Statement): Promise<Result> }) => (statement: Statement) => {
     const forward = () => connection.query(statement)
-    return /rowlock_(locks|gates|acquire_|release_)/.test(statement.text) ? route(statement, forward) : forward()
+    return /rowlock_(locks|gates|slots|acquire_|release_|share_|downgrade_)/.test(statement.text)
+      ? route(statement, forward)
+      : forward()
   }
   const own = (open: (() => Promise<DedicatedConnection>) | undefined) =>
     open &&

@@ -3,11 +3,23 @@ create table rowlock_locks (
   name text not null primary key,                -- compared byte by byte
   owner text,                                    -- who holds it: the id of one acquire or hand-off; null when released
   token integer not null,                        -- fencing token, rises with every change of owner
-  expires_at integer not null,                   -- held only before that millisecond since 1970 of this machine's clock
+  expires_at integer not null,                   -- held only before that millisecond since 1970 of this machine's clock;
+                                                 -- without an owner: idle since then, but for those who share it
   holder text,                                   -- host:pid of the holder, for people
   handed_to text,                                -- the process that was handed the lock and has not renewed the lease yet
   takeover integer not null default 0,           -- 1 if the present holder took it from one that had not released it
+  permits integer,                               -- of a semaphore; null: it is a lock
+  shares text,                                   -- who shares it, or has permits, as JSON; null when nobody does. Others may be
+                                                 -- in it that have run out
   queue text                                     -- who waits, first come first, as JSON; null when nobody does. Last, as it may be long
+) strict, without rowid;
+
+-- What processes say of their calls that wait while they hold something, so that a circle of them can be found. Each writes its
+-- own row, for as long as it has such calls.
+create table rowlock_waits (
+  process text not null primary key,
+  said_at integer not null,                      -- milliseconds since 1970 by this machine's clock
+  waits text not null                            -- in words that processes alone understand
 ) strict, without rowid;
 
 -- How these tables are read and written, as a number: a version of the library that does not know it refuses them.

@@ -19,10 +19,11 @@ export class MemoryTransaction {
   open = true
 }
 
-/** A lock's row, and the open transactions that have it locked. */
+/** A lock's row, and the open transactions that have it locked, or slots of it. */
 export interface MemoryRow {
   row: LockRow
   readonly lockedBy: Set<MemoryTransaction>
+  readonly slotsLockedBy: Map<number, Set<MemoryTransaction>>
 }
 
 /**
@@ -34,6 +35,8 @@ export class MemoryDatabase {
   readonly rows = new Map<string, MemoryRow>()
   /** @internal Processes that are told of what is handed over to them. */
   readonly listeners = new Map<string, (grant: Grant) => void>()
+  /** @internal What processes say of their calls that wait, and when they said it. */
+  readonly waits = new Map<string, { readonly waits: string; readonly saidAt: number }>()
 
   /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
   async transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T> {

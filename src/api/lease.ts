@@ -1,15 +1,22 @@
 import type { DenseSet } from '../base/dense-set.ts'
 import type { Duration } from '../base/duration.ts'
-import { LockError, LockLostError } from '../base/errors.ts'
+import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
 import { bounded, untilUnlocked } from '../base/timing.ts'
 import { AnswerBound } from '../process/answer-bound.ts'
 import type { HandOffs } from '../process/hand-offs.ts'
 import type { Beat, Heartbeat, Renewable } from '../process/heartbeat.ts'
 import type { ProcessStore } from '../process/store/index.ts'
-import type { CallerQuery, GuardResult, Hold, ReleaseResult, Renewal } from '../protocol/store.ts'
+import {
+  type CallerQuery,
+  type GuardResult,
+  type Hold,
+  type ReleaseResult,
+  type Renewal,
+  toHold,
+} from '../protocol/store.ts'
 import type { Events } from './events.ts'
 import { LazySignal } from './lazy-signal.ts'
-import { currentTransaction, toTtl } from './options.ts'
+import { currentTransaction, type Mode, toTtl } from './options.ts'
 import type { RunLease } from './reentry.ts'
 
 /**
@@ -21,6 +28,8 @@ export interface Lease<Tx> {
   readonly token: bigint
   /** A random id, with a new one for each hold of a lock; holds of several locks that were acquired at once may share one. */
   readonly owner: string
+  /** Beside others that are shared, or alone. Permits of a semaphore are shared. */
+  readonly mode: Mode
   /**
    * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
    * `locks.close()` releases it. Not on a release of the holder's own.
@@ -36,10 +45,18 @@ export interface Lease<Tx> {
    */
   extend(ttl: Duration): Promise<void>
   /**
+   * Makes an exclusive lease shared, with the same token, and nobody in between: those at the head of the queue who want to
+   * share the lock come in with it. Does nothing to a lease that is shared. Waits for the end of a transaction that the lease
+   * guards: LOCK_TIMEOUT after `statementTimeout`. LockLostError if it is no longer ours. If the database cannot be asked, the
+   * lease may be either: call it again. There is no way back: two who waited to be alone would wait for each other. What
+   * `toJSON` gave before is of the lease as it was: take it again. INVALID_ARGUMENT while bodies of `run` share it by `reenter`.
+   */
+  downgrade(): Promise<void>
+  /**
    * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
-   * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
-   * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously. DATABASE if there is
-   * no answer within `statementTimeout`: roll `tx` back.
+   * nobody whom it excludes can get the lock, even past the expiry. Call it first in the transaction, and never inside a
+   * savepoint that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously. DATABASE if
+   * there is no answer within `statementTimeout`: roll `tx` back.
    */
   guard(tx: Tx | (() => Tx)): Promise<void>
   /**
@@ -69,6 +86,8 @@ export interface LeaseJson {
   readonly owner: string
   readonly token: string
   readonly ttlMs: number
+  /** Of a shared lease: where the database keeps it. */
+  readonly slot?: number
 }
 
 export interface LeaseContext<Tx> {
@@ -121,10 +140,20 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   place: number | undefined
   /** @internal */
   beat: Beat | undefined
+  /** @internal Of a shared lease. */
+  slot: number | undefined
   /** @internal */
   bodies = 0
   readonly #context: LeaseContext<Tx>
   readonly #terms: LeaseTerms
+  /** A downgrade on its way to the database, which ends without an error. */
+  #sharing: Promise<unknown> | undefined
+  /** When the last downgrade had its answer: what was asked before may have been of the hold as it was. */
+  #sharedAt = Number.NEGATIVE_INFINITY
+  /** A downgrade had no answer: the database may know the hold as it was, or as it is to be. */
+  #sharedInDoubt = false
+  /** Guards on their way. */
+  #guarding = 0
   readonly #abortable = new LazySignal()
   readonly #lastDeadline: number
   #ttlMs: number
@@ -145,6 +174,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.name = hold.name
     this.owner = hold.owner
     this.token = hold.token
+    this.slot = hold.slot
     this.#context = context
     this.#terms = terms
     this.#ttlMs = terms.ttlMs
@@ -157,6 +187,10 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     const { synchronous, single } = context.store.store
     if (terms.unconfirmed) context.heartbeat.add(this, synchronous || single ? 0 : terms.remainingMs)
     else if (terms.renew) context.heartbeat.add(this, this.#ttlMs)
+  }
+
+  get mode(): Mode {
+    return this.slot === undefined ? 'exclusive' : 'shared'
   }
 
   get signal(): AbortSignal {
@@ -180,17 +214,60 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#assertHeld()
     const wanted = this.#withinMaxHold(ttlMs)
     const extending = untilUnlocked(async () => {
+      if (this.#isInDoubt) await this.#whereItIs()
       this.#assertHeld()
       const sentAt = performance.now()
       const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: wanted })
-      this.onRenewal(renewal!, sentAt)
-      return renewal!.outcome !== 'held'
+      const again = renewal.outcome === 'held' || this.#mayBeOf(renewal, sentAt)
+      this.onRenewal(renewal, sentAt)
+      return !again
     }, this.#context.statementTimeoutMs)
     if (!(await this.#bound().within(extending))) throw this.#stillLocked('extend')
     this.#assertHeld()
     this.#ttlMs = ttlMs
     // With another ttl it is due at another time.
     if (this.#terms.renew) this.#context.heartbeat.add(this, ttlMs)
+  }
+
+  async downgrade(): Promise<void> {
+    if (this.bodies > 1) throw isShared(this.name, this.bodies)
+    this.#assertHeld()
+    const downgrading = untilUnlocked(async () => {
+      await this.#sharing
+      this.#assertHeld()
+      if (this.slot !== undefined && !this.#sharedInDoubt) return true
+      // A guard that comes after it would look for the hold where it was.
+      return this.#guarding === 0 && (await this.#share()) !== 'locked'
+    }, this.#context.statementTimeoutMs)
+    if (!(await this.#bound().within(downgrading))) throw this.#stillLocked('downgrade')
+    this.#assertHeld()
+  }
+
+  /** Asks for it once. */
+  async #share(): Promise<'downgraded' | 'locked' | 'lost'> {
+    const { handOffs, events, heartbeat } = this.#context
+    const asking = handOffs.downgrade(this.#hold())
+    this.#sharing = asking.catch(() => undefined)
+    try {
+      const result = await asking
+      const wasInDoubt = this.#sharedInDoubt
+      this.#sharedInDoubt = false
+      this.#sharedAt = performance.now()
+      if (result.outcome === 'downgraded') {
+        this.slot = result.slot
+        if (this.#state === 'held') events.emit({ type: 'downgraded', ...this.#told() })
+        // Renewals that found nothing where it was may have been the ones that were to confirm it, or to keep it.
+        if ((wasInDoubt || !this.#confirmed) && this.isHeld()) heartbeat.add(this, 0)
+      } else if (result.outcome === 'lost') {
+        this.lose('the database says that it ran out or that somebody else has it')
+      }
+      return result.outcome
+    } catch (error) {
+      this.#sharedInDoubt ||= error instanceof DatabaseError && error.failure === 'connection'
+      throw error
+    } finally {
+      this.#sharing = undefined
+    }
   }
 
   guard(tx: Tx | (() => Tx)): Promise<void> {
@@ -210,11 +287,15 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     const caller = toCallerQuery(query)
     const transaction = currentTransaction(tx)
     if (store.guardedQuery !== undefined) {
+      await this.#whereItIs()
+      this.#guarding++
       try {
         return (await store.guardedQuery(transaction, this.#hold(), caller)) as Row[]
       } catch (error) {
         await this.#assertNotTakenOver(error, this.#bound())
         throw error
+      } finally {
+        this.#guarding--
       }
     }
     await this.#guard(transaction)
@@ -237,7 +318,14 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   }
 
   toJSON(): LeaseJson {
-    return { name: this.name, owner: this.owner, token: `${this.token}`, ttlMs: this.#ttlMs }
+    const { slot } = this
+    return {
+      name: this.name,
+      owner: this.owner,
+      token: `${this.token}`,
+      ttlMs: this.#ttlMs,
+      ...(slot !== undefined && { slot }),
+    }
   }
 
   /** @internal Releases it although its holder may still be at work, and tells that holder first. */
@@ -274,6 +362,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   /** @internal */
   onRenewal(renewal: Renewal, sentAt: number): void {
     if (this.#state !== 'held') return
+    if (this.#mayBeOf(renewal, sentAt)) {
+      this.onUnknown(new Error('the lease was made shared meanwhile'))
+      if (this.#sharedInDoubt && this.#sharing === undefined) {
+        this.#context.background(`sharing ${JSON.stringify(this.name)}`, this.#share())
+      }
+      return
+    }
     if (renewal.outcome === 'lost') {
       this.lose('the database says that it ran out or that somebody else has it')
       return
@@ -282,13 +377,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#deadline = Math.min(this.#lastDeadline, Math.max(this.#deadline, sentAt + trusted(renewal.remainingMs)))
     if (!this.isHeld()) return
     this.#confirmed ||= renewal.outcome === 'renewed'
-    if (renewal.outcome === 'held') this.#context.events.emit({ type: 'held', ...this.#hold() })
-    else this.#context.events.emit({ type: 'renewed', ...this.#hold(), remainingMs: this.remainingMs() })
+    if (renewal.outcome === 'held') this.#context.events.emit({ type: 'held', ...this.#told() })
+    else this.#context.events.emit({ type: 'renewed', ...this.#told(), remainingMs: this.remainingMs() })
   }
 
   /** @internal */
   onUnknown(cause: unknown): void {
-    if (this.isHeld()) this.#context.events.emit({ type: 'unknown', ...this.#hold(), cause })
+    if (this.isHeld()) this.#context.events.emit({ type: 'unknown', ...this.#told(), cause })
   }
 
   /** @internal */
@@ -296,7 +391,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     if (this.#state !== 'held') return
     this.#end('lost')
     this.#reason = reason
-    this.#context.events.emit({ type: 'lost', ...this.#hold(), reason })
+    this.#context.events.emit({ type: 'lost', ...this.#told(), reason })
     this.#abort(new LockLostError(this.name, reason, { cause }))
   }
 
@@ -306,7 +401,29 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   }
 
   #hold(): Hold {
-    return { name: this.name, owner: this.owner, token: this.token }
+    return toHold(this)
+  }
+
+  /** For events. */
+  #told() {
+    const { name, owner, token, mode } = this
+    return { name, owner, token, mode }
+  }
+
+  /** Whether a renewal found nothing because it was of the hold as it was before a downgrade, or as it may not be yet. */
+  #mayBeOf({ outcome }: Renewal, sentAt: number): boolean {
+    return outcome === 'lost' && (this.#isInDoubt || sentAt <= this.#sharedAt)
+  }
+
+  /** Whether it has to be found out as what the database knows it. */
+  get #isInDoubt(): boolean {
+    return this.#sharing !== undefined || this.#sharedInDoubt
+  }
+
+  async #whereItIs(): Promise<void> {
+    await this.#sharing
+    if (this.#sharedInDoubt) await this.#share()
+    this.#assertHeld()
   }
 
   #withinMaxHold(ttlMs: number): number {
@@ -337,6 +454,10 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       this.lose('the database says that it ran out or that somebody else has it')
       this.#assertHeld()
     }
+    if (this.#isInDoubt) {
+      if (this.#context.store.store.synchronous) throw isBeingShared(this.name)
+      return this.#whereItIs().then(() => this.#check(tx, bound))
+    }
     if (!this.#confirmed && this.#context.store.store.guardsStopRenewal)
       return this.#confirm().then(() => {
         // The caller has gone on, and another transaction may have the connection by now.
@@ -348,10 +469,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       judge(result)
       return undefined
     }
-    return result.then(judge, async (error: unknown) => {
-      await this.#assertNotTakenOver(error, bound)
-      throw error
-    })
+    this.#guarding++
+    return result
+      .then(judge, async (error: unknown) => {
+        await this.#assertNotTakenOver(error, bound)
+        throw error
+      })
+      .finally(() => this.#guarding--)
   }
 
   /** A hold that was handed over lasts for a moment: too short for a transaction that keeps it from being renewed. */
@@ -380,7 +504,9 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
 
   async #releaseIn(tx: Tx): Promise<boolean> {
     this.#assertHeld()
-    const result = await this.#context.store.store.releaseIn(tx, this.#hold())
+    if (this.#isInDoubt) await this.#whereItIs()
+    this.#guarding++
+    const result = await this.#context.store.store.releaseIn(tx, this.#hold()).finally(() => this.#guarding--)
     if (result === 'lost') {
       this.lose('the database says that somebody else has it')
       this.#assertHeld()
@@ -451,17 +577,22 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     }
     // Not ours after a release that failed: that one may have worked nevertheless.
     if (answer === 'released' || (answer === 'lost' && this.#releaseFailure !== undefined)) {
-      this.#context.events.emit({ type: 'released', ...this.#hold() })
+      this.#context.events.emit({ type: 'released', ...this.#told() })
       return true
     }
     // Force-released or taken over a moment ago, and not yet noticed.
-    this.#context.events.emit({ type: 'lost', ...this.#hold(), reason: 'found lost on release' })
+    this.#context.events.emit({ type: 'lost', ...this.#told(), reason: 'found lost on release' })
     return false
   }
 
   async #repeatedRelease(): Promise<ReleaseResult['outcome']> {
     const { handOffs, statementTimeoutMs, isOver } = this.#context
-    const answer = await handOffs.releaseRepeatedly(this.#hold(), {
+    const whereItIs = async () => {
+      await this.#sharing
+      if (this.#sharedInDoubt) await this.#share()
+      return this.#hold()
+    }
+    const answer = await handOffs.releaseRepeatedly(whereItIs, {
       deadline: this.#deadline,
       lockedMs: statementTimeoutMs,
       isOver,
@@ -522,6 +653,13 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   }
 }
 
+function isBeingShared(name: string): LockError {
+  return new LockError(
+    'INVALID_ARGUMENT',
+    `a downgrade of the lease on ${JSON.stringify(name)} has no answer yet: await downgrade() before guard()`,
+  )
+}
+
 /** The answer of a synchronous guard: nothing more happens, unless somebody awaits it. */
 class Guarded extends Promise<void> {
   static override readonly [Symbol.species] = Promise
@@ -544,7 +682,7 @@ class Guarded extends Promise<void> {
 function isShared(name: string, bodies: number): LockError {
   return new LockError(
     'INVALID_ARGUMENT',
-    `the lease on ${JSON.stringify(name)} is shared by ${bodies} bodies of run() that re-entered each other: the last of them to end releases it`,
+    `the lease on ${JSON.stringify(name)} is shared by ${bodies} bodies of run() that re-entered each other: it stays what it is, and the last of them to end releases it`,
   )
 }
 

@@ -14,34 +14,43 @@ import { AnswerBound } from '../process/answer-bound.ts'
 import { acquire, type Granted, type Wanted } from '../process/attempts.ts'
 import { BeforeSnapshot } from '../process/before-snapshot.ts'
 import { type Call, Calls } from '../process/calls.ts'
+import { Deadlocks } from '../process/deadlocks.ts'
 import { HandOffs } from '../process/hand-offs.ts'
 import { Heartbeat } from '../process/heartbeat.ts'
 import { type LiveSession, Sessions } from '../process/sessions.ts'
 import { acquireAll, type SeveralContext } from '../process/several.ts'
+import { SharedAttempts } from '../process/shared-attempts.ts'
 import { type ProcessStore, processStore } from '../process/store/index.ts'
 import { TransactionAttempts } from '../process/transaction-attempts.ts'
 import { TransactionWaiters } from '../process/transaction-waiters.ts'
 import { Waiters } from '../process/waiters.ts'
-import type { Hold, LockState as LockInfo, Store } from '../protocol/store.ts'
+import type { Claim } from '../protocol/circles.ts'
+import { type Hold, type LockState as LockInfo, type Store, toHold } from '../protocol/store.ts'
 import { Events, type LockListener } from './events.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
 import {
+  checkBody,
   checkName,
   checkOptions,
   checkText,
   currentTransaction,
+  type HeldLease,
   type InstanceOptions,
   type InstanceSettings,
   type LockOptions,
   type LockRequest,
+  modeOf,
   type RunOptions,
+  type RunOutcome,
+  refuseMode,
   toNames,
   toReenter,
   toRequest,
   toSettings,
   toTtl,
 } from './options.ts'
-import { Reentry, type RunHold } from './reentry.ts'
+import { heldAround, Reentry, type RunHold } from './reentry.ts'
+import { PermitSemaphore, type Semaphore, type SemaphoreContext, type SemaphoreOptions } from './semaphore.ts'
 import { type Leases, LeasesHandle } from './several.ts'
 import {
   confirmationFailed,
@@ -54,8 +63,11 @@ import {
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
 export type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter
 
-/** What became of a tryRun. */
-export type RunOutcome<T> = { readonly ran: true; readonly value: T } | { readonly ran: false }
+export interface ForceOptions {
+  readonly wait?: Duration | undefined
+  /** Only the hold with that token, if it still stands. Left out: all holds. */
+  readonly token?: bigint
+}
 
 /** Locks of one database, as one process uses them. Make one for the life of the process, and close it at its end. */
 export interface Locks<Tx> {
@@ -90,22 +102,27 @@ export interface Locks<Tx> {
   run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>
   /** As run, but does not run the body if somebody holds the lock. */
   tryRun<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>
+  /**
+   * A semaphore: its permits can be held by several at once, in all processes. Does not ask the database yet. Its name is
+   * nobody else's: a lock is no semaphore.
+   */
+  semaphore(name: string, options: SemaphoreOptions): Semaphore<Tx>
   /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
   within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
   /**
    * A lease from its JSON form, in this or another process; from now on renewed here, too. LockLostError if it is not held.
    */
   restore(json: LeaseJson, options?: Pick<LockOptions, 'renew' | 'maxHold'>): Promise<Lease<Tx>>
-  /** Who holds a lock, or null when nobody does. */
+  /** Who holds a lock or a semaphore, and who waits for it; or null when nobody holds it. */
   inspect(name: string): Promise<LockInfo | null>
   /** All locks that are held, in byte order of their names. */
   list(options?: { readonly prefix?: string }): Promise<LockInfo[]>
   /**
-   * Takes the lock from whoever holds it: true, or false if nobody did. Raises the token, so that the evicted holder's next
-   * guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer than `wait`.
-   * DATABASE if there is no answer within `wait` and a second: it may have been taken.
+   * Takes the lock from all who hold it, or from the one with that `token` alone: true, or false if there was none. The evicted
+   * holder's next guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer
+   * than `wait`. DATABASE if there is no answer within `wait` and a second: it may have been taken.
    */
-  forceRelease(name: string, options?: { readonly wait?: Duration }): Promise<boolean>
+  forceRelease(name: string, options?: ForceOptions): Promise<boolean>
   /** Deletes the rows of locks that nobody has held for `idleFor`; answers how many. Their tokens will not be reissued. */
   purge(options: { readonly idleFor: Duration }): Promise<number>
   /** Calls `listener` for each event of this instance. Returns the function that unsubscribes. */
@@ -161,6 +178,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #heartbeat: Heartbeat
   readonly #handOffs: HandOffs
   readonly #waiters: Waiters
+  readonly #deadlocks: Deadlocks
   readonly #sessions: Sessions
   readonly #leases = new DenseSet<LeaseHandle<Tx>>()
   /** Calls that may yet end in a lease. */
@@ -175,6 +193,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #acquireContext: SeveralContext
   readonly #leaseContext: LeaseContext<Tx>
   readonly #transactionContext: TransactionContext<Tx>
+  readonly #semaphoreContext: SemaphoreContext<Tx>
   #closed: Promise<void> | undefined
   #over = false
 
@@ -203,7 +222,18 @@ class Instance<Tx> implements Locks<Tx> {
     })
     this.#handOffs = handOffs
     this.#waiters = waiters
+    this.#deadlocks = new Deadlocks({
+      holder,
+      publish: (waits) => store.publishWaits(process, waits),
+      look: async (name) => {
+        const state = await store.inspect(name, true)
+        const [view] = await store.poll([name])
+        return { state, token: view?.token ?? 0n }
+      },
+      background,
+    })
     this.#acquireContext = {
+      deadlocks: this.#deadlocks,
       waiters,
       handOffs,
       holder,
@@ -234,13 +264,35 @@ class Instance<Tx> implements Locks<Tx> {
         transactionWaiters: new TransactionWaiters(waiters),
         beforeSnapshot: new BeforeSnapshot(async (names) => (await store.pollTransactions?.(names)) ?? []),
         outside: own.outside,
+        deadlocks: this.#deadlocks,
         assessed: () => this.#assessOutside(own),
         holder,
         statementTimeoutMs,
       }),
       run: (signal, body) => this.#calls.run(signal, body),
       request: (names, options) => this.#requestFor(names, options, true),
+      tryRequest: (name, options) => this.#requestFor([name], options, false),
+      claims: ({ holding }) => this.#claimsOf(holding),
       confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
+      sharedAttempts: new SharedAttempts<Tx>({
+        store,
+        acquire: { ...this.#acquireContext, attempt: (attempt) => calls.acquireBeside(attempt) },
+        assessed: () => this.#assessOutside(own),
+      }),
+    }
+    // Whoever has permits may want more of them, and no run shares them.
+    const permitRuns = new Reentry<LeaseHandle<Tx>>(() => false)
+    this.#semaphoreContext = {
+      store,
+      handOffs,
+      request: (name, options) => this.#requestFor([name], options, false),
+      acquire: (request, waits, permits) => this.#acquireAs(request, waits, permits),
+      run: (lease, body) => this.#run(permitRuns.begin(lease), body),
+      warn: (message) => this.#warn(message),
+      assertOpen: () => this.#assertOpen(),
+      assessed: async () => {
+        if (!this.#assessed) await this.#assess()
+      },
     }
   }
 
@@ -260,6 +312,11 @@ class Instance<Tx> implements Locks<Tx> {
 
   tryAcquire(name: string, options?: LockOptions): Promise<Lease<Tx> | null> {
     return this.#acquire(name, options, false)
+  }
+
+  semaphore(name: string, options: SemaphoreOptions): Semaphore<Tx> {
+    this.#assertOpen()
+    return new PermitSemaphore(this.#semaphoreContext, name, options)
   }
 
   acquireAll(names: readonly string[], options?: LockOptions): Promise<Leases<Tx>> {
@@ -299,10 +356,14 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async restore(json: LeaseJson, options: Pick<LockOptions, 'renew' | 'maxHold'> = {}): Promise<Lease<Tx>> {
-    const { owner, token, ttlMs } = checkLeaseJson(json)
+    const { ttlMs, ...hold } = checkLeaseJson(json)
+    refuseMode(options, 'restore', 'the lease has the mode that it had')
     const request = toRequest(json.name, { ...options, ttl: ttlMs }, this.#settings.defaults)
-    const hold = { name: request.name, owner, token }
-    return this.#confirm(hold, request, new LockLostError(json.name, 'it is not held any more'))
+    return this.#confirm(
+      { ...hold, name: request.name },
+      request,
+      new LockLostError(json.name, 'it is not held any more'),
+    )
   }
 
   async inspect(name: string): Promise<LockInfo | null> {
@@ -319,13 +380,21 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#store.list(prefix)
   }
 
-  async forceRelease(name: string, options: { readonly wait?: Duration } = {}): Promise<boolean> {
+  async forceRelease(name: string, options: ForceOptions = {}): Promise<boolean> {
     const { waitMs } = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
+    const { token } = options
+    // What is undefined by mistake must not evict everybody.
+    if ('token' in options && (typeof token !== 'bigint' || token < 1n || token > MOST_TOKEN)) {
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        `token must be a bigint, as a lease has it, not ${typeof token === 'bigint' ? token : typeof token}; leave it out to free the lock whoever holds it`,
+      )
+    }
     const bound = new AnswerBound(waitMs, this.#settings.statementTimeoutMs)
     let forced = false
     const forcing = untilUnlocked(async () => {
-      const answer = await this.#store.forceRelease(name)
+      const answer = await this.#store.forceRelease(name, token)
       forced = answer === 'released'
       return answer !== 'locked'
     }, waitMs)
@@ -360,6 +429,12 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   on(listener: LockListener): () => void {
+    if (typeof listener !== 'function') {
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        `on takes a function, which is called with each event, not ${typeof listener}`,
+      )
+    }
     return this.#events.on(listener)
   }
 
@@ -373,9 +448,13 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #acquire(name: string, options: LockOptions | undefined, waits: boolean): Promise<LeaseHandle<Tx> | null> {
-    const request = this.#requestFor([name], options, waits)
+    return this.#acquireAs(this.#requestFor([name], options, waits), waits)
+  }
+
+  #acquireAs(request: LockRequest, waits: boolean, permits?: () => Promise<number>): Promise<LeaseHandle<Tx> | null> {
     return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
-      const granted = await acquire(this.#acquireContext, call, wanted, bound)
+      const demand = permits === undefined ? wanted : { ...wanted, permits: await bound.race(call, permits()) }
+      const granted = await acquire(this.#acquireContext, call, demand, bound)
       return granted && this.#leaseOf(granted, request, session)
     })
   }
@@ -417,7 +496,8 @@ class Instance<Tx> implements Locks<Tx> {
       call.throwIfCancelled()
       if (!this.#assessed) await bound.race(call, this.#assess())
       const session = request.takeover === 'session' ? await bound.race(call, this.#sessions.current()) : null
-      return await body(call, bound, { ...request, waitMs, session: session?.id ?? null }, session)
+      const claims = waits ? this.#claimsOf(request.holding) : undefined
+      return await body(call, bound, { ...request, waitMs, session: session?.id ?? null, claims }, session)
     } catch (error) {
       if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
         const name = error instanceof LockTimeoutError ? error.lock : request.name
@@ -432,31 +512,41 @@ class Instance<Tx> implements Locks<Tx> {
   /** The terms of all of these names, under the first of them. DeadlockError if the caller would wait for itself. */
   #requestFor(names: readonly string[], options: LockOptions | undefined, waits: boolean): LockRequest {
     const request = toRequest(names[0]!, options, this.#settings.defaults)
-    if (waits && request.waitMs > 0) for (const name of names) this.#reentry.assertMayWait(name, request.holding)
+    if (waits && request.waitMs > 0)
+      for (const name of names) this.#reentry.assertMayWait(name, request.holding, modeOf(request))
     return request
+  }
+
+  /** What the caller holds, as far as is known; undefined if that is nothing. */
+  #claimsOf(holding: readonly HeldLease[]): (() => readonly Claim[]) | undefined {
+    const isOurs = (lease: HeldLease) => lease instanceof LeaseHandle && lease.isOf(this.#leaseContext)
+    const leases = [...heldAround(), ...holding].filter(isOurs)
+    if (leases.length === 0) return undefined
+    return () => leases.filter((lease) => lease.isHeld()).map(({ name, token }) => ({ name, token: `${token}` }))
   }
 
   /** The hold of a run around the call, if that is to be shared. */
   #enter(name: string, options: RunOptions): RunHold<LeaseHandle<Tx>> | undefined {
     if (!toReenter(options)) return undefined
-    const { signal } = toRequest(name, options, this.#settings.defaults)
+    const request = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
-    signal?.throwIfAborted()
-    return this.#reentry.enter(name)
+    request.signal?.throwIfAborted()
+    return this.#reentry.enter(name, modeOf(request))
   }
 
   #leaseOf(granted: Granted, request: LockRequest, session: LiveSession | null): LeaseHandle<Tx> {
-    const { name, owner, token, sentAt, remainingMs, unconfirmed } = granted
+    const { owner, sentAt, remainingMs, unconfirmed } = granted
     const { ttlMs, renew, maxHoldMs } = request
-    const hold = { name, owner, token }
+    const hold = toHold(granted)
     const terms = { ttlMs, renew, maxHoldMs, sentAt, remainingMs, unconfirmed }
     const lease = new LeaseHandle(this.#leaseContext, hold, terms)
     this.#own.prepare()
     const stopListening = session?.onLost((cause) => lease.lose(SESSION_GONE, cause))
     if (stopListening !== undefined) lease.onEnd(stopListening)
     if (unconfirmed) lease.onEnd(() => this.#waiters.ended(owner))
-    this.#events.emit({ type: 'acquired', ...hold, waitedMs: granted.waitedMs })
-    if (granted.takeover) this.#events.emit({ type: 'takeover', ...hold })
+    const { name, token, mode } = lease
+    this.#events.emit({ type: 'acquired', name, owner, token, mode, waitedMs: granted.waitedMs })
+    if (granted.takeover) this.#events.emit({ type: 'takeover', name, owner, token, mode })
     return lease
   }
 
@@ -573,6 +663,7 @@ class Instance<Tx> implements Locks<Tx> {
       }
     }
     this.#handOffs.close()
+    this.#deadlocks.close()
     await inTime('closing the session that is told of hand-offs', this.#waiters.close())
     await inTime('waiting for what is under way on close', this.#backgroundDone())
     this.#over = true
@@ -601,6 +692,10 @@ class Instance<Tx> implements Locks<Tx> {
   }
 }
 
+/** Of the databases' integers. */
+const MOST_TOKEN = 2n ** 63n - 1n
+const MOST_SLOT = 2 ** 31 - 1
+
 const SESSION_GONE = 'the database session it depends on is gone'
 
 function closedError(): LockError {
@@ -620,27 +715,19 @@ function checkWithinOptions(options: WithinOptions): void {
   }
 }
 
-function checkBody(body: unknown): void {
-  if (typeof body !== 'function') {
-    throw new LockError(
-      'INVALID_ARGUMENT',
-      'run and tryRun take a name, options and a function: run(name, {}, async (lease) => ...)',
-    )
-  }
-}
-
-function checkLeaseJson(json: LeaseJson): { owner: string; token: bigint; ttlMs: number } {
-  const { owner, token, ttlMs } = json ?? {}
+function checkLeaseJson(json: LeaseJson): Hold & { ttlMs: number } {
+  const { name, owner, token, ttlMs, slot } = json ?? {}
   if (
     typeof owner !== 'string' ||
     !/^[0-9a-f]{32}$/.test(owner) ||
     typeof token !== 'string' ||
-    !/^\d{1,16}$/.test(token)
+    !/^\d{1,16}$/.test(token) ||
+    !(slot === undefined || (Number.isSafeInteger(slot) && slot >= 0 && slot <= MOST_SLOT))
   ) {
     throw new LockError(
       'INVALID_ARGUMENT',
-      'restore takes what JSON.stringify(lease) made: { name, owner, token, ttlMs }',
+      'restore takes what JSON.stringify(lease) made: { name, owner, token, ttlMs }, and slot if it was shared',
     )
   }
-  return { owner, token: BigInt(token), ttlMs: toTtl(ttlMs) }
+  return { ...toHold({ name, owner, token: BigInt(token), ...(slot !== undefined && { slot }) }), ttlMs: toTtl(ttlMs) }
 }

@@ -1,10 +1,17 @@
 import { hostname } from 'node:os'
+import { inspect } from 'node:util'
 import { inByteOrder } from '../base/byte-order.ts'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
 import { LockError } from '../base/errors.ts'
+import { type Demand, EXCLUSIVE, SHARED } from '../protocol/store.ts'
+
+/** Shared with others who share it, or not at all. */
+export type Mode = 'exclusive' | 'shared'
 
 /** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
 export interface LockOptions {
+  /** `'shared'`: beside any number of others who share the lock, and nobody else. Default `'exclusive'`: beside nobody. */
+  readonly mode?: Mode | undefined
   /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
   readonly ttl?: Duration | undefined
   /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
@@ -27,6 +34,9 @@ export interface LockOptions {
   readonly holding?: readonly HeldLease[] | undefined
 }
 
+/** What became of a tryRun. */
+export type RunOutcome<T> = { readonly ran: true; readonly value: T } | { readonly ran: false }
+
 /** What `holding` has to know of a lease. Any lease will do. */
 export interface HeldLease {
   readonly name: string
@@ -44,8 +54,8 @@ export interface RunOptions extends LockOptions {
   readonly reenter?: boolean | undefined
 }
 
-/** `holding` is said for each call. */
-export interface InstanceOptions extends Omit<LockOptions, 'holding'> {
+/** `mode` and `holding` are said for each call. */
+export interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding'> {
   /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
   readonly schema?: string | undefined
   /** Default `rowlock_`. */
@@ -74,7 +84,7 @@ export interface Terms {
 }
 
 /** What is asked for. */
-export interface LockRequest extends Terms {
+export interface LockRequest extends Terms, Demand {
   readonly name: string
   readonly holding: readonly HeldLease[]
 }
@@ -108,6 +118,7 @@ const DEFAULT_TERMS: Terms = {
 
 export function toSettings(options: InstanceOptions): InstanceSettings {
   checkOptions(options)
+  refuseMode(options, 'createLocks', 'say it where the lock is taken')
   const {
     holder = `${hostname()}:${process.pid}`,
     statementTimeout = DEFAULT_STATEMENT_TIMEOUT,
@@ -121,7 +132,7 @@ export function toSettings(options: InstanceOptions): InstanceSettings {
   if (!Number.isSafeInteger(maxWaiters) || maxWaiters < 1 || maxWaiters > MOST_WAITERS) {
     throw new LockError(
       'INVALID_ARGUMENT',
-      `maxWaiters must be a whole number from 1 to ${MOST_WAITERS}, not ${maxWaiters}`,
+      `maxWaiters must be a whole number from 1 to ${MOST_WAITERS}, not ${shown(maxWaiters)}`,
     )
   }
   return {
@@ -137,7 +148,43 @@ export function toRequest(name: string, options: LockOptions | undefined, defaul
   const { ttlMs, waitMs, signal, renew, maxHoldMs, takeover } =
     options === undefined ? defaults : { ...defaults, ...toTerms(options) }
   const holding = options?.holding === undefined ? NOTHING : checkHolding(options.holding)
-  return { name: checkName(name), holding, ttlMs, waitMs, signal, renew, maxHoldMs, takeover }
+  const demand = toMode(options?.mode) === 'shared' ? SHARED_LOCK : EXCLUSIVE
+  return { name: checkName(name), holding, ttlMs, waitMs, signal, renew, maxHoldMs, takeover, ...demand }
+}
+
+export function modeOf({ weight }: LockRequest): Mode {
+  return weight === null ? 'exclusive' : 'shared'
+}
+
+/** A share of a lock. */
+const SHARED_LOCK = { weight: SHARED, permits: null } as const
+
+function toMode(mode: Mode | undefined): Mode {
+  if (mode === undefined || mode === 'exclusive' || mode === 'shared') return mode ?? 'exclusive'
+  throw new LockError('INVALID_ARGUMENT', `mode must be 'exclusive' or 'shared', not ${JSON.stringify(mode)}`)
+}
+
+/** Where it would have no meaning, it must not seem to have one. */
+export function refuseMode(options: object, where: string, instead: string): void {
+  if ('mode' in options && options.mode !== undefined) {
+    throw new LockError('INVALID_ARGUMENT', `${where} takes no mode: ${instead}`)
+  }
+}
+
+/** Permits, or a weight: MySQL's and PostgreSQL's integers end there. */
+const MOST_PERMITS = 2 ** 31 - 1
+
+export function toPermits(what: string, value: number): number {
+  if (Number.isSafeInteger(value) && value >= 1 && value <= MOST_PERMITS) return value
+  throw new LockError(
+    'INVALID_ARGUMENT',
+    `${what} must be a whole number from 1 to ${MOST_PERMITS}, not ${shown(value)}`,
+  )
+}
+
+/** So that a number in text does not look like one. */
+function shown(value: unknown): string {
+  return inspect(value, { depth: 0 })
 }
 
 export function toReenter(options: RunOptions | undefined): boolean {
@@ -151,7 +198,10 @@ export function toReenter(options: RunOptions | undefined): boolean {
 
 function checkHolding(holding: readonly HeldLease[]): readonly HeldLease[] {
   if (!Array.isArray(holding) || !holding.every(isLease)) {
-    throw new LockError('INVALID_ARGUMENT', 'holding must be an array of leases: { holding: [lease] }')
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'holding must be an array of leases: { holding: [lease] }, or { holding: several.leases } of what acquireAll gave',
+    )
   }
   return holding
 }
@@ -188,6 +238,15 @@ function toTerms(options: LockOptions): Partial<Terms> {
 export function checkOptions(options: object): void {
   if (typeof options !== 'object' || options === null) {
     throw new LockError('INVALID_ARGUMENT', `options must be an object, not ${String(options)}`)
+  }
+}
+
+export function checkBody(body: unknown): void {
+  if (typeof body !== 'function') {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      'run and tryRun take options and a function as their last arguments: run(name, {}, async (lease) => ...), or semaphore.run({}, async (lease) => ...)',
+    )
   }
 }
 

@@ -1,10 +1,11 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { DeadlockError, LockLostError } from '../base/errors.ts'
-import type { HeldLease } from './options.ts'
+import type { HeldLease, Mode } from './options.ts'
 
 /** What a run has to know of its lease. */
 export interface RunLease extends HeldLease {
   readonly signal: AbortSignal
+  readonly mode: Mode
   /** How many bodies of run are under way under it. */
   bodies: number
 }
@@ -55,6 +56,11 @@ export class RunHold<L extends RunLease> {
   }
 }
 
+/** What the runs around the code that asks hold, of all instances. */
+export function heldAround(): RunLease[] {
+  return (around.getStore() ?? []).flatMap(({ lease }) => lease ?? [])
+}
+
 /** What the runs of one instance hold around the code that asks. The same name is another lock in another instance. */
 export class Reentry<L extends RunLease> {
   readonly #isOurs: (lease: HeldLease) => boolean
@@ -68,10 +74,11 @@ export class Reentry<L extends RunLease> {
   }
 
   /**
-   * The hold of the run around the caller, shared by one body more; undefined if there is none, or if a body has released it.
+   * The hold of the run around the caller, for one body more; undefined if there is none, if a body has released it, or if it
+   * is shared with others and not enough.
    * One that was lost is not replaced: the body around the caller goes on with a token that may have been overtaken.
    */
-  enter(name: string): RunHold<L> | undefined {
+  enter(name: string, mode: Mode): RunHold<L> | undefined {
     const hold = this.#find(name, (lease) => lease.isHeld() || lease.signal.aborted)
     const lease = hold?.lease
     if (hold === undefined || lease === undefined) return undefined
@@ -84,16 +91,23 @@ export class Reentry<L extends RunLease> {
         },
       )
     }
+    if (mode === 'exclusive' && lease.mode === 'shared') return undefined
     lease.bodies++
     return hold
   }
 
   /** Who waits for what it holds itself waits in vain. */
-  assertMayWait(name: string, holding: readonly HeldLease[]): void {
-    if (this.#find(name, (lease) => lease.isHeld()) !== undefined) {
+  assertMayWait(name: string, holding: readonly HeldLease[], mode: Mode): void {
+    const around = this.#find(name, (lease) => lease.isHeld())?.lease
+    if (around !== undefined) {
+      const isUpgrade = mode === 'exclusive' && around.mode === 'shared'
       throw new DeadlockError(
         name,
-        'the run() around this call holds it. Use the lease that its body was given, or share it by run(name, { reenter: true }, ...)',
+        isUpgrade
+          ? 'the run() around this call shares it, and nobody can have it alone meanwhile. Release it first, or take it exclusively from the start'
+          : around.mode === 'shared'
+            ? 'the run() around this call shares it already, and would have to wait with it for a writer that comes in between. Use the lease that its body was given, or share that one by run(name, { reenter: true }, ...)'
+            : 'the run() around this call holds it. Use the lease that its body was given, or share it by run(name, { reenter: true }, ...)',
       )
     }
     if (holding.some((lease) => lease.name === name && this.#isOurs(lease) && lease.isHeld())) {
@@ -113,7 +127,6 @@ export class Reentry<L extends RunLease> {
 }
 
 /** For listeners: no body waits for them, so they are no part of the run in which they are called. */
-export function outsideRuns<Argument>(listener: (argument: Argument) => void, argument: Argument): void {
-  if (around.getStore() === undefined) listener(argument)
-  else around.exit(listener, argument)
+export function outsideRuns<Argument, Result>(listener: (argument: Argument) => Result, argument: Argument): Result {
+  return around.getStore() === undefined ? listener(argument) : around.exit(listener, argument)
 }

@@ -1,9 +1,11 @@
-import { LockLostError } from '../base/errors.ts'
+import { LockError, LockLostError } from '../base/errors.ts'
 import type { Call } from '../process/calls.ts'
+import type { SharedAttempts, SharedIn } from '../process/shared-attempts.ts'
 import type { TransactionAttempts, WantedIn } from '../process/transaction-attempts.ts'
+import type { Claim } from '../protocol/circles.ts'
 import type { Hold } from '../protocol/store.ts'
 import type { Lease } from './lease.ts'
-import { checkName, type LockOptions, type LockRequest, toNames } from './options.ts'
+import { type LockOptions, type LockRequest, modeOf, toNames } from './options.ts'
 
 /** A hold that ends with the transaction it was taken in. */
 export interface TransactionHold {
@@ -24,7 +26,7 @@ export interface PendingLease<Tx> {
   confirm(): Promise<Lease<Tx>>
 }
 
-export type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'holding'>
+export type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'mode' | 'holding'>
 export type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'holding' | 'renew' | 'maxHold'>
 
 /**
@@ -37,17 +39,20 @@ export interface TransactionLocks<Tx> {
    * usable. A deadlock of transactions, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the
    * transaction. DeadlockError at once if a lease of the caller's own has the lock. DATABASE if there is no answer within
    * `wait` and a second: roll back, too.
+   *
+   * Shared, it is granted beside `tx`, on another connection, and may last for another second after a rollback. UNSUPPORTED
+   * where there is one connection.
    */
   acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>
   /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
-  tryAcquire(name: string): Promise<TransactionHold | null>
+  tryAcquire(name: string, options?: Pick<LockOptions, 'mode'>): Promise<TransactionHold | null>
   /**
    * Holds all these locks, from 1 to 1,000, until `tx` ends, and answers in byte order of their names. Takes them in that order,
    * so that no two such calls wait for each other; `wait` is for all. What it has when it fails stays held until `tx` ends:
    * roll back. At REPEATABLE READ and above on PostgreSQL, a lock that changes hands meanwhile is TRANSACTION_ABORTED.
    */
   acquireAll(names: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]>
-  /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
+  /** Takes an exclusive lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
   lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>
 }
 
@@ -59,10 +64,15 @@ export interface WithinOptions {
 
 export interface TransactionContext<Tx> {
   readonly attempts: TransactionAttempts<Tx>
+  readonly sharedAttempts: SharedAttempts<Tx>
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
   /** Of who waits for these names, under the first of them: DeadlockError if the caller has one of the locks. */
   request(names: readonly string[], options: LockOptions | undefined): LockRequest
+  /** Of who does not wait. */
+  tryRequest(name: string, options: LockOptions | undefined): LockRequest
+  /** What the caller holds besides its transaction. */
+  claims(request: LockRequest): (() => readonly Claim[]) | undefined
   /** A lease on a hold whose transaction has committed. */
   confirm(hold: Hold, request: LockRequest): Promise<Lease<Tx>>
 }
@@ -79,18 +89,22 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   async acquire(name: string, options?: TransactionOptions): Promise<TransactionHold> {
-    const { token } = await this.#acquire(this.#context.request([name], options), null)
+    const request = this.#context.request([name], options)
+    const { token } = isShared(request) ? await this.#share(request) : await this.#acquire(request, null)
     return { name, token }
   }
 
-  async tryAcquire(name: string): Promise<TransactionHold | null> {
-    const hold = await this.#context.attempts.try(this.#tx, checkName(name))
+  async tryAcquire(name: string, options?: Pick<LockOptions, 'mode'>): Promise<TransactionHold | null> {
+    const hold = isShared(this.#context.tryRequest(name, options))
+      ? await this.#shareFor(undefined, { name, waitMs: null })
+      : await this.#context.attempts.try(this.#tx, name)
     return hold && { name, token: hold.token }
   }
 
   async acquireAll(asked: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]> {
     const names = toNames(asked)
     const request = this.#context.request(names, options)
+    if (isShared(request)) return this.#shareAll(names, request)
     const holds = await this.#context.run(request.signal, (call) =>
       this.#context.attempts.acquireAll(call, this.#tx, names, this.#wanted(request, null)),
     )
@@ -99,8 +113,35 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
 
   async lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>> {
     const request = this.#context.request([name], options)
+    if (isShared(request)) {
+      throw new LockError(
+        'UNSUPPORTED',
+        'a lease that starts with a commit is exclusive: share the lock with locks.acquire, after the commit',
+      )
+    }
     const hold = await this.#acquire(request, Math.min(request.ttlMs, request.maxHoldMs))
     return { ...hold, confirm: () => this.#context.confirm(hold, request) }
+  }
+
+  /** One after the other, in the order that keeps two such calls from waiting for each other. */
+  async #shareAll(names: readonly string[], request: LockRequest): Promise<TransactionHold[]> {
+    const deadline = performance.now() + request.waitMs
+    const holds: TransactionHold[] = []
+    for (const name of names) {
+      const { token } = await this.#share({ ...request, name, waitMs: Math.max(0, deadline - performance.now()) })
+      holds.push({ name, token })
+    }
+    return holds
+  }
+
+  /** Null is the answer to a try, and this one waits. */
+  async #share(request: LockRequest): Promise<Hold> {
+    const { name, waitMs, signal } = request
+    return (await this.#shareFor(signal, { name, waitMs, claims: this.#context.claims(request) })) as Hold
+  }
+
+  #shareFor(signal: AbortSignal | undefined, wanted: SharedIn): Promise<Hold | null> {
+    return this.#context.run(signal, (call) => this.#context.sharedAttempts.acquire(call, this.#tx, wanted))
   }
 
   #acquire(request: LockRequest, ttlMs: number | null): Promise<Hold> {
@@ -108,15 +149,21 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
     return this.#context.run(request.signal, (call) => this.#context.attempts.acquire(call, this.#tx, wanted))
   }
 
-  #wanted({ name, waitMs, signal }: LockRequest, ttlMs: number | null): WantedIn {
+  #wanted(request: LockRequest, ttlMs: number | null): WantedIn {
+    const { name, waitMs, signal } = request
     return {
       name,
       waitMs,
       ttlMs,
       readsCommitted: this.#isolation === 'read committed',
       abortable: signal !== undefined,
+      claims: this.#context.claims(request),
     }
   }
+}
+
+function isShared(request: LockRequest): boolean {
+  return modeOf(request) === 'shared'
 }
 
 export function confirmationFailed(name: string): LockLostError {

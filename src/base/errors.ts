@@ -74,7 +74,10 @@ export class QueueFullError extends LockError {
   }
 }
 
-/** The wait for the lock would never end, because the caller itself keeps it from being free. Nothing was changed. */
+/**
+ * The wait for the lock would never end: the caller itself keeps it from being free, or is the youngest of those who wait for
+ * each other in a circle. It does not wait any more, and nothing else was changed. Release what you hold before you try again.
+ */
 export class DeadlockError extends LockError {
   static {
     brandClass(DeadlockError, 'DeadlockError')
@@ -82,10 +85,13 @@ export class DeadlockError extends LockError {
 
   override readonly name = 'DeadlockError'
   readonly lock: string
+  /** Of those who wait for each other, the caller first: `holder: name -> name`, what each holds and what it waits for. */
+  readonly circle: readonly string[]
 
-  constructor(lock: string, reason: string) {
+  constructor(lock: string, reason: string, circle: readonly string[] = []) {
     super('DEADLOCK', `the wait for the lock ${JSON.stringify(lock)} would never end: ${reason}`)
     this.lock = lock
+    this.circle = circle
   }
 }
 

@@ -164,7 +164,10 @@ const shellCommands: Record<Destination['engine'], (path: string) => string> = {
 
 function prismaTables({ engine, schema = 'public', tablePrefix = 'rowlock_' }: Destination): string {
   const place = engine === 'postgres' ? `${schema}.` : ''
-  const tables = engine === 'sqlite' ? ['locks', 'migrations'] : ['locks', 'gates', 'migrations']
+  const others = { postgres: ['slots', 'gates'], mysql: ['slots', 'gates'], mariadb: ['slots', 'gates'], sqlite: [] }[
+    engine
+  ]
+  const tables = ['locks', ...others, 'waits', 'migrations']
   return tables.map((table) => `'${place}${tablePrefix}${table}'`).join(', ')
 }
 

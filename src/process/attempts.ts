@@ -1,9 +1,12 @@
 import { DatabaseError, type LockError, LockTimeoutError } from '../base/errors.ts'
 import { backoff, untilUnlocked } from '../base/timing.ts'
-import type { AttemptResult, Hold } from '../protocol/store.ts'
+import type { Claim } from '../protocol/circles.ts'
+import { type AttemptResult, type Demand, type Hold, toHold } from '../protocol/store.ts'
 import type { AnswerBound } from './answer-bound.ts'
 import { type Call, TIME_OUT } from './calls.ts'
+import type { Deadlocks } from './deadlocks.ts'
 import type { HandOffs } from './hand-offs.ts'
+import { misuse } from './misuse.ts'
 import type { Unsent } from './store/index.ts'
 import type { Waiter, Waiters } from './waiters.ts'
 
@@ -12,19 +15,22 @@ export interface AcquireContext {
   readonly handOffs: HandOffs
   readonly holder: string
   readonly statementTimeoutMs: number
+  readonly deadlocks: Deadlocks
   attempt(attempt: Unsent): Promise<AttemptResult>
   /** Work that goes on after the caller has its answer. `close` waits for it. */
   background(during: string, work: Promise<unknown>): void
 }
 
 /** What a caller asks for. */
-export interface Wanted {
+export interface Wanted extends Demand {
   readonly name: string
   readonly ttlMs: number
   readonly maxHoldMs: number
   /** Null: a try, which waits for nobody. */
   readonly waitMs: number | null
   readonly session: string | null
+  /** What the caller holds while it waits, as far as is known; undefined if that is nothing. */
+  readonly claims?: (() => readonly Claim[]) | undefined
 }
 
 export interface Granted extends Hold {
@@ -81,15 +87,16 @@ class Acquisition {
   /** Whether the database has said anything of this lock: what nobody is known to hold has not been waited for. */
   #answered = false
   #holder: string | null = null
+  #unwatch: (() => void) | undefined
 
   constructor(context: AcquireContext, call: Call, wanted: Wanted, bound: AnswerBound) {
-    const { name, session, waitMs } = wanted
+    const { name, session, waitMs, weight, permits } = wanted
     this.#context = context
     this.#call = call
     this.#wanted = wanted
     this.#bound = bound
     const ttlMs = Math.min(wanted.ttlMs, wanted.maxHoldMs)
-    this.#attempt = { name, owner: undefined, session, ttlMs, holder: context.holder }
+    this.#attempt = { name, owner: undefined, session, ttlMs, holder: context.holder, weight, permits }
     this.#deadline = bound.started + (waitMs ?? 0)
     this.#waits = waitMs !== null && waitMs > 0
   }
@@ -100,7 +107,7 @@ class Acquisition {
     for (;;) {
       try {
         // Behind others of this process there is nothing to try, unless it was this one that they wait behind.
-        if (!this.#waits || this.#attempting || !waiters.contended(name)) {
+        if (!this.#waits || this.#attempting || !waiters.contended(name, this.#wanted)) {
           const outcome = await this.#try()
           if (outcome === 'again') continue
           if (outcome !== 'held') return outcome
@@ -119,6 +126,7 @@ class Acquisition {
     const { waiters, background } = this.#context
     if (this.#waiter !== undefined) waiters.leave(this.#waiter)
     this.#endAttempt()
+    this.#unwatch?.()
     if (this.#ambiguous.length > 0) {
       background('giving back a lock granted too late', releaseUnwanted(this.#context, this.#attempt, this.#ambiguous))
     }
@@ -127,8 +135,8 @@ class Acquisition {
   async #try(): Promise<Granted | 'again' | 'held'> {
     const { waiters, attempt: send } = this.#context
     const { name } = this.#wanted
+    if (this.#waits && !this.#attempting) waiters.beginAttempt(name, this.#wanted)
     this.#attempting = this.#waits
-    if (this.#attempting) waiters.beginAttempt(name)
     const sentAt = performance.now()
     this.#sent = send(this.#attempt)
     const result = await this.#call.race(this.#sent, this.#bound.patienceMs)
@@ -137,14 +145,23 @@ class Acquisition {
     this.#answered = true
     if (this.#attempting) waiters.attemptAnswered(name)
     if (result.granted) return this.#granted(result, sentAt)
+    if (result.kind !== undefined) throw misuse(name, this.#wanted, result.kind)
     return result.ours === true ? this.#pauseForOwnRow() : this.#refused(result)
   }
 
-  #granted({ token, takeover }: AttemptResult & { readonly granted: true }, sentAt: number): Granted {
+  #granted(result: AttemptResult & { readonly granted: true }, sentAt: number): Granted {
     this.#ambiguous = []
-    const { name, ttlMs, owner } = this.#attempt
+    const { ttlMs } = this.#attempt
     const waitedMs = performance.now() - this.#bound.started
-    return { name, owner: owner!, token, takeover, sentAt, remainingMs: ttlMs!, unconfirmed: false, waitedMs }
+    const { takeover } = result
+    return {
+      ...grantedHold(this.#attempt, result),
+      takeover,
+      sentAt,
+      remainingMs: ttlMs!,
+      unconfirmed: false,
+      waitedMs,
+    }
   }
 
   /** An earlier attempt was granted, but its row is locked by another statement: that is over in a moment. */
@@ -174,13 +191,14 @@ class Acquisition {
   /** In the queue. Undefined: the lock's row is gone. */
   async #wait(): Promise<Granted | undefined> {
     const { waiters } = this.#context
-    const { name, ttlMs, maxHoldMs, session } = this.#wanted
+    const { name, ttlMs, maxHoldMs, session, weight, permits } = this.#wanted
     const leftMs = Math.max(0, this.#deadline - performance.now())
     if (leftMs === 0 && (this.#answered || this.#failures > 0)) throw this.#timeUp()
-    const terms = { ttlMs: Math.min(ttlMs, maxHoldMs), session }
+    const terms = { ttlMs: Math.min(ttlMs, maxHoldMs), session, weight, permits }
     const waiter = waiters.join(name, terms, leftMs, this.#attempting)
     this.#waiter = waiter
     this.#endAttempt()
+    this.#watch()
     const served = await this.#call.race(waiter.served, leftMs)
     // Whether somebody holds it has to be known, or the caller would be told of the wrong thing.
     if (served === TIME_OUT && !this.#answered && !waiter.answered) {
@@ -195,6 +213,14 @@ class Acquisition {
     }
     if (served === TIME_OUT) throw this.#timeUp()
     return undefined
+  }
+
+  /** Others may wait for what the caller holds, and it for what they hold. */
+  #watch(): void {
+    const { name, weight, claims } = this.#wanted
+    if (claims === undefined || this.#unwatch !== undefined) return
+    const reject = (error: LockError) => this.#call.cancel(error)
+    this.#unwatch = this.#context.deadlocks.watch({ name, weight, claims, reject })
   }
 
   /** Throws what cannot be helped, or for which there is no time. */
@@ -224,6 +250,10 @@ class Acquisition {
   }
 }
 
+function grantedHold({ name, owner }: Unsent, result: AttemptResult & { readonly granted: true }): Hold {
+  return toHold({ ...result, name, owner: owner! })
+}
+
 /** Gives back what an attempt was granted although nobody heard of it. */
 async function releaseUnwanted(
   { handOffs, statementTimeoutMs, attempt: ask }: AcquireContext,
@@ -243,8 +273,7 @@ async function releaseUnwanted(
     // Asked once more, by the owner id that the lost attempt had.
     const result = granted ?? (await ask({ ...attempt, ttlMs: 1000 }))
     if (!result.granted) return result.ours !== true
-    const { name, owner } = attempt
-    return (await handOffs.release({ name, owner: owner!, token: result.token })) !== 'locked'
+    return (await handOffs.release(grantedHold(attempt, result))) !== 'locked'
   }, statementTimeoutMs)
 }
 

@@ -1,10 +1,20 @@
 import { DatabaseError } from '../base/errors.ts'
 import { backoff, untilUnlocked } from '../base/timing.ts'
-import type { Grant, Hold, Promotion, Release, ReleaseResult } from '../protocol/store.ts'
+import type {
+  DowngradeResult,
+  Grant,
+  Hold,
+  Promotion,
+  Release,
+  ReleaseResult,
+  ResizeResult,
+} from '../protocol/store.ts'
 
 export interface HandOffContext {
   release(hold: Release): Promise<ReleaseResult>
   promote(name: string): Promise<Promotion>
+  downgrade(hold: Hold): Promise<DowngradeResult>
+  resize(name: string, permits: number): Promise<ResizeResult>
   /** Work that nobody awaits; `close` does. */
   background(during: string, work: Promise<unknown>): void
 }
@@ -62,17 +72,17 @@ export class HandOffs {
 
   /**
    * The same, and while the database cannot be asked, again until the hold has run out: others need not wait for that if it can
-   * be helped. 'locked' if a transaction has had the row locked for all that time.
+   * be helped. 'locked' if a transaction has had the row locked for all that time. Each time, `find` says where the hold is.
    */
   async releaseRepeatedly(
-    hold: Hold,
+    find: () => Hold | Promise<Hold>,
     { deadline, lockedMs, onFailure, isOver, isAwaited }: Repetition,
   ): Promise<ReleaseResult['outcome']> {
     for (let failures = 1; ; failures++) {
       try {
         let outcome: ReleaseResult['outcome'] = 'locked'
         await untilUnlocked(async () => {
-          outcome = await this.release(hold)
+          outcome = await this.release(await find())
           return outcome !== 'locked'
         }, lockedMs)
         return outcome
@@ -89,7 +99,22 @@ export class HandOffs {
     }
   }
 
-  /** Gives a lock that nobody holds to who waits for it. */
+  /** Those who are next, and want to share the lock, come in with it. */
+  async downgrade(hold: Hold): Promise<DowngradeResult> {
+    const sentAt = performance.now()
+    const result = await this.#context.downgrade(hold)
+    if (result.outcome === 'downgraded') this.#tell(hold.name, true, result.grants, sentAt)
+    return result
+  }
+
+  async resize(name: string, permits: number): Promise<ResizeResult['outcome']> {
+    const sentAt = performance.now()
+    const { outcome, grants } = await this.#context.resize(name, permits)
+    this.#tell(name, outcome === 'resized', grants, sentAt)
+    return outcome
+  }
+
+  /** Gives a lock that has room to those who wait for it. */
   async promote(name: string): Promise<Promotion['outcome']> {
     const sentAt = performance.now()
     const { outcome, grants } = await this.#context.promote(name)

@@ -1,8 +1,9 @@
 import { DenseSet } from '../base/dense-set.ts'
-import type { Hold, Renewal } from '../protocol/store.ts'
+import { type Hold, type Renewal, toHold } from '../protocol/store.ts'
 
 /** A lease as its renewal sees it. Times are of performance.now(). */
-export interface Renewable extends Hold {
+export interface Renewable extends Omit<Hold, 'slot'> {
+  slot?: number | undefined
   /** Kept by the heartbeat. */
   beat?: Beat | undefined
   /** How far to move the expiry, from now; null when the lease is not to be renewed any more. */
@@ -103,9 +104,7 @@ export class Heartbeat {
 
   async #send(batch: readonly { lease: Renewable; beat: Beat; ttlMs: number }[], sentAt: number): Promise<void> {
     try {
-      const renewals = await this.#renew(
-        batch.map(({ lease: { name, owner, token }, ttlMs }) => ({ name, owner, token, ttlMs })),
-      )
+      const renewals = await this.#renew(batch.map(({ lease, ttlMs }) => ({ ...toHold(lease), ttlMs })))
       batch.forEach(({ lease, beat, ttlMs }, index) => {
         const renewal = renewals[index]!
         if (beat.sentAt === sentAt) beat.sentAt = null

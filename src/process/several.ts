@@ -1,5 +1,6 @@
 import { DatabaseError } from '../base/errors.ts'
-import type { Hold, Renewal } from '../protocol/store.ts'
+import type { Claim } from '../protocol/circles.ts'
+import { type Hold, type Renewal, toHold } from '../protocol/store.ts'
 import type { AnswerBound } from './answer-bound.ts'
 import { type AcquireContext, acquire, type Granted, type Wanted } from './attempts.ts'
 import { type Call, type Calls, TIME_OUT } from './calls.ts'
@@ -96,7 +97,7 @@ class AcquisitionOfAll {
     const { waiters } = this.#context
     const rest = this.#wanted.names.slice(this.#kept.length)
     // Behind others of this process there is nothing to try.
-    const contended = this.#waits ? rest.findIndex((name) => waiters.contended(name)) : -1
+    const contended = this.#waits ? rest.findIndex((name) => waiters.contended(name, this.#wanted)) : -1
     const outcomes = await this.#ask(contended === -1 ? rest : rest.slice(0, contended), null)
     const granted = outcomes.map((outcome) => (outcome.status === 'fulfilled' ? outcome.value : null))
     const missing = granted.indexOf(null)
@@ -115,7 +116,7 @@ class AcquisitionOfAll {
     const own = names.map(() => calls.begin(undefined))
     this.#asking = own
     const asked = names.map((name, index) =>
-      acquire(this.#context, own[index]!, { ...this.#wanted, name, waitMs }, this.#bound),
+      acquire(this.#context, own[index]!, { ...this.#wanted, name, waitMs, claims: this.#claims }, this.#bound),
     )
     const all = Promise.allSettled(asked)
     try {
@@ -131,6 +132,12 @@ class AcquisitionOfAll {
       for (const call of own) calls.end(call)
     }
   }
+
+  /** What it has got so far, too. */
+  readonly #claims = (): Claim[] => [
+    ...(this.#wanted.claims?.() ?? []),
+    ...this.#kept.filter(({ isLost }) => !isLost).map(({ name, token }) => ({ name, token: `${token}` })),
+  ]
 
   /** None if one that is kept was lost meanwhile. */
   async #waitForNext(): Promise<Granted[]> {
@@ -167,7 +174,7 @@ class AcquisitionOfAll {
    */
   async #complete(): Promise<Granted[] | undefined> {
     const sentAt = performance.now()
-    const asked = this.#kept.map(({ name, owner, token }) => ({ name, owner, token, ttlMs: this.#ttlMs }))
+    const asked = this.#kept.map((kept) => ({ ...toHold(kept), ttlMs: this.#ttlMs }))
     try {
       const renewals = await this.#call.race(this.#context.renew(asked), this.#bound.patienceMs)
       if (renewals !== TIME_OUT)
@@ -211,6 +218,7 @@ class KeptHold implements Renewable {
   readonly name: string
   readonly owner: string
   readonly token: bigint
+  readonly slot: number | undefined
   granted: Granted
   beat: Beat | undefined
   readonly #ttlMs: number
@@ -221,6 +229,7 @@ class KeptHold implements Renewable {
     this.name = granted.name
     this.owner = granted.owner
     this.token = granted.token
+    this.slot = granted.slot
     this.granted = granted
     this.#ttlMs = ttlMs
     this.#onLost = onLost
@@ -259,12 +268,12 @@ class KeptHold implements Renewable {
 }
 
 async function giveBack({ handOffs, waiters, statementTimeoutMs }: AcquireContext, hold: Granted): Promise<void> {
-  const { name, owner, token, sentAt, remainingMs } = hold
+  const { owner, sentAt, remainingMs } = hold
   try {
-    await handOffs.releaseRepeatedly(
-      { name, owner, token },
-      { deadline: sentAt + remainingMs, lockedMs: statementTimeoutMs },
-    )
+    await handOffs.releaseRepeatedly(() => toHold(hold), {
+      deadline: sentAt + remainingMs,
+      lockedMs: statementTimeoutMs,
+    })
   } finally {
     // Not before: whoever hears of the hold meanwhile would think that nobody has it, and pass it on.
     waiters.ended(owner)

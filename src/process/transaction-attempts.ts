@@ -1,11 +1,22 @@
 import type { Outside } from '../adapters/own-connection.ts'
 import { LockTimeoutError } from '../base/errors.ts'
+import type { Claim } from '../protocol/circles.ts'
 import { newOwner } from '../protocol/ids.ts'
-import type { Attempt, AttemptInResult, Hold, Store, TransactionView } from '../protocol/store.ts'
+import {
+  type AttemptInResult,
+  EXCLUSIVE,
+  type ExclusiveAttempt,
+  type Hold,
+  type Store,
+  type TransactionView,
+} from '../protocol/store.ts'
 import { AnswerBound } from './answer-bound.ts'
 import type { BeforeSnapshot, Entrance } from './before-snapshot.ts'
 import { type Call, TIME_OUT } from './calls.ts'
+import type { Deadlocks } from './deadlocks.ts'
 import type { HandOffs } from './hand-offs.ts'
+import { misuse } from './misuse.ts'
+import { claimsIn, taken } from './transaction-holds.ts'
 import type { TransactionWaiters, Turn } from './transaction-waiters.ts'
 import type { HandedOver, Waiters } from './waiters.ts'
 
@@ -16,6 +27,7 @@ export interface TransactionAttemptsContext<Tx> {
   readonly handOffs: HandOffs
   readonly beforeSnapshot: BeforeSnapshot
   readonly outside: Outside
+  readonly deadlocks: Deadlocks
   /** Who we are, for people. */
   readonly holder: string
   readonly statementTimeoutMs: number
@@ -33,6 +45,8 @@ export interface WantedIn {
   readonly readsCommitted: boolean
   /** The caller may end the wait: it is to be noticed soon. */
   readonly abortable: boolean
+  /** What the caller holds besides. */
+  readonly claims?: (() => readonly Claim[]) | undefined
 }
 
 /**
@@ -66,7 +80,12 @@ export class TransactionAttempts<Tx> {
     const bound = new AnswerBound(null, statementTimeoutMs)
     await bound.within(this.#context.assessed())
     const result = await bound.withinTransaction(store.acquireIn(tx, this.#attempt(name, null), 0))
-    if (result.granted) return { name, owner: result.owner, token: result.token }
+    if (result.granted) {
+      const hold = { name, owner: result.owner, token: result.token }
+      taken(tx, hold)
+      return hold
+    }
+    if (result.kind !== undefined) throw misuse(name, EXCLUSIVE, result.kind)
     if (result.queued && !store.single) handOffs.promoteLater(name)
     return null
   }
@@ -118,7 +137,9 @@ export class TransactionAttempts<Tx> {
     while (holds.length < names.length) {
       const rest = names.slice(holds.length).map((name) => this.#attempt(name, null))
       if (rest.length > 1 && store.acquireFreeIn !== undefined) {
-        holds.push(...(await bound.withinTransaction(store.acquireFreeIn(tx, rest))))
+        const free = await bound.withinTransaction(store.acquireFreeIn(tx, rest))
+        for (const hold of free) taken(tx, hold)
+        holds.push(...free)
       }
       call.throwIfCancelled()
       if (holds.length < names.length) await acquireNext(true)
@@ -144,7 +165,9 @@ export class TransactionAttempts<Tx> {
       if (waitMs > 0) {
         const seen = await bound.withinTransaction(this.#beforeSnapshot(tx, wanted))
         if (seen !== undefined) {
-          if (seen.leasedTo !== null) turn = await this.#behindLeases(call, wait, bound, seen.leasedTo)
+          if (seen.leasedTo !== null) {
+            turn = await this.#inQueue(call, tx, wanted, this.#behindLeases(call, wait, bound, seen.leasedTo))
+          }
           handed = await turn?.served
           if (handed === undefined) {
             entrance = this.#context.beforeSnapshot.enter(name, turn === undefined ? seen : undefined)
@@ -165,10 +188,13 @@ export class TransactionAttempts<Tx> {
         entrance?.leave()
         if (result.granted) {
           turn?.end(true)
+          const hold = { name, owner: result.owner, token: result.token }
+          taken(tx, hold)
           // A lease goes on under that owner: then `confirm` says when it is over.
           if (handed !== undefined && ttlMs === null) waiters.ended(handed.owner)
-          return { name, owner: result.owner, token: result.token }
+          return hold
         }
+        if (result.kind !== undefined) throw misuse(name, EXCLUSIVE, result.kind)
         if (handed !== undefined) {
           turn?.end(false)
           turn = undefined
@@ -185,7 +211,7 @@ export class TransactionAttempts<Tx> {
         turn ??= transactionWaiters.join(name, wait.leftMs)
         const idleMs = (result.idleLimitMs || Number.POSITIVE_INFINITY) * IDLE_PART
         const { leftMs } = wait
-        const served = await call.race(turn.served, Math.min(leftMs, idleMs))
+        const served = await this.#inQueue(call, tx, wanted, call.race(turn.served, Math.min(leftMs, idleMs)))
         if (served === TIME_OUT) {
           if (leftMs <= idleMs) throw wait.timeout(turn.holder ?? result.holders[0] ?? 'a transaction')
           // Asked again for the sake of asking; and it keeps its ticket.
@@ -198,6 +224,17 @@ export class TransactionAttempts<Tx> {
       entrance?.leave()
       turn?.end(false)
     }
+  }
+
+  /** Others may wait for what the transaction has, and it for what they have: of that the engine sees nothing. */
+  async #inQueue<T>(call: Call, tx: Tx, { name, claims }: WantedIn, wait: Promise<T>): Promise<T> {
+    const unwatch = this.#context.deadlocks.watch({
+      name,
+      weight: EXCLUSIVE.weight,
+      claims: () => [...claimsIn(tx), ...(claims?.() ?? [])],
+      reject: (error) => call.cancel(error),
+    })
+    return wait.finally(unwatch)
   }
 
   /**
@@ -244,8 +281,8 @@ export class TransactionAttempts<Tx> {
     return undefined
   }
 
-  #attempt(name: string, ttlMs: number | null): Attempt {
-    return { name, owner: newOwner(), ttlMs, holder: this.#context.holder, session: null }
+  #attempt(name: string, ttlMs: number | null): ExclusiveAttempt {
+    return { ...EXCLUSIVE, name, owner: newOwner(), ttlMs, holder: this.#context.holder, session: null }
   }
 }
 

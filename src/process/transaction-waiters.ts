@@ -1,3 +1,4 @@
+import { EXCLUSIVE } from '../protocol/store.ts'
 import type { HandedOver, Waiter, Waiters } from './waiters.ts'
 
 /** A hold that is handed to a transaction is its own a statement later; if the transaction rolls back, the hold ends after that time. */
@@ -30,7 +31,7 @@ export class TransactionWaiters {
   join(name: string, waitMs: number): Turn {
     let group = this.#groups.get(name)
     if (group === undefined) {
-      const terms = { ttlMs: HANDED_TTL_MS, session: null, transaction: true }
+      const terms = { ...EXCLUSIVE, ttlMs: HANDED_TTL_MS, session: null, transaction: true }
       group = new Group(this.#waiters, this.#waiters.join(name, terms, waitMs + SHARED_MS, false), () =>
         this.#groups.delete(name),
       )

@@ -2,9 +2,22 @@ import { DatabaseError, LockError, QueueFullError } from '../base/errors.ts'
 import { randomHex } from '../base/random.ts'
 import { untilUnlocked } from '../base/timing.ts'
 import { newTicketId, ticketOf } from '../protocol/ids.ts'
-import type { Gate, Grant, Hold, LockView, NewTicket } from '../protocol/store.ts'
+import {
+  CONFIRM_MS,
+  type Demand,
+  type EnqueueResult,
+  type Gate,
+  type Grant,
+  type Hold,
+  type LockView,
+  type NewTicket,
+  type Share,
+  toHold,
+} from '../protocol/store.ts'
 import { type HandOffs, type Recipients, UNTIL_UNLOCKED_MS } from './hand-offs.ts'
+import { misuse } from './misuse.ts'
 import type { ProcessStore } from './store/index.ts'
+import { Told } from './told.ts'
 import { Listener } from './wake/listen.ts'
 import { Poll } from './wake/poll.ts'
 import { type Watch, watchFile } from './wake/watch.ts'
@@ -17,7 +30,7 @@ export interface HandedOver extends Hold {
 }
 
 /** What those who wait want to hold the lock by. Waiters with other terms have tickets of their own. */
-export interface Terms {
+export interface Terms extends Demand {
   readonly ttlMs: number
   readonly session: string | null
   /** Stands for transactions, which wait for the end of leases only (see TransactionWaiters). */
@@ -65,8 +78,11 @@ const WAITED_PART = 1 / 20
 const POLLS_APART_MS = 4
 /** Each pause is up to this part shorter or longer, so that processes do not march in step. */
 const JITTER = 0.25
-/** Nobody notifies of the end of a holder's session, so waiters for such a lease poll more often. */
-const SESSION_POLL_MS = 120
+/**
+ * Nobody notifies of the end of a holder's session, nor of that of a transaction which has a shared hold, so waiters for such
+ * ones poll more often.
+ */
+const UNNOTIFIED_POLL_MS = 120
 /** A lease that has just run out is polled a little later: clocks are rounded to milliseconds. */
 const AFTER_EXPIRY_MS = 2
 /** After a poll that failed because the database could not be reached. */
@@ -80,6 +96,14 @@ const LOCKED_BY_TRANSACTIONS_MS = 8
 const CLOSE_GATE_AGAIN_MS = 500
 /** A free lock whose row was locked at the moment is polled again after that time. */
 const PROMOTE_AGAIN_MS = 10
+
+/** Callers who try to get a lock at once. */
+interface Attempting {
+  count: number
+  exclusive: boolean
+}
+
+type NotQueued = Exclude<EnqueueResult, { readonly outcome: 'queued' }>
 
 class LocalWaiter implements Waiter {
   readonly served: Promise<HandedOver | undefined>
@@ -162,11 +186,13 @@ class LocalTicket {
 class LockWaiters {
   /** Not known to the database yet. */
   arriving: LocalWaiter[] = []
+  /** How many of them had tried to get the lock before, and are before those who lined up behind them. */
+  refused = 0
   readonly tickets = new Map<string, LocalTicket>()
   /** Those who leave, by their tickets. */
   readonly leaving = new Map<string, LocalWaiter[]>()
   last: LocalTicket | undefined
-  lastToken = 0n
+  readonly told = new Told()
   seenToken = 0n
   holder: string | null = null
   /** When the database last said anything of the lock. */
@@ -175,6 +201,8 @@ class LockWaiters {
   enqueuing = false
   withdrawing = false
   lockedMs = SHORTEST_LOCKED_MS
+  /** So many of them queue in one statement: fewer than there are if there was no room for all. */
+  mostAtOnce = Number.POSITIVE_INFINITY
   gateClosedAt = Number.NEGATIVE_INFINITY
   /** Closed by waiters of this lock who could not queue. */
   gate: Gate | undefined
@@ -214,8 +242,8 @@ class LockWaiters {
 export class Waiters implements Recipients {
   readonly #context: WaitersContext
   readonly #locks = new Map<string, LockWaiters>()
-  /** Names that a caller of ours tries to get: others wait behind it. */
-  readonly #attempting = new Set<string>()
+  /** Names that callers of ours try to get: others wait behind them. */
+  readonly #attempting = new Map<string, Attempting>()
   /** Owners of the holds that were handed to waiters and are not over. A hand-off may be told twice, by a notification and a poll. */
   readonly #served = new Set<string>()
   readonly #listener: Listener
@@ -238,9 +266,14 @@ export class Waiters implements Recipients {
     handOffs.recipients = this
   }
 
-  /** Whether callers of this process try to get the lock, or wait for it: then there is no need to try as well. */
-  contended(name: string): boolean {
-    return this.#attempting.has(name) || this.waitFor(name)
+  /**
+   * Whether callers of this process try to get the lock, or wait for it: then there is no need to try as well. But those who
+   * want to share it may all try at once.
+   */
+  contended(name: string, { weight }: Share): boolean {
+    const attempting = this.#attempting.get(name)
+    const inTheWay = attempting !== undefined && (weight === null || attempting.exclusive)
+    return inTheWay || this.waitFor(name)
   }
 
   waitFor(name: string): boolean {
@@ -253,8 +286,11 @@ export class Waiters implements Recipients {
   }
 
   /** A caller tries to get the lock; those who join meanwhile stay behind it until `endAttempt`. */
-  beginAttempt(name: string): void {
-    this.#attempting.add(name)
+  beginAttempt(name: string, { weight }: Share): void {
+    const attempting = this.#attempting.get(name) ?? { count: 0, exclusive: false }
+    attempting.count++
+    attempting.exclusive ||= weight === null
+    this.#attempting.set(name, attempting)
   }
 
   /** The attempt has an answer, which is one for those who lined up behind it. */
@@ -263,6 +299,8 @@ export class Waiters implements Recipients {
   }
 
   endAttempt(name: string): void {
+    const attempting = this.#attempting.get(name)
+    if (attempting !== undefined && --attempting.count > 0) return
     this.#attempting.delete(name)
     const lock = this.#locks.get(name)
     if (lock !== undefined) this.#advance(lock)
@@ -276,7 +314,7 @@ export class Waiters implements Recipients {
       this.#locks.set(name, lock)
     }
     const waiter = new LocalWaiter(lock, terms, performance.now() + waitMs)
-    if (ahead) lock.arriving.unshift(waiter)
+    if (ahead) lock.arriving.splice(lock.refused++, 0, waiter)
     else lock.arriving.push(waiter)
     this.#advance(lock)
     return waiter
@@ -321,6 +359,7 @@ export class Waiters implements Recipients {
   /** Tells the database of those who have arrived: in one statement at a time, which keeps their order. */
   #advance(lock: LockWaiters): void {
     if (lock.enqueuing || this.#attempting.has(lock.name) || this.#closed) return
+    lock.refused = 0
     if (lock.arriving.length === 0) {
       this.#tidy(lock)
     } else {
@@ -333,7 +372,7 @@ export class Waiters implements Recipients {
     let pauseMs = 0
     await this.#listener.ready()
     this.#watch ??= this.#startWatching()
-    const run = takeRun(lock)
+    const run = takeRun(lock, lock.mostAtOnce)
     if (run.length > 0) {
       const ticket = new LocalTicket(newTicketId(), run[0]!.terms, this.#listener.listening, this.#listener.provesLife)
       const joins = lock.last !== undefined && joinable(lock.last, ticket) ? lock.last : undefined
@@ -355,11 +394,12 @@ export class Waiters implements Recipients {
             run,
           )
           lock.lockedMs = SHORTEST_LOCKED_MS
+          lock.mostAtOnce = Number.POSITIVE_INFINITY
           this.#openGate(lock)
-          this.#see(lock, { ...result.view, promotable: result.view.holders.length === 0 }, sentAt)
+          this.#see(lock, result.view, sentAt)
         } else {
           lock.tickets.delete(ticket.id)
-          pauseMs = this.#notQueued(lock, result.outcome, ticket)
+          pauseMs = this.#notQueued(lock, result, ticket)
         }
       } catch (error) {
         if (joins !== undefined) joins.joining = undefined
@@ -410,10 +450,10 @@ export class Waiters implements Recipients {
     lock.gateClosedAt = Number.NEGATIVE_INFINITY
   }
 
-  /** Answers how long to wait before the next attempt. */
-  #notQueued(lock: LockWaiters, outcome: 'full' | 'locked' | 'missing', ticket: LocalTicket): number {
+  /** Answers how long to wait before the next attempt, which finds out more of what is missing. */
+  #notQueued(lock: LockWaiters, result: NotQueued, ticket: LocalTicket): number {
     const waiters = [...ticket.waiters]
-    if (outcome === 'locked') {
+    if (result.outcome === 'locked') {
       for (const waiter of waiters) waiter.ticket = undefined
       lock.arriving.unshift(...waiters)
       const pauseMs = lock.lockedMs
@@ -423,8 +463,16 @@ export class Waiters implements Recipients {
       lock.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
       return pauseMs
     }
+    if (result.outcome === 'full' && waiters.length > 1) {
+      // There may be room for some of them.
+      for (const waiter of waiters) waiter.ticket = undefined
+      lock.arriving.unshift(...waiters)
+      lock.mostAtOnce = Math.ceil(waiters.length / 2)
+      return 0
+    }
     for (const waiter of waiters) {
-      if (outcome === 'full') waiter.fail(new QueueFullError(lock.name, this.#context.maxWaiters))
+      if (result.outcome === 'full') waiter.fail(new QueueFullError(lock.name, this.#context.maxWaiters))
+      else if (result.outcome === 'unfit') waiter.fail(misuse(lock.name, ticket.terms, result.kind))
       else waiter.serve(undefined)
     }
     return 0
@@ -438,6 +486,8 @@ export class Waiters implements Recipients {
   ): NewTicket {
     const now = performance.now()
     return {
+      weight: ticket.terms.weight,
+      permits: ticket.terms.permits,
       name: lock.name,
       count: run.length,
       ticket: ticket.id,
@@ -501,12 +551,13 @@ export class Waiters implements Recipients {
   async #sendWithdrawal(lock: LockWaiters, ticket: string, waiters: readonly LocalWaiter[]): Promise<boolean> {
     const sentAt = performance.now()
     try {
-      const { withdrawn, grants } = await this.#context.store.withdraw({
+      const { withdrawn, grants, promotable } = await this.#context.store.withdraw({
         name: lock.name,
         ticket,
         count: waiters.length,
       })
       for (const grant of grants) this.take({ ...grant, process: this.#context.process }, sentAt)
+      if (promotable) this.#context.handOffs.promoteLater(lock.name)
       return withdrawn
     } finally {
       leftWithout(waiters)
@@ -517,7 +568,7 @@ export class Waiters implements Recipients {
   take(grant: Grant, sentAt: number): void {
     if (grant.process !== this.#context.process || this.#served.has(grant.owner)) return
     const lock = this.#locks.get(grant.name)
-    if (lock !== undefined && grant.token <= lock.lastToken) return
+    if (lock?.told.has(grant.token)) return
     const waiter = lock?.tickets.get(ticketOf(grant.owner))?.next()
     if (waiter !== undefined && performance.now() >= sentAt + grant.remainingMs) {
       // Too late, as far as can be told: somebody else may have it by now. The next poll finds out.
@@ -525,17 +576,17 @@ export class Waiters implements Recipients {
       return
     }
     if (lock !== undefined) {
-      lock.lastToken = grant.token
+      lock.told.add(grant.token, grant.weight === null)
       lock.takenOff(ticketOf(grant.owner), waiter)
     }
     this.#moved()
     if (waiter === undefined) {
       this.#passOn(grant)
     } else {
-      const { name, owner, token, takeover } = grant
+      const { owner, takeover } = grant
       const remainingMs = Math.min(grant.remainingMs, waiter.terms.ttlMs)
       this.#served.add(owner)
-      waiter.serve({ name, owner, token, takeover, remainingMs, sentAt })
+      waiter.serve({ ...toHold(grant), takeover, remainingMs, sentAt })
       this.#tidy(lock!)
     }
   }
@@ -596,7 +647,9 @@ export class Waiters implements Recipients {
     if (view.promotable) this.#context.background(`handing over ${JSON.stringify(lock.name)}`, this.#promote(lock))
     this.#tidy(lock)
     for (const { remainingMs } of view.holders) this.#pollBy(remainingMs + AFTER_EXPIRY_MS)
-    if (view.bySession) this.#pollBy(jittered(SESSION_POLL_MS))
+    // What a transaction shares has a second left at most, and ends with the transaction, before or after.
+    const mayEndSoon = view.holders.some(({ slot, remainingMs }) => slot !== undefined && remainingMs <= CONFIRM_MS)
+    if (view.bySession || mayEndSoon) this.#pollBy(jittered(UNNOTIFIED_POLL_MS))
   }
 
   /** No lease is in the way of transactions any more: among themselves they wait in the database, and not here. */
@@ -681,15 +734,16 @@ const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
 const LEAVING_MS = 1000
 
 /** Takes the first waiters with the same terms out of those who arrived. */
-function takeRun(lock: LockWaiters): LocalWaiter[] {
+function takeRun(lock: LockWaiters, most: number): LocalWaiter[] {
   const [first] = lock.arriving
   if (first === undefined) return []
   const end = lock.arriving.findIndex(({ terms }) => !sameTerms(terms, first.terms))
-  return lock.arriving.splice(0, end === -1 ? lock.arriving.length : end)
+  return lock.arriving.splice(0, Math.min(most, end === -1 ? lock.arriving.length : end))
 }
 
 function sameTerms(a: Terms, b: Terms): boolean {
-  return a.ttlMs === b.ttlMs && a.session === b.session && a.transaction === b.transaction
+  const areAlike = a.weight === b.weight && (a.permits === null) === (b.permits === null)
+  return areAlike && a.ttlMs === b.ttlMs && a.session === b.session && a.transaction === b.transaction
 }
 
 function joinable(last: LocalTicket, next: LocalTicket): boolean {
@@ -709,7 +763,7 @@ function leftWithout(waiters: readonly LocalWaiter[]): void {
 }
 
 function gone(name: string): LockView {
-  return { name, holders: [], bySession: false, promotable: false, leasesWait: false, tickets: [] }
+  return { name, token: 0n, holders: [], bySession: false, promotable: false, leasesWait: false, tickets: [] }
 }
 
 function jittered(ms: number): number {

@@ -4,9 +4,11 @@ import { createLocks, type Locks } from '../../src/index.ts'
 import { type Connected, connectors } from '../adapters.ts'
 import { connect, createDatabase, type TestConnection, type TestDatabase } from '../connect.ts'
 import { freshName } from '../engines.ts'
+import { storeOn } from '../store/store-on.ts'
 
 /** What an application does all day. */
 const NEEDED = ['select', 'insert', 'update'] as const
+const ON_WAITS = [...NEEDED, 'delete'] as const
 
 describe.each(inject('servers'))('the least privileges on $name', (server) => {
   const isPostgres = server.engine === 'postgres'
@@ -20,6 +22,8 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
   let connected: Connected
   let locks: Locks<unknown>
 
+  /** Tables of which purge deletes rows. */
+  const kept = ['locks', 'slots']
   const connector = isPostgres ? connectors.pg : connectors.mysql2
   const logins: string[] = []
 
@@ -51,7 +55,8 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
     const usage = isPostgres ? ['usage on schema app'] : []
     const application = await createLogin([
       ...usage,
-      ...['locks', 'gates'].flatMap((name) => NEEDED.map((privilege) => `${privilege} on ${table(name)}`)),
+      ...[...kept, 'gates'].flatMap((name) => NEEDED.map((privilege) => `${privilege} on ${table(name)}`)),
+      ...ON_WAITS.map((privilege) => `${privilege} on ${table('waits')}`),
       `select on ${table('migrations')}`,
     ])
     connected = application.connection
@@ -106,6 +111,21 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
     await locks.run(name, {}, () => undefined)
   })
 
+  it.each(ON_WAITS)('contain nothing that could be spared of the table of waits: %s', async (privilege) => {
+    const store = storeOn(connected.adapter, naming)
+    const publish = async () => {
+      await store.publishWaits('process', 'waits')
+      await store.publishWaits('process', null)
+    }
+    await revoke(`${privilege} on ${table('waits')}`)
+    await expect(publish()).rejects.toMatchObject({
+      code: 'DATABASE',
+      message: expect.stringMatching(/gates and waits beside it, DELETE on the last of them .*denied/),
+    })
+    await grant(`${privilege} on ${table('waits')}`)
+    await publish()
+  })
+
   it.runIf(isPostgres)('contain nothing that could be spared: usage on the schema', async () => {
     await revoke('usage on schema app')
     await expect(locks.tryAcquire(freshName())).rejects.toMatchObject({ code: 'DATABASE' })
@@ -114,9 +134,9 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
 
   it('are delete besides, for purge alone', async () => {
     await expect(locks.purge({ idleFor: 0 })).rejects.toMatchObject({ code: 'DATABASE' })
-    await grant(`delete on ${table('locks')}`)
+    for (const name of kept) await grant(`delete on ${table(name)}`)
     expect(await locks.purge({ idleFor: 0 })).toBeGreaterThan(0)
-    await revoke(`delete on ${table('locks')}`)
+    for (const name of kept) await revoke(`delete on ${table(name)}`)
   })
 
   it('are these to migrate: to create tables, and to read and fill the one that remembers', async () => {

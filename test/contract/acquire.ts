@@ -186,7 +186,13 @@ export function acquireSuite(subject: Subject): void {
     expect(lease.token).toBeGreaterThan(abandoned.token)
     expect(abandoned.isHeld()).toBe(false)
     const { owner, token } = lease
-    expect(await eventOf(events, 'takeover', name)).toEqual({ type: 'takeover', name, owner, token })
+    expect(await eventOf(events, 'takeover', name)).toEqual({
+      type: 'takeover',
+      name,
+      owner,
+      token,
+      mode: 'exclusive',
+    })
     expect(await abandoned.release()).toBe(false)
     expect(lease.isHeld()).toBe(true)
     await lease.release()

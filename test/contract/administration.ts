@@ -4,17 +4,30 @@ import { freshName } from '../engines.ts'
 import { DEFAULTS, eventOf, eventually, recordEvents, type Subject, sleep, untilFree, untilWaiting } from './harness.ts'
 
 export function administrationSuite(subject: Subject): void {
+  it('a token that is undefined by mistake evicts nobody', async () => {
+    const { locks, others } = subject
+    const lease = await locks.acquire(freshName())
+    const gone = await others.inspect(freshName())
+    for (const token of [gone?.token, null, '1', 0n, 2n ** 63n]) {
+      const refused = others.forceRelease(lease.name, { token } as never)
+      await expect(refused).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    }
+    expect(await others.forceRelease(lease.name, { token: lease.token - 1n })).toBe(false)
+    expect(await lease.release()).toBe(true)
+  })
+
   it('inspects who holds a lock, and for how long', async () => {
     const { locks, others } = subject
     const lease = await locks.acquire(freshName(), { ttl: '10s' })
     const { name, owner, token } = lease
+    const holder = { owner, token, holder: `${hostname()}:${process.pid}`, expiresInMs: expect.any(Number) }
+    const nobodyWaits = { waiters: 0, queue: [] }
     expect(await others.inspect(name)).toEqual({
       name,
-      owner,
-      token,
-      holder: `${hostname()}:${process.pid}`,
-      expiresInMs: expect.any(Number),
-      waiters: 0,
+      mode: 'exclusive',
+      ...holder,
+      holders: [{ ...holder, weight: 1 }],
+      ...nobodyWaits,
     })
     const { expiresInMs } = (await others.inspect(name))!
     expect(expiresInMs).toBeGreaterThan(5000)

@@ -9,7 +9,7 @@ export function eventsSuite(subject: Subject): void {
     const events = recordEvents(locks)
     const name = freshName()
     const lease = await locks.acquire(name, { ttl: '2s' })
-    const ofLease = { name, owner: lease.owner, token: lease.token }
+    const ofLease = { name, owner: lease.owner, token: lease.token, mode: 'exclusive' }
     await eventOf(events, 'renewed', name)
     await lease.release()
     expect(events.map((event) => event.type)).toEqual(['acquired', 'renewed', 'released'])
@@ -29,6 +29,7 @@ export function eventsSuite(subject: Subject): void {
       name,
       owner,
       token,
+      mode: 'exclusive',
       reason: expect.any(String),
     })
     expect(await lease.release()).toBe(false)

@@ -29,8 +29,11 @@ export const DEFAULTS: InstanceOptions = { ttl: '40s', wait: '40s', statementTim
  * The tests of one engine run in turn, engines side by side, since most of the time is spent waiting. But PGlite takes
  * a second to start, and keeps this thread busy meanwhile.
  */
-export function onEveryEngine(suites: Record<string, Suite>): void {
-  for (const engine of engines()) {
+export function onEveryEngine(
+  suites: Record<string, Suite>,
+  isMeant: (engine: TestEngine) => boolean = () => true,
+): void {
+  for (const engine of engines().filter(isMeant)) {
     for (const [topic, suite] of Object.entries(suites)) {
       describe(engine.name, { concurrent: engine.connector !== 'pglite', timeout: PATIENCE_MS }, () => {
         describe.sequential(topic, () => onEngine(engine, suite))

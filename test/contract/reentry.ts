@@ -266,6 +266,19 @@ export function reentrySuite(subject: Subject): void {
     await (await others.acquire(name, { wait: 0 })).release()
   })
 
+  it('does not let one body share the lock of the others', async () => {
+    const { locks, others } = subject
+    const name = freshName()
+    await locks.run(name, {}, async (lease) => {
+      await locks.run(name, { reenter: true }, async (same) => {
+        await expect(same.downgrade()).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+        expect(await others.tryAcquire(name, { mode: 'shared' })).toBeNull()
+      })
+      await lease.downgrade()
+      expect(lease.mode).toBe('shared')
+    })
+  })
+
   it('guards a transaction of a body by the lease that it shares', async () => {
     const { locks, connected } = subject
     const name = freshName()

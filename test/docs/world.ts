@@ -28,6 +28,8 @@ export async function chargeCard(_: Work & { readonly idempotencyKey: string }):
   return 'a receipt'
 }
 
+export async function sendMail(): Promise<void> {}
+
 export async function buildReport(_?: Work): Promise<string> {
   return 'a report'
 }

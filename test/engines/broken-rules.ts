@@ -140,10 +140,71 @@ export const BROKEN_RULES: readonly BrokenRule[] = [
     },
   },
   {
+    what: 'the lightest of those who wait passes the others',
+    rules: {
+      release(row, hold, world) {
+        const queue = row.queue.toSorted((one, other) => (one.weight ?? 0) - (other.weight ?? 0))
+        return lockRow.release({ ...row, queue }, hold, world)
+      },
+    },
+  },
+  {
+    what: 'permits are not counted',
+    rules: {
+      acquire(row, attempt, world) {
+        const step = lockRow.acquire(row.permits === null ? row : { ...row, permits: 1_000_000 }, attempt, world)
+        return { ...step, row: { ...step.row, permits: row.permits } }
+      },
+    },
+  },
+  {
+    what: 'readers keep no writer out',
+    rules: {
+      acquire: (row, attempt, world) =>
+        attempt.weight === null
+          ? lockRow.acquire({ ...row, holders: row.holders.filter(({ slot }) => slot === undefined) }, attempt, world)
+          : lockRow.acquire(row, attempt, world),
+    },
+  },
+  {
+    what: 'downgrade lets nobody in',
+    rules: {
+      downgrade(row, hold, world) {
+        const { row: after, reply } = lockRow.downgrade(withoutQueue(row), hold, world)
+        return { row: { ...after, queue: row.queue }, reply, grants: [] }
+      },
+    },
+  },
+  {
+    what: 'adoptIn does not ask whether the hold has run out',
+    rules: {
+      adoptIn: (row, hold, world) => lockRow.adoptIn(row, hold, { ...world, now: 0 }),
+    },
+  },
+  {
+    what: 'resize leaves those in the queue who want more than there is',
+    rules: {
+      resize(row, permits, world) {
+        const { reply } = lockRow.resize(row, permits, world)
+        const { row: after, grants } = lockRow.promote({ ...row, permits }, world)
+        return row.permits === null ? { row, reply, grants: [] } : { row: after, reply, grants }
+      },
+    },
+  },
+  {
+    what: 'forceRelease of one ends all',
+    rules: {
+      forceRelease(row, only, world) {
+        const step = lockRow.forceRelease(row, only, world)
+        return step.reply === 'released' ? { ...step, row: { ...step.row, holders: [] } } : step
+      },
+    },
+  },
+  {
     what: 'forceRelease does not raise the token',
     rules: {
-      forceRelease(row, world) {
-        const step = lockRow.forceRelease(row, world)
+      forceRelease(row, only, world) {
+        const step = lockRow.forceRelease(row, only, world)
         return { ...step, row: { ...step.row, token: row.token } }
       },
     },

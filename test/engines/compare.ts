@@ -6,7 +6,9 @@ const TOLERANCE_MS = 2 * 60_000
 const ROUNDING_MS = 2
 
 const DURATIONS = ['remainingMs', 'expiresInMs']
-const TIMES = ['expiresAt', 'until', 'idleSince']
+const TIMES = ['expiresAt', 'until', 'idleSince', 'since', 'waitingMs']
+/** Of these nobody asks whether they are over. */
+const PAST = ['idleSince', 'since', 'waitingMs']
 
 /** Where `actual` differs from `expected` first, in words; null if it does not. `now` is when it was expected, by the test's clock. */
 export function differenceOf(expected: unknown, actual: unknown, now: number, path = ''): string | null {
@@ -15,8 +17,9 @@ export function differenceOf(expected: unknown, actual: unknown, now: number, pa
     if (DURATIONS.includes(key)) return timesDiffer(expected, actual) ? unequal(path, expected, actual) : null
     if (TIMES.includes(key)) {
       // Of what is over already, nobody looks at the milliseconds.
-      const differ =
-        key === 'idleSince' ? Math.abs(expected - actual) > TOLERANCE_MS : timesDiffer(expected - now, actual - now)
+      const differ = PAST.includes(key)
+        ? Math.abs(expected - actual) > TOLERANCE_MS
+        : timesDiffer(expected - now, actual - now)
       return differ ? unequal(path, expected - now, actual - now) : null
     }
   }

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { DatabaseError } from '../../src/base/errors.ts'
 import type { LockRow, RowHolder, World } from '../../src/protocol/lock-row.ts'
-import { CONFIRM_MS, type Grant } from '../../src/protocol/store.ts'
+import { CONFIRM_MS, type Grant, type Hold } from '../../src/protocol/store.ts'
 import type { Bench, DeskTransaction } from './bench.ts'
 import { type Call, type CallIn, type Command, HOUR_MS, NAMES, type Name } from './commands.ts'
 import { differenceOf, shown } from './compare.ts'
@@ -10,6 +10,7 @@ import { isMark, type TableRow } from './lock-table.ts'
 import {
   type Decisions,
   decisionsBy,
+  isChanging,
   ModelDatabase,
   ModelTransaction,
   type Outcome,
@@ -85,6 +86,7 @@ export class Comparison {
       case 'guard':
       case 'acquireIn':
       case 'releaseIn':
+      case 'adoptIn':
         this.#open ??= await this.#begin()
         return this.#callIn(this.#open, command)
       case 'end':
@@ -92,7 +94,7 @@ export class Comparison {
       case 'acquireIn beside':
         return this.#acquireInBeside(command)
       case 'lease runs out':
-        return this.#leaseRunsOut(command.name)
+        return this.#leaseRunsOut(command.name, command.nth)
       case 'ticket runs out':
         return this.#ticketRunsOut(command.name, command.position)
       case 'clock is set back':
@@ -145,7 +147,26 @@ export class Comparison {
       }
       case 'forceRelease': {
         const { name } = command
-        return this.#ask('forceRelease', [{ name }], async () => [await store.forceRelease(name)])
+        const token = requests.token(command)
+        return this.#ask('forceRelease', [{ name, token }], async () => [await store.forceRelease(name, token)])
+      }
+      case 'downgrade': {
+        const process = this.#bench.processes[command.process]!
+        const { slot: _, ...asked } = requests.hold(command.hold)
+        return this.#ask('downgrade', [asked], async () => [await store.downgrade(asked, process)])
+      }
+      case 'openSemaphore': {
+        const { name, permits } = command
+        return this.#ask('openSemaphore', [{ name, permits }], async () => [await store.openSemaphore(name, permits)])
+      }
+      case 'resize': {
+        const { name, permits } = command
+        const process = this.#bench.processes[command.process]!
+        return this.#ask('resize', [{ name, permits }], async () => [await store.resize(name, permits, process)])
+      }
+      case 'available': {
+        const { name } = command
+        return this.#ask('available', [{ name }], async () => [await store.available(name)])
       }
       case 'inspect': {
         const { name } = command
@@ -180,16 +201,22 @@ export class Comparison {
     const { desk } = this.#bench
     switch (command.verb) {
       case 'guard': {
-        const holds = command.holds.filter(({ name }) => this.#mayLookAt(name, model))
-        const asked = holds.map((hold) => this.#requests.lease(hold, model))
+        const leases = command.holds.map((hold) => this.#requests.lease(hold, model))
+        const asked = leases.filter((lease) => this.#mayLookAt(lease, model))
         return this.#askIn('guard', model, other, asked, async () => desk.guard(tx, asked))
       }
       case 'releaseIn': {
-        if (!this.#mayLookAt(command.hold.name, model)) return
         const asked = this.#requests.hold(command.hold, model)
+        if (!this.#mayLookAt(asked, model)) return
         return this.#askIn('releaseIn', model, other, [asked], async () => [await desk.releaseIn(tx, asked)])
       }
+      case 'adoptIn': {
+        const asked = this.#requests.hold(command.hold, model)
+        if (!this.#mayLookAt(asked, model)) return
+        return this.#askIn('adoptIn', model, other, [asked], async () => [await desk.adoptIn(tx, asked)])
+      }
       case 'acquireIn': {
+        if (!this.#mayTake(command.attempt.name, model)) return
         const asked = this.#requests.attemptIn(command.attempt, model)
         return this.#askIn('acquireIn', model, other, [asked], async () => {
           const reply = await desk.acquireIn(tx, asked, 0)
@@ -206,8 +233,16 @@ export class Comparison {
    * On MySQL, a transaction that looks for a row that is not there locks the gap, and nobody creates that row, nor its
    * neighbours, until it ends. And one that guards what it has taken itself does not find its mark in the row any more.
    */
-  #mayLookAt(name: Name, tx: ModelTransaction): boolean {
-    return this.#bench.engine !== 'mysql' || (this.#database.rows.has(name) && !tx.holds.has(name))
+  #mayLookAt({ name, slot }: Hold, tx: ModelTransaction): boolean {
+    if (this.#bench.engine !== 'mysql') return true
+    const isThere = slot === undefined || this.#database.slotsOf(name).has(slot)
+    return this.#database.rows.has(name) && isThere && !tx.holds.has(name)
+  }
+
+  /** On MySQL, shared holds are taken off from outside, where all that the transaction itself has locked is in the way. */
+  #mayTake(name: Name, tx: ModelTransaction): boolean {
+    const isShared = this.#database.rows.get(name)?.holders.some(({ slot }) => slot !== undefined)
+    return this.#bench.engine !== 'mysql' || !isShared || !(tx.slots.has(name) || tx.locks.has(name))
   }
 
   async #acquireInBeside({ attempt, commit }: Extract<Command, { verb: 'acquireIn beside' }>): Promise<void> {
@@ -232,7 +267,9 @@ export class Comparison {
     const replies = await this.#send<V>(verb, asked, send)
     const found = await this.#bench.table.read()
     // Of the rows that purge has deleted there is none.
-    const clocks = asked.map(({ name }) => (verb === 'purge' ? clockNow() : (found.get(name)?.row.token ?? 0n)))
+    const clocks = asked.map(({ name }) =>
+      verb === 'purge' ? clockNow() : this.#firstToken(name, found.get(name)?.row),
+    )
     const expected = this.#expect(verb, asked, clocks, found, undefined, this.#open?.model)
     this.#compare(verb, asked, expected, replies)
     for (const [index, { name }] of asked.entries()) this.#database.set(name, expected[index]!.row)
@@ -255,7 +292,7 @@ export class Comparison {
     for (const [index, { name }] of asked.entries()) {
       const outcome = expected[index] as Outcome<V>
       if (outcome.created !== undefined) this.#database.set(name, outcome.created)
-      tx.apply(verb, name, outcome)
+      tx.apply(verb, asked[index]!, outcome)
     }
     if (found !== undefined) this.#compareRows(found)
   }
@@ -291,7 +328,10 @@ export class Comparison {
       const { name } = each
       const before = this.#database.rowIn(name, tx)
       const lock = other && (engine === 'sqlite' ? 'changed' : other.locks.get(name))
-      const world = this.#world(clocks[index]!, lock !== undefined)
+      const slots = other?.slots.get(name)
+      // Nothing of a file is locked for its own sake: a statement that writes meanwhile has no effect, whatever it is about.
+      const locked = engine === 'sqlite' ? ([false, undefined] as const) : ([lock !== undefined, slots] as const)
+      const world = this.#world(clocks[index]!, ...locked)
       const decide = (row: LockRow | undefined) => this.#decisions[verb](row, each, world, tx)
       return {
         asked: each,
@@ -299,23 +339,35 @@ export class Comparison {
         found: found?.get(name)?.row,
         marked: this.#marked.has(name),
         lock,
+        slotLock: slots?.get((each as Partial<Hold>).slot ?? 0),
+        anySlotLocked: slots !== undefined && slots.size > 0,
         has: tx?.holds.has(name) ?? false,
         world,
         outcome: decide(before),
         decide,
+        decideBlindly: () =>
+          this.#decisions[verb](before, each, { ...world, locked: false, protects: () => false }, tx),
         decideAnew: () => this.#decisions[verb](before, each, world, undefined),
       }
     })
     return call.map((each) => expectedOf(engine, verb, each.outcome, { ...each, call }, this.met))
   }
 
+  /** The first of those that were granted by a call that left this row. */
+  #firstToken(name: string, row: LockRow | undefined): bigint {
+    const before = this.#database.rows.get(name)?.token ?? 0n
+    const granted = row?.holders.find(({ token }) => token > before)
+    return granted?.token ?? row?.token ?? 0n
+  }
+
   /** `clock` is the token that the engine chose: if it is not below the least that there may be, then both agree. */
-  #world(clock: bigint, locked: boolean): World {
+  #world(clock: bigint, locked: boolean, slots?: ReadonlyMap<number, unknown>): World {
     const { livingSession } = this.#bench
     return {
       now: Date.now(),
       clock,
       locked,
+      protects: (slot) => slots?.has(slot) ?? false,
       hasSession: (process) => process === livingSession,
       sessionEnded: (session) => session !== livingSession,
     }
@@ -337,7 +389,9 @@ export class Comparison {
     for (const name of NAMES) {
       const expected = this.#database.rows.get(name)
       const { row, marked = false } = found.get(name) ?? {}
-      this.#check(expected && toComparable(expected), row, `the row of ${name}`)
+      const isProtected = ({ slot }: RowHolder) => this.#open?.model.slots.get(name)?.has(slot!) ?? false
+      const comparable = (row: LockRow) => toComparable(row, isProtected)
+      this.#check(expected && comparable(expected), row && comparable(row), `the row of ${name}`)
       if (row === undefined || expected === undefined) continue
       this.#checkToken(row)
       if (marked) this.#marked.add(name)
@@ -349,7 +403,8 @@ export class Comparison {
   /** Tokens rise, also over a row that was deleted, and are of now unless they cannot be. */
   #checkToken({ name, token }: LockRow): void {
     const before = this.#tokens.get(name) ?? 0n
-    if (token === before) return
+    // Nothing of it was granted yet, since it was made.
+    if (token === before || token === 0n) return
     const ahead = token - clockNow()
     const isOfNow = ahead > -TOKEN_TOLERANCE && ahead < TOKEN_TOLERANCE
     if (token < before || (token > before + MOST_TOKENS && !isOfNow)) {
@@ -383,19 +438,30 @@ export class Comparison {
     for (const [name, row] of this.#database.rows) {
       if (!row.holders.some(runsOutSoon)) continue
       const expiresAt = Date.now() + HOUR_MS
-      await this.#bench.table.setExpiry(name, expiresAt)
-      this.#database.set(name, { ...row, holders: row.holders.map((holder) => ({ ...holder, expiresAt })) })
+      for (const { slot } of row.holders.filter(runsOutSoon)) await this.#bench.table.setExpiry(name, expiresAt, slot)
+      const holders = row.holders.map((holder) => (runsOutSoon(holder) ? { ...holder, expiresAt } : holder))
+      this.#database.set(name, { ...row, holders })
     }
   }
 
-  async #leaseRunsOut(name: Name): Promise<void> {
+  async #leaseRunsOut(name: Name, nth: number): Promise<void> {
     const row = this.#unlockedRow(name)
     if (row === undefined) return
     const time = Date.now() - LONG_AGO_MS
+    const holder = row.holders[nth % row.holders.length]
+    const over = row.holders.filter((each) => each === holder || each.released)
+    if (over.some(({ slot }) => this.#isSlotLocked(name, slot))) return
+    for (const { slot } of over) await this.#bench.table.setExpiry(name, time, slot)
     await this.#bench.table.setExpiry(name, time)
-    this.#log.push(`the lease of ${name} runs out, or it has been idle for long`)
-    const holders = row.holders.map((holder) => ({ ...holder, expiresAt: time }))
+    this.#log.push(`the lease of ${name} with the token ${holder?.token} runs out, or it has been idle for long`)
+    const holders = row.holders.map((each) => (over.includes(each) ? { ...each, expiresAt: time } : each))
     this.#database.set(name, { ...row, holders, idleSince: Math.min(row.idleSince, time) })
+  }
+
+  /** What a transaction has ended waits for nobody else; and on InnoDB, nobody changes what one has locked. */
+  #isSlotLocked(name: Name, slot: number | undefined): boolean {
+    const lock = slot === undefined ? undefined : this.#open?.model.slots.get(name)?.get(slot)
+    return isChanging(lock) || (lock !== undefined && this.#bench.engine === 'mysql')
   }
 
   async #ticketRunsOut(name: Name, position: number): Promise<void> {
@@ -445,9 +511,17 @@ function runsOutSoon(holder: RowHolder): boolean {
   return isUnconfirmed(holder) && leftMs > 0 && leftMs < 2 * CONFIRM_MS
 }
 
-/** The table has one column for the end of a hold, and for since when there is none. */
-function toComparable(row: LockRow): LockRow {
-  return row.holders.length > 0 ? { ...row, idleSince: 0 } : row
+/**
+ * The table has one column for the end of a hold, and for since when there is none. Of what was released it tells less, and
+ * none of it counts any more but what a transaction protects.
+ */
+function toComparable(row: LockRow, isProtected: (holder: RowHolder) => boolean) {
+  const holders = row.holders.flatMap((holder): object[] => {
+    const { slot, weight, label, released } = holder
+    if (!released) return [holder]
+    return isProtected(holder) ? [{ slot, weight, label, released }] : []
+  })
+  return { ...row, holders, idleSince: holders.length > 0 ? 0 : row.idleSince }
 }
 
 /** Marks are random. */

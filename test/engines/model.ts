@@ -4,9 +4,12 @@ import type {
   Attempt,
   AttemptInResult,
   AttemptResult,
+  DowngradeResult,
   EnqueueResult,
+  ExclusiveAttempt,
   GuardResult,
   Hold,
+  Kind,
   LockState,
   LockView,
   NewTicket,
@@ -14,6 +17,7 @@ import type {
   Release,
   ReleaseResult,
   Renewal,
+  ResizeResult,
   Withdrawal,
   WithdrawalResult,
 } from '../../src/protocol/store.ts'
@@ -35,17 +39,22 @@ export interface Verbs {
   promote: { asked: Named; reply: Promotion }
   release: { asked: Release; reply: ReleaseResult }
   renew: { asked: Hold & { readonly ttlMs: number }; reply: Renewal }
-  forceRelease: { asked: Named; reply: 'released' | 'free' | 'locked' }
+  forceRelease: { asked: Named & { readonly token: bigint | undefined }; reply: 'released' | 'free' | 'locked' }
   inspect: { asked: Named; reply: LockState | null }
   /** Whether the row is deleted. */
   purge: { asked: Named & { readonly idleMs: number }; reply: boolean }
-  acquireIn: { asked: Attempt; reply: AttemptInResult }
+  acquireIn: { asked: ExclusiveAttempt; reply: AttemptInResult }
   guard: { asked: Hold & { readonly ttlMs: number }; reply: GuardResult }
   releaseIn: { asked: Hold; reply: 'lost' | { readonly awaited: boolean } }
+  adoptIn: { asked: Hold; reply: GuardResult }
+  downgrade: { asked: Hold; reply: DowngradeResult }
+  openSemaphore: { asked: Named & { readonly permits: number }; reply: Kind }
+  resize: { asked: Named & { readonly permits: number }; reply: ResizeResult }
+  available: { asked: Named; reply: number | 'lock' | null }
 }
 
 export type Verb = keyof Verbs
-export type TransactionVerb = 'acquireIn' | 'guard' | 'releaseIn'
+export type TransactionVerb = 'acquireIn' | 'guard' | 'releaseIn' | 'adoptIn'
 
 /** How an open transaction has a row locked: by a guard, since it has changed the row, or since it has taken the lock. */
 export type RowLock = 'guarded' | 'changed' | 'taken'
@@ -65,22 +74,54 @@ export interface Outcome<V extends Verb> {
   readonly lock?: RowLock
   /** A row that stays, whatever becomes of the transaction. */
   readonly created?: LockRow
+  /** Of a shared hold: what the commit makes of the row, whatever else becomes of that until then. */
+  readonly change?: Change
 }
+
+type Change = (row: LockRow, now: number) => LockRow
 
 /** What a transaction has done, and nobody else sees yet. */
 export class ModelTransaction {
   readonly locks = new Map<string, RowLock>()
+  /** By name, and by the slots that it has locked. */
+  readonly slots = new Map<string, Map<number, RowLock>>()
+  /** By name, of shared holds. */
+  readonly changes = new Map<string, Change[]>()
   /** What its commit makes of the rows. */
   readonly changed = new Map<string, LockRow>()
   readonly holds = new Map<string, Pick<Hold, 'owner' | 'token'>>()
 
-  apply<V extends TransactionVerb>(verb: V, name: string, { reply, row, lock }: Outcome<V>): void {
+  apply<V extends TransactionVerb>(verb: V, asked: Verbs[V]['asked'], { reply, row, lock, change }: Outcome<V>): void {
     if (lock === undefined) return
-    const before = this.locks.get(name)
-    if (before === undefined || STRENGTHS.indexOf(lock) > STRENGTHS.indexOf(before)) this.locks.set(name, lock)
-    if (isChanging(lock) && row !== undefined) this.changed.set(name, row)
+    const { name } = asked
+    const { slot } = asked as Hold
+    if (slot !== undefined) {
+      const slots = this.slots.get(name) ?? new Map<number, RowLock>()
+      this.slots.set(name, slots)
+      slots.set(slot, stronger(slots.get(slot), lock))
+      if (change !== undefined) this.changes.set(name, [...(this.changes.get(name) ?? []), change])
+      return
+    }
+    this.locks.set(name, stronger(this.locks.get(name), lock))
+    if (isChanging(lock) && row !== undefined) {
+      this.changed.set(name, row)
+      this.changes.delete(name)
+    }
     if (verb === 'releaseIn' && reply !== 'lost') this.holds.delete(name)
     if (isGranted(reply)) this.holds.set(name, { owner: reply.owner, token: reply.token })
+  }
+}
+
+function stronger(one: RowLock | undefined, other: RowLock): RowLock {
+  return one !== undefined && STRENGTHS.indexOf(one) > STRENGTHS.indexOf(other) ? one : other
+}
+
+/** Takes that shared hold off. */
+function ending({ owner, token, slot }: Hold): Change {
+  const isIt = (holder: RowHolder) => holder.owner === owner && holder.token === token && holder.slot === slot
+  return (row, now) => {
+    const ends = row.holders.filter(isIt).map(({ expiresAt }) => Math.min(expiresAt, now))
+    return { ...row, holders: row.holders.filter((each) => !isIt(each)), idleSince: Math.max(row.idleSince, ...ends) }
   }
 }
 
@@ -92,27 +133,40 @@ function isGranted(reply: unknown): reply is Extract<AttemptInResult, { granted:
 export class ModelDatabase {
   readonly #rows = new Map<string, LockRow>()
   readonly #last = new Map<string, Hold>()
+  readonly #slots = new Map<string, Set<number>>()
 
   get rows(): ReadonlyMap<string, LockRow> {
     return this.#rows
   }
 
   set(name: string, row: LockRow | undefined): void {
-    const holder = this.#rows.get(name)?.holders[0]
-    if (holder !== undefined && holder.token !== row?.holders[0]?.token) {
-      this.#last.set(name, { name, owner: holder.owner, token: holder.token })
+    const left = row?.holders.filter(({ released }) => !released).map(({ token }) => token) ?? []
+    for (const { owner, token, slot } of this.holdersIn(name, undefined)) {
+      if (!left.includes(token)) this.#last.set(name, { name, owner, token, ...(slot !== undefined && { slot }) })
     }
-    if (row === undefined) this.#rows.delete(name)
-    else this.#rows.set(name, row)
+    if (row === undefined) {
+      this.#rows.delete(name)
+      this.#slots.delete(name)
+    } else {
+      this.#rows.set(name, row)
+      this.#slots.set(name, new Set([...this.slotsOf(name), ...row.holders.flatMap(({ slot }) => slot ?? [])]))
+    }
   }
 
   /** As a transaction sees it. */
   rowIn(name: string, tx: ModelTransaction | undefined): LockRow | undefined {
-    return tx?.changed.get(name) ?? this.#rows.get(name)
+    const row = tx?.changed.get(name) ?? this.#rows.get(name)
+    const now = Date.now()
+    return row && (tx?.changes.get(name) ?? []).reduce((changed, change) => change(changed, now), row)
   }
 
-  holderIn(name: string, tx: ModelTransaction | undefined): RowHolder | undefined {
-    return this.rowIn(name, tx)?.holders[0]
+  holdersIn(name: string, tx: ModelTransaction | undefined): readonly RowHolder[] {
+    return this.rowIn(name, tx)?.holders.filter(({ released }) => !released) ?? []
+  }
+
+  /** Those that have been used since the row was made. */
+  slotsOf(name: string): ReadonlySet<number> {
+    return this.#slots.get(name) ?? new Set()
   }
 
   /** The hold that was over last. */
@@ -120,8 +174,8 @@ export class ModelDatabase {
     return this.#last.get(name)
   }
 
-  commit({ changed }: ModelTransaction): void {
-    for (const [name, row] of changed) this.set(name, row)
+  commit(tx: ModelTransaction): void {
+    for (const name of new Set([...tx.changed.keys(), ...tx.changes.keys()])) this.set(name, this.rowIn(name, tx))
   }
 }
 
@@ -139,7 +193,7 @@ export function decisionsBy(rules: Rules): Decisions {
   const outcome = <Reply>({ row, reply }: Step<Reply>) => ({ row, reply })
   return {
     acquire(row, asked, world) {
-      const step = rules.acquire(row ?? rules.newRow(asked.name), asked, world)
+      const step = rules.acquire(row ?? rules.newRow(asked.name, asked.permits), asked, world)
       return { row: step.reply.granted ? step.row : row, reply: step.reply }
     },
 
@@ -172,11 +226,13 @@ export function decisionsBy(rules: Rules): Decisions {
       return outcome(rules.renew(row, asked, world))
     },
 
-    forceRelease(row, _, world) {
-      return row === undefined ? { row, reply: 'free' } : outcome(rules.forceRelease(row, world))
+    forceRelease(row, { token }, world) {
+      return row === undefined ? { row, reply: 'free' } : outcome(rules.forceRelease(row, token, world))
     },
 
-    inspect: (row, _, world) => ({ row, reply: row === undefined ? null : rules.state(row, world) }),
+    inspect(row, _, world) {
+      return { row, reply: row === undefined ? null : rules.state(row, world) }
+    },
 
     purge(row, { idleMs }, world) {
       const gone = row !== undefined && rules.isPurgeable(row, idleMs, world)
@@ -198,7 +254,31 @@ export function decisionsBy(rules: Rules): Decisions {
     releaseIn(row, asked, world) {
       if (row === undefined) return { row, reply: 'lost' }
       const step = rules.releaseIn(row, asked, world)
-      return step.reply === 'lost' ? outcome(step) : { ...outcome(step), lock: 'changed' }
+      return step.reply === 'lost' ? outcome(step) : { ...outcome(step), lock: 'changed', change: ending(asked) }
+    },
+
+    adoptIn(row, asked, world) {
+      if (row === undefined || asked.slot === undefined) return { row, reply: 'lost' }
+      const step = rules.adoptIn(row, asked, world)
+      return step.reply === 'lost' ? outcome(step) : { ...outcome(step), lock: 'changed', change: ending(asked) }
+    },
+
+    downgrade(row, asked, world) {
+      return row === undefined ? { row, reply: { outcome: 'lost' } } : outcome(rules.downgrade(row, asked, world))
+    },
+
+    openSemaphore(row, { name, permits }, world) {
+      const opened = row ?? rules.newSemaphore(name, permits, world)
+      return { row: opened, reply: rules.kindOf(opened) }
+    },
+
+    resize(row, { name, permits }, world) {
+      const step = rules.resize(row ?? rules.newRow(name, permits), permits, world)
+      return step.reply.outcome === 'resized' ? outcome(step) : { row, reply: step.reply }
+    },
+
+    available(row, _, world) {
+      return { row, reply: row === undefined ? null : rules.available(row, world) }
     },
   }
 }

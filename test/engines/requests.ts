@@ -1,11 +1,20 @@
 import { ticketOf, wasHandedOver } from '../../src/protocol/ids.ts'
 import type { QueuedTicket } from '../../src/protocol/lock-row.ts'
-import type { Attempt, Hold, NewTicket } from '../../src/protocol/store.ts'
+import {
+  type Attempt,
+  type Demand,
+  EXCLUSIVE,
+  type ExclusiveAttempt,
+  type Hold,
+  type NewTicket,
+  SHARED,
+} from '../../src/protocol/store.ts'
 import type { Bench } from './bench.ts'
 import type {
   AskedAttempt,
   AskedHold,
   AskedLease,
+  AskedShare,
   AskedTicket,
   AskedWithin,
   Name,
@@ -13,8 +22,12 @@ import type {
   WhichHold,
   WhichOwner,
   WhichTicket,
+  WhichToken,
 } from './commands.ts'
 import type { ModelDatabase, ModelTransaction } from './model.ts'
+
+/** Of a semaphore that is not there yet. */
+const PERMITS = 3
 
 /** Makes of "the holder", "the last ticket" and the like whom a command means at this moment. */
 export class Requests {
@@ -27,29 +40,36 @@ export class Requests {
     this.#database = database
   }
 
-  attempt({ owner, session, ...asked }: AskedAttempt): Attempt {
-    return { ...asked, owner: this.#owner(asked.name, owner), session: this.#session(session) }
+  attempt({ owner, session, how, weight, ...asked }: AskedAttempt): Attempt {
+    const again = owner === 'holder' ? this.#database.holdersIn(asked.name, undefined)[0] : undefined
+    const demand = this.#demand(asked.name, { how, weight })
+    const wanted = again === undefined ? demand : this.#again(asked.name, again)
+    const attempt = { ...wanted, ...asked, owner: this.#owner(asked.name, owner), session: this.#session(session) }
+    return this.#isOtherwise(asked.name, attempt) ? { ...attempt, owner: this.#newOwner() } : attempt
   }
 
   /** As a process sends them: all as the first one. */
   alike(attempts: readonly AskedAttempt[]): Attempt[] {
     const first = this.attempt(attempts[0]!)
-    return attempts.map(({ name }) => ({ ...first, name }))
+    return attempts.map(({ name }) => ({ ...first, name })).filter(({ name }) => !this.#isOtherwise(name, first))
   }
 
-  attemptIn({ name, owner, ttlMs }: AskedWithin, tx: ModelTransaction): Attempt {
-    return { name, owner: this.#owner(name, owner, tx), ttlMs, holder: 'clerk', session: null }
+  attemptIn({ name, owner, ttlMs }: AskedWithin, tx: ModelTransaction): ExclusiveAttempt {
+    const attempt = { ...EXCLUSIVE, name, owner: this.#owner(name, owner, tx), ttlMs, holder: 'clerk', session: null }
+    return this.#isOtherwise(name, attempt, tx) ? { ...attempt, owner: this.#newOwner() } : attempt
   }
 
-  hold({ name, which }: AskedHold, tx?: ModelTransaction): Hold {
+  hold({ name, which, nth }: AskedHold, tx?: ModelTransaction): Hold {
     const unheardOf: Hold = { name, owner: this.#newOwner(), token: 1n }
     const former = this.#database.formerHold(name) ?? unheardOf
-    const holder = this.#database.holderIn(name, tx)
-    const held = holder === undefined ? former : { name, owner: holder.owner, token: holder.token }
+    const holders = this.#database.holdersIn(name, tx)
+    const holder = holders[nth % holders.length]
+    const held = holder === undefined ? former : toHold(name, holder)
     const holds: Record<WhichHold, Hold> = {
       held,
       'of another owner': { ...held, owner: unheardOf.owner },
       'of another token': { ...held, token: held.token - 1n },
+      'of another slot': { ...held, slot: (held.slot ?? 0) + 1 },
       former,
     }
     return holds[which]
@@ -59,29 +79,43 @@ export class Requests {
     return { ...this.hold(hold, tx), ttlMs }
   }
 
+  token({ name, token, nth }: { name: Name; token: WhichToken; nth: number }): bigint | undefined {
+    const tokens: Record<WhichToken, bigint | undefined> = {
+      any: undefined,
+      'of a holder': this.hold({ name, which: 'held', nth }).token,
+      'of a former one': this.#database.formerHold(name)?.token ?? 1n,
+      'of nobody': this.hold({ name, which: 'of another token', nth }).token,
+    }
+    return tokens[token]
+  }
+
   ticketId(name: Name, which: WhichTicket): string {
     const row = this.#database.rows.get(name)
-    const holder = row?.holders[0]
+    const handedOver = row?.holders.findLast((holder) => wasHandedOver({ name, ...holder }))
     const ids: Record<WhichTicket, string | undefined> = {
       first: row?.queue[0]?.ticket,
       last: row?.queue.at(-1)?.ticket,
-      'handed over': holder && wasHandedOver({ name, ...holder }) ? ticketOf(holder.owner) : undefined,
+      'handed over': handedOver && ticketOf(handedOver.owner),
       unknown: undefined,
     }
     return ids[which] ?? this.#newTicketId()
   }
 
   /** What an engine has no use for, it is not told; and what it stores nothing of, it is not asked for. */
-  ticket({ name, joins, count, waitMs, session, process, ...terms }: AskedTicket): NewTicket {
+  ticket({ name, joins, count, waitMs, session, process, how, weight, ...terms }: AskedTicket): NewTicket {
     const { engine, processes } = this.#bench
-    const queue = this.#database.rows.get(name)?.queue ?? []
+    const row = this.#database.rows.get(name)
+    const queue = row?.queue ?? []
     const last = queue.at(-1)
+    const demand = this.#demand(name, { how, weight })
     const ticket = { name, ticket: this.#newTicketId(), count, waitMs }
     // Whoever joins a ticket has its terms.
-    if (joins === 'the last' && last !== undefined) return { ...termsOf(last), ...ticket, joins: last.ticket }
+    if (joins === 'the last' && last !== undefined)
+      return { ...termsOf(last), ...ticket, permits: row!.permits, joins: last.ticket }
     return {
       ...terms,
       ...ticket,
+      ...demand,
       joins: joins === 'another' ? (queue.at(-2)?.ticket ?? this.#newTicketId()) : null,
       // MySQL passes over a hand-off to a session that is gone at once, as it reads the row again: several steps in one.
       session: engine === 'mysql' && session === 'gone' ? null : this.#session(session),
@@ -92,10 +126,27 @@ export class Requests {
     }
   }
 
+  /** What an attempt had asked for that is repeated. */
+  #again(name: Name, { weight }: Pick<Demand, 'weight'>): Demand {
+    return { weight, permits: this.#database.rows.get(name)?.permits ?? null }
+  }
+
+  /** Whether this owner has something else than what is asked for: owners are never used again. */
+  #isOtherwise(name: Name, { owner, weight }: Pick<Attempt, 'owner' | 'weight'>, tx?: ModelTransaction): boolean {
+    return this.#database.holdersIn(name, tx).some((holder) => holder.owner === owner && holder.weight !== weight)
+  }
+
+  #demand(name: Name, { how, weight }: AskedShare): Demand {
+    const permits = this.#database.rows.get(name)?.permits ?? null
+    const ofLock = { weight: how === 'shared' ? SHARED : null, permits: null }
+    if (permits === null) return how === 'as what it is not' ? { weight, permits: PERMITS } : ofLock
+    return how === 'as what it is not' ? ofLock : { weight, permits }
+  }
+
   #owner(name: Name, which: WhichOwner, tx?: ModelTransaction): string {
     const owners: Record<WhichOwner, string | undefined> = {
       new: undefined,
-      holder: this.#database.holderIn(name, tx)?.owner,
+      holder: this.#database.holdersIn(name, tx)[0]?.owner,
       former: this.#database.formerHold(name)?.owner,
     }
     return owners[which] ?? this.#newOwner()
@@ -121,6 +172,10 @@ export class Requests {
   }
 }
 
-function termsOf({ ticket: _, count: __, until: ___, ...terms }: QueuedTicket) {
+function toHold(name: string, { owner, token, slot }: Omit<Hold, 'name'>): Hold {
+  return { name, owner, token, ...(slot !== undefined && { slot }) }
+}
+
+function termsOf({ ticket: _, count: __, until: ___, since: ____, ...terms }: QueuedTicket) {
   return terms
 }

@@ -1,3 +1,4 @@
+import type { TestConnection } from '../connect.ts'
 import { type EngineName, migrate, startTarget, type Target } from './target.ts'
 
 /** One kind of fault, again and again, and nothing else. */
@@ -6,6 +7,8 @@ export interface CampaignOptions {
   /** How often. */
   readonly times: number
   readonly ttlMs: number
+  /** Of semaphores, not of locks. Default false. */
+  readonly permits?: boolean
 }
 
 export interface CampaignResult {
@@ -25,6 +28,17 @@ export async function onTarget<T>(engine: EngineName, use: (target: Target) => P
   } finally {
     await target.stop()
   }
+}
+
+/** What is wrong with the books of a semaphore, of which `taken` permits are held. */
+export async function wrongSums(connection: TestConnection, name: string, taken: number): Promise<string[]> {
+  const [row] = await connection.query(
+    `select l.used, (select coalesce(sum(s.weight), 0) from rowlock_slots as s where s.name = l.name) as weights
+     from rowlock_locks as l where l.name = '${name}'`,
+  )
+  const { used, weights } = { used: Number(row?.used), weights: Number(row?.weights) }
+  if (used === taken && weights === taken) return []
+  return [`${name}: ${taken} permits are held, ${used} are counted, and ${weights} are in its slots`]
 }
 
 export function percentile(values: readonly number[], part: number): number | null {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { checkers, type Evidence, type Fault, losses, overtaken, takeovers } from './checkers.ts'
+import { checkers, controlErrors, type Evidence, type Fault, losses, overtaken, takeovers } from './checkers.ts'
 import { EventReader, emptyHistory, type Hold, type OperationId, type Wait, type Write } from './history.ts'
 
 const TTL_MS = 1000
@@ -20,16 +20,20 @@ function honest(): Evidence {
     hasOneWriter: false,
     seesTheDead: true,
     isGuarded: (lock) => lock.startsWith('guarded'),
+    roomOf: () => Number.POSITIVE_INFINITY,
     waits: turns.map(({ worker, at }, index) => wait(index, { worker, invokedAt: at - 10, endedAt: at })),
     holds: turns.map(({ worker, at, token }, index) => hold(index, { worker, token, grantedAt: at })),
     writes: turns.map(({ worker, at, token }, index) => write(index, { worker, token, invokedAt: at + 10 })),
     entries: turns.map(({ token }, index) => ({ ...writtenBy(index, token), seq: index + 1 })),
+    reads: [],
+    uses: [],
     counters: new Map([[LOCK, 3]]),
     register: [],
     faults: [],
     gaps: [],
     departures: [],
     errors: new Map(),
+    lastSeen: new Map(),
     startedAt: 0,
     endedAt: 10_000,
   }
@@ -45,6 +49,7 @@ function wait(index: number, rest: Partial<Wait>): Wait {
     worker: 1,
     lock: LOCK,
     mode: 'lease',
+    weight: null,
     invokedAt: 0,
     endedAt: 0,
     outcome: 'ok',
@@ -58,12 +63,14 @@ function hold(index: number, rest: Partial<Hold> & { grantedAt: number }): Hold 
     worker: 1,
     lock: LOCK,
     mode: 'lease',
+    weight: null,
     token: 1,
     owner: ownerOf(index),
     requestedAt: rest.grantedAt - 10,
     until: rest.grantedAt + 950,
     releasedAt: rest.grantedAt + 50,
     lostAt: null,
+    sharedAt: null,
     ...rest,
   }
 }
@@ -74,7 +81,8 @@ function writtenBy(index: number, token: number) {
 
 function write(index: number, rest: Partial<Write> & { token: number; invokedAt: number }): Write {
   const ended = { endedAt: rest.invokedAt + 10, outcome: 'ok' as const, error: undefined }
-  return { ...writtenBy(index, rest.token), worker: 1, ...ended, ...rest }
+  const begun = { action: 'write' as const, weight: null, worker: 1, stay: undefined }
+  return { ...begun, ...writtenBy(index, rest.token), ...ended, ...rest }
 }
 
 function fault(rest: Partial<Fault>): Fault {
@@ -279,6 +287,12 @@ describe('lossesAreSignalledInTime', () => {
     expect(check({ ...changed('holds', 0, replaced), faults: [killed(1, 170)] })).toEqual([])
   })
 
+  it('expects nothing of those who were killed and had written nothing since it was due', () => {
+    const evidence = { ...changed('holds', 0, replaced), faults: [killed(1, 400)] }
+    expect(check({ ...evidence, lastSeen: new Map([[1, 190]]) })).toEqual([])
+    expect(check({ ...evidence, lastSeen: new Map([[1, 390]]) })).toHaveLength(1)
+  })
+
   it('expects nothing of those who never ran again after they had been stopped', () => {
     const stopped = fault({ worker: 1, from: 150, until: 400, stops: true })
     const evidence = changed('holds', 0, replaced)
@@ -430,23 +444,272 @@ describe('registerNeverGoesBack', () => {
   })
 })
 
+/**
+ * A writer (token 10) writes from 110 to 120, downgrades at 130 and reads, as does a reader (11) beside it; then another one
+ * (12) has the lock alone from 200 on.
+ */
+function withReaders(): Evidence {
+  const evidence = honest()
+  const reading = { action: 'read', weight: 1, value: null } as const
+  return {
+    ...evidence,
+    holds: [
+      hold(0, { token: 10, grantedAt: 100, sharedAt: 130, releasedAt: 180 }),
+      hold(1, { worker: 2, token: 11, grantedAt: 131, releasedAt: 190, mode: 'shared lease', weight: 1 }),
+      hold(2, { token: 12, grantedAt: 200, releasedAt: 230 }),
+    ],
+    waits: [100, 131, 200].map((endedAt, index) => wait(index, { invokedAt: endedAt - 10, endedAt })),
+    writes: [
+      write(0, { token: 10, invokedAt: 105, stay: { from: 110, until: 120 } }),
+      { ...write(1, { token: 11, invokedAt: 135, stay: { from: 140, until: 185 } }), ...reading },
+      { ...write(2, { token: 10, invokedAt: 135, stay: { from: 140, until: 170 } }), ...reading, owner: ownerOf(0) },
+      { ...write(3, { token: 12, invokedAt: 205, stay: { from: 210, until: 220 } }), owner: ownerOf(2), value: 2 },
+    ],
+    entries: [
+      { ...writtenBy(0, 10), seq: 1 },
+      { ...writtenBy(3, 12), seq: 2, owner: ownerOf(2), value: 2 },
+    ],
+    reads: [read(1, 11, 1), read(2, 10, 0)],
+    counters: new Map([[LOCK, 2]]),
+  }
+}
+
+const read = (index: number, token: number, owner: number) => {
+  return { operation: writeId(index), lock: LOCK, token, owner: ownerOf(owner), first: 1, last: 1 }
+}
+
+/** Three callers have 2, 2 and 1 of five permits, and use them at the same time. */
+function withPermits(): Evidence {
+  const weights = [2, 2, 1]
+  const grantedAt = (index: number) => 100 + 10 * index
+  return {
+    ...honest(),
+    roomOf: () => 5,
+    holds: weights.map((weight, index) =>
+      hold(index, { token: 10 + index, weight, mode: 'permits', grantedAt: grantedAt(index), releasedAt: 300 }),
+    ),
+    waits: weights.map((weight, index) =>
+      wait(index, { weight, mode: 'permits', invokedAt: grantedAt(index) - 10, endedAt: grantedAt(index) }),
+    ),
+    writes: weights.map((weight, index) => ({
+      ...write(index, { token: 10 + index, invokedAt: 150, stay: { from: 160 + index, until: 250 } }),
+      ...{ action: 'use', weight, value: null },
+    })),
+    entries: [],
+    uses: weights.map((weight, index) => ({ ...useOf(index, 10 + index), weight, seats: weight })),
+    counters: new Map([[LOCK, 0]]),
+  }
+}
+
+const useOf = (index: number, token: number) => {
+  return { operation: writeId(index), lock: LOCK, token, owner: ownerOf(index) }
+}
+
+describe.each([
+  ['readers beside each other and a downgrade', withReaders],
+  ['permits', withPermits],
+])('of %s', (_, evidence) => {
+  it.each(Object.entries(checkers))('%s finds nothing wrong', (__, check) => {
+    expect(check(evidence())).toEqual([])
+  })
+})
+
+describe('holdsFitTogether', () => {
+  const check = checkers.holdsFitTogether
+  const withHold = (evidence: Evidence, index: number, change: Partial<Hold>): Evidence => {
+    return { ...evidence, holds: evidence.holds.map((each, at) => (at === index ? { ...each, ...change } : each)) }
+  }
+  const withStay = (evidence: Evidence, index: number, change: Partial<Write>): Evidence => {
+    return { ...evidence, writes: evidence.writes.map((each, at) => (at === index ? { ...each, ...change } : each)) }
+  }
+
+  it('finds a writer who is granted the lock beside a reader', () => {
+    expect(check(withHold(withReaders(), 1, { releasedAt: 205 }))).toEqual([
+      '1.2 had all of guarded:1 beside 1.1 with 1',
+    ])
+  })
+
+  it('finds a reader who is granted the lock beside a writer', () => {
+    expect(check(withHold(withReaders(), 0, { sharedAt: 135 }))).toContain('1.1 had 1 of guarded:1 beside 1.0 with all')
+    expect(check(withHold(withReaders(), 0, { sharedAt: null }))).toContain(
+      '1.1 had 1 of guarded:1 beside 1.0 with all',
+    )
+  })
+
+  it('finds a guarded read that commits while a writer has the lock, although its lease had run out', () => {
+    const late = withStay(withHold(withReaders(), 1, { until: 150 }), 1, { stay: { from: 140, until: 205 } })
+    expect(check(late)).toEqual(['1.2 had all of guarded:1 beside 2.1 with 1'])
+  })
+
+  it('finds a guarded write beside a reader who trusts its lease', () => {
+    const evidence = withReaders()
+    expect(check(withStay(evidence, 0, { stay: { from: 110, until: 150 } }))).toContain(
+      '1.1 had 1 of guarded:1 beside 2.0 with all and 1.0 with 1',
+    )
+  })
+
+  it('finds two guarded writes at the same time', () => {
+    const evidence = { ...withReaders(), holds: [] }
+    expect(check(withStay(evidence, 3, { stay: { from: 115, until: 118 } }))).toEqual([
+      '2.3 had all of guarded:1 beside 2.0 with all',
+    ])
+  })
+
+  it('finds more permits than there are, trusted or used under a guard', () => {
+    const evidence = { ...withPermits(), roomOf: () => 4 }
+    expect(check({ ...evidence, writes: [] })).toEqual(['1.2 had 1 of guarded:1 beside 1.0 with 2 and 1.1 with 2'])
+    expect(check({ ...evidence, holds: [] })).toEqual(['2.2 had 1 of guarded:1 beside 2.0 with 2 and 2.1 with 2'])
+  })
+
+  it('finds permits that are granted again while a transaction uses them whose lease has run out', () => {
+    const evidence = withPermits()
+    const [first] = evidence.holds
+    const again = hold(3, { token: 20, weight: 2, mode: 'permits', grantedAt: 200, releasedAt: 210 })
+    const holds = [{ ...first!, until: 190 }, ...evidence.holds.slice(1), again]
+    expect(check({ ...evidence, holds })).toHaveLength(1)
+    // Its transaction has ended.
+    const [use, ...others] = evidence.writes
+    const writes = [{ ...use!, stay: { from: 160, until: 180 } }, ...others]
+    expect(check({ ...evidence, holds, writes })).toEqual([])
+  })
+
+  it('does not count what did not commit, or is of a negative control', () => {
+    const evidence = withStay({ ...withReaders(), holds: [] }, 3, { stay: { from: 115, until: 118 } })
+    expect(check({ ...evidence, entries: evidence.entries.slice(0, 1) })).toEqual([])
+    expect(check({ ...evidence, isGuarded: () => false })).toEqual([])
+  })
+
+  it('counts a commit without an answer that the database has', () => {
+    const evidence = withStay({ ...withReaders(), holds: [] }, 3, { stay: { from: 115, until: 118 }, outcome: 'info' })
+    expect(check(evidence)).toHaveLength(1)
+  })
+
+  it('does not judge leases while the clock of the server is set, but what is guarded', () => {
+    const faults = [fault({ from: 150, until: 160, setsClock: true })]
+    expect(check({ ...withHold(withReaders(), 1, { releasedAt: 205 }), faults })).toEqual([])
+    expect(check({ ...withStay(withReaders(), 3, { stay: { from: 115, until: 118 } }), faults })).not.toEqual([])
+  })
+})
+
+describe('readsAreBetweenTheirWriters', () => {
+  const check = checkers.readsAreBetweenTheirWriters
+  const withRead = (change: Partial<Evidence['reads'][number]>): Evidence => {
+    const evidence = withReaders()
+    return { ...evidence, reads: [{ ...evidence.reads[0]!, ...change }] }
+  }
+
+  it('finds a write in the midst of a read', () => {
+    expect(check(withRead({ last: 2 }))).toEqual(['2.1 with token 11 of guarded:1 saw 1, and then 2'])
+  })
+
+  it('finds a read after a later writer has written', () => {
+    expect(check(withRead({ first: 2, last: 2 }))).toEqual([
+      '2.1 with token 11 of guarded:1 saw 2, which token 12 had written',
+    ])
+  })
+
+  it('finds a read before an earlier writer has written', () => {
+    expect(check(withRead({ first: 0, last: 0 }))).toEqual([
+      '2.1 with token 11 of guarded:1 saw 0, and token 10 wrote 1 afterwards',
+    ])
+  })
+
+  it('accepts a read of what has never been written, and of its own write', () => {
+    expect(check({ ...withRead({ first: 0, last: 0 }), entries: [] })).toEqual([])
+    expect(check(withRead({ token: 10, owner: ownerOf(0) }))).toEqual([])
+  })
+})
+
+describe('permitsHaveSeats', () => {
+  it('finds guarded transactions that have more permits than there are', () => {
+    const evidence = withPermits()
+    const uses = evidence.uses.map((use) => ({ ...use, seats: 1 }))
+    const found = ['2.0 found 1 seats of guarded:1 free, not 2', '2.1 found 1 seats of guarded:1 free, not 2']
+    expect(checkers.permitsHaveSeats({ ...evidence, uses })).toEqual(found)
+    expect(checkers.permitsHaveSeats({ ...evidence, uses, isGuarded: () => false })).toEqual([])
+  })
+})
+
+describe('controlErrors', () => {
+  const ofControl = (evidence: Evidence, lock: string): Evidence => {
+    const renamed = <T extends { lock: string }>(items: readonly T[]) => items.map((item) => ({ ...item, lock }))
+    const { holds, writes, entries, reads, uses } = evidence
+    const work = { writes: renamed(writes), entries: renamed(entries), reads: renamed(reads), uses: renamed(uses) }
+    return { ...evidence, ...work, holds: renamed(holds), isGuarded: () => false }
+  }
+
+  it('counts what was done beside others, and each thing once', () => {
+    const honestControl = ofControl(withReaders(), 'modes without guard:1')
+    expect(controlErrors(honestControl, 'modes without guard')).toEqual({ writes: 4, lost: 0 })
+    const writes = honestControl.writes.map((each) => ({ ...each, stay: { from: 100, until: 200 } }))
+    const reads = honestControl.reads.map((each) => ({ ...each, last: 2 }))
+    expect(controlErrors({ ...honestControl, writes, reads }, 'modes without guard')).toEqual({ writes: 4, lost: 3 })
+  })
+
+  it('counts permits that found no seats, or more of them than there are', () => {
+    const honestControl = ofControl(withPermits(), 'permits without guard:1')
+    expect(controlErrors(honestControl, 'permits without guard')).toEqual({ writes: 3, lost: 0 })
+    const uses = honestControl.uses.map((each) => ({ ...each, seats: 1 }))
+    expect(controlErrors({ ...honestControl, uses }, 'permits without guard')).toEqual({ writes: 3, lost: 2 })
+    expect(controlErrors({ ...honestControl, roomOf: () => 3 }, 'permits without guard')).toEqual({
+      writes: 3,
+      lost: 2,
+    })
+  })
+})
+
+describe('losses of those who share', () => {
+  const check = checkers.lossesAreSignalledInTime
+  const lostReader = (lostAt: number): Evidence => {
+    const evidence = withReaders()
+    const holds = evidence.holds.map((each, index) =>
+      index === 1 ? { ...each, releasedAt: null, until: 150, lostAt } : each,
+    )
+    return {
+      ...evidence,
+      holds: [
+        ...holds.slice(0, 2),
+        { ...holds[1]!, token: 12, grantedAt: 160, lostAt: null, until: 190 },
+        hold(2, { token: 13, grantedAt: 200 }),
+      ],
+    }
+  }
+
+  it('are due before a writer has the lock, and not before other readers have it', () => {
+    expect(check(lostReader(199))).not.toContain(expect.stringContaining('1.1 was told'))
+    expect(check(lostReader(201))).toContain('1.1 was told 1.0 ms too late that it had lost guarded:1')
+  })
+})
+
 describe('a history', () => {
   it('tells what was granted, written, lost and left without an end', () => {
     const history = emptyHistory()
     const reader = new EventReader(history)
     const [acquire, writing]: OperationId[] = ['3.1', '3.2']
-    reader.read({ at: 1, operation: acquire!, type: 'invoke', call: { action: 'acquire', lock: LOCK, mode: 'lease' } })
+    reader.read({
+      at: 1,
+      operation: acquire!,
+      type: 'invoke',
+      call: { action: 'acquire', lock: LOCK, mode: 'lease', weight: null },
+    })
     reader.read({ at: 2, operation: acquire!, type: 'ok', grant: { token: 7, owner: 'me', until: 900 } })
-    const call = { action: 'write', lock: LOCK, token: 7, owner: 'me', value: 1 } as const
+    const call = { action: 'write', lock: LOCK, token: 7, owner: 'me', weight: null, value: 1 } as const
     reader.read({ at: 3, operation: writing!, type: 'invoke', call })
     reader.read({ at: 4, operation: acquire!, type: 'held', until: 1200 })
     reader.read({ at: 5, operation: '3.0', type: 'gap', from: 4.5 })
+    reader.read({ at: 5.5, operation: acquire!, type: 'shared' })
     reader.read({ at: 6, operation: acquire!, type: 'lost' })
+    const read: OperationId = '3.3'
+    reader.read({ at: 7, operation: read, type: 'invoke', call: { ...call, action: 'read', weight: 1, value: null } })
+    reader.read({ at: 9, operation: read, type: 'ok', stay: { from: 7.5, until: 8 } })
     expect(history.waits).toMatchObject([{ outcome: 'ok', worker: 3, invokedAt: 1, endedAt: 2 }])
     expect(history.holds).toMatchObject([
-      { token: 7, requestedAt: 1, grantedAt: 2, until: 1200, lostAt: 6, releasedAt: null },
+      { token: 7, requestedAt: 1, grantedAt: 2, until: 1200, sharedAt: 5.5, lostAt: 6, releasedAt: null },
     ])
-    expect(history.writes).toMatchObject([{ operation: '3.2', outcome: 'info', endedAt: null, value: 1 }])
+    expect(history.writes).toMatchObject([
+      { operation: '3.2', outcome: 'info', endedAt: null, value: 1, stay: undefined },
+      { operation: '3.3', action: 'read', outcome: 'ok', weight: 1, stay: { from: 7.5, until: 8 } },
+    ])
     expect(history.gaps).toEqual([{ worker: 3, from: 4.5, until: 5 }])
   })
 })

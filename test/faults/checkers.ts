@@ -1,6 +1,6 @@
 import { CONFIRM_MS } from '../../src/protocol/store.ts'
 import type { Books } from './books.ts'
-import type { History, Hold, Mode, Wait } from './history.ts'
+import type { ControlOfModes, History, Hold, Mode, OperationId, Wait, Weight } from './history.ts'
 import type { RegisterEntry } from './register.ts'
 import type { Scope } from './schedule.ts'
 
@@ -16,7 +16,7 @@ export interface Fault {
   readonly fired: boolean
   /** The worker is dead since `from`. */
   readonly kills: boolean
-  /** The worker stood still. */
+  /** The worker, or its event loop, stood still. */
   readonly stops: boolean
   /** The server's clock was set, so that leases end too soon or too late until `until` and a ttl more. */
   readonly setsClock: boolean
@@ -31,6 +31,8 @@ export interface Evidence extends History, Books {
   /** How many later callers may be served before one that waits. */
   readonly mostOvertakes: number
   readonly isGuarded: (lock: string) => boolean
+  /** How much weight can be held at once by those who share a lock, or have permits of a semaphore. */
+  readonly roomOf: (lock: string) => number
   /** Who is stopped in a transaction keeps everybody from writing, as on SQLite. */
   readonly hasOneWriter: boolean
   /** Waiters whose process is gone are passed over at once; elsewhere each such process keeps the lock for a claim's length. */
@@ -48,11 +50,11 @@ type Grants = Pick<History, 'holds' | 'writes'>
 export type Violations = string[]
 
 /** Every acknowledged write is present, none that failed is, and none is present twice or from nowhere. */
-export function acknowledgedWritesArePresentOnce({ writes, entries, isGuarded }: Evidence): Violations {
+export function acknowledgedWritesArePresentOnce({ writes, entries, reads, uses, isGuarded }: Evidence): Violations {
   const violations: Violations = []
   const invoked = new Map(writes.map((write) => [write.operation, write]))
   const present = new Set<string>()
-  for (const { operation, lock } of entries) {
+  for (const { operation, lock } of [...entries, ...reads, ...uses]) {
     if (present.has(operation)) violations.push(`${operation} was committed twice`)
     present.add(operation)
     const write = invoked.get(operation)
@@ -107,7 +109,9 @@ export function tokensAreInCommitOrder({ entries, isGuarded }: Evidence): Violat
 }
 
 /** A token belongs to one owner for ever. (Those of transactions that did not commit were never given to anybody.) */
-export function tokensHaveOneOwner(evidence: Grants & Pick<Evidence, 'entries' | 'isGuarded'>): Violations {
+export function tokensHaveOneOwner(
+  evidence: Grants & Pick<Evidence, 'entries' | 'reads' | 'uses' | 'isGuarded'>,
+): Violations {
   const violations: Violations = []
   const owners = new Map<string, string>()
   const claim = (lock: string, token: number, owner: string | null, operation: string) => {
@@ -117,7 +121,7 @@ export function tokensHaveOneOwner(evidence: Grants & Pick<Evidence, 'entries' |
     if (first !== null) owners.set(key, first)
   }
   for (const { lock, token, owner, operation } of grants(evidence)) claim(lock, token, owner, operation)
-  for (const { lock, token, owner, operation } of evidence.entries) {
+  for (const { lock, token, owner, operation } of [...evidence.entries, ...evidence.reads, ...evidence.uses]) {
     if (token !== null && evidence.isGuarded(lock)) claim(lock, token, owner, operation)
   }
   return violations
@@ -142,11 +146,13 @@ export function tokensRiseWithGrants(evidence: Grants): Violations {
   return violations
 }
 
-/** While the server's clock runs at its rate, no two callers trust in holding one lock. */
+/** While the server's clock runs at its rate, no two callers trust in holding one lock, unless both share it. */
 export function beliefsDoNotOverlap(evidence: Evidence): Violations {
   const violations: Violations = []
   const isInsane = within(clockChanges(evidence))
   for (const [lock, holds] of byLock(grants(evidence))) {
+    // Of those it is told together with what is done under them.
+    if (holds.some(({ weight, sharedAt }) => weight !== null || sharedAt !== null)) continue
     let last: Hold | undefined
     for (const hold of [...holds].sort((one, other) => one.grantedAt - other.grantedAt)) {
       // Over when its grant was heard: nobody ever trusted in it.
@@ -176,7 +182,7 @@ const UNHURRIED_SIGNAL_MS = 250
  * The leases that came to their end before they were released, and what was due: the signal before another caller has the
  * lock, or, where the event loop stood still, once the timers have run that became due meanwhile.
  */
-export function losses({ ttlMs, faults, gaps, endedAt, ...rest }: Evidence): Loss[] {
+export function losses({ ttlMs, faults, gaps, lastSeen, endedAt, ...rest }: Evidence): Loss[] {
   const found: Loss[] = []
   const isInsane = within(clockChanges({ faults, ttlMs }))
   const gapsOf = groupBy(gaps, ({ worker }) => worker)
@@ -190,7 +196,7 @@ export function losses({ ttlMs, faults, gaps, endedAt, ...rest }: Evidence): Los
     for (const [index, hold] of inOrder.entries()) {
       const { until, worker, releasedAt, lostAt, grantedAt } = hold
       if (until === null || until <= grantedAt) continue
-      const takenAt = inOrder[index + 1]?.grantedAt ?? Number.POSITIVE_INFINITY
+      const takenAt = nextAfter(inOrder, index)?.grantedAt ?? Number.POSITIVE_INFINITY
       const knownAt = lostAt === null ? releasedAt : Math.min(lostAt, releasedAt ?? lostAt)
       // Released in time: not lost.
       if (lostAt === null && releasedAt !== null && releasedAt <= Math.min(until, takenAt)) continue
@@ -200,11 +206,25 @@ export function losses({ ttlMs, faults, gaps, endedAt, ...rest }: Evidence): Los
       // Killed before it could note that it had been stopped.
       const stop = stopsOf.get(worker)?.find(({ from, until: end }) => from <= due && end >= until)
       const ranAgain = stop === undefined || gapsOf.get(worker)?.some((gap) => gap.until >= stop.until) === true
-      if ((deaths.get(worker) ?? endedAt) <= due || !ranAgain || isInsane(grantedAt, due)) continue
+      // A worker that was killed is known to have run until its last line; it may have stood still after that.
+      const diedAt = deaths.get(worker)
+      const ranUntil = diedAt === undefined ? endedAt : Math.min(diedAt, lastSeen.get(worker) ?? diedAt)
+      if (ranUntil <= due || !ranAgain || isInsane(grantedAt, due)) continue
       found.push({ hold, due, knownAt })
     }
   }
   return found
+}
+
+/** Who could only be granted the lock when that hold had ended. Of permits nobody can tell. */
+function nextAfter(inOrder: readonly Hold[], index: number): Hold | undefined {
+  const { weight, sharedAt, mode } = inOrder[index]!
+  if (mode === 'permits' || mode === 'permits without guard') return undefined
+  if (weight === null && sharedAt === null) return inOrder[index + 1]
+  for (let later = index + 1; later < inOrder.length; later++) {
+    if (inOrder[later]!.weight === null) return inOrder[later]
+  }
+  return undefined
 }
 
 export function lossesAreSignalledInTime(evidence: Evidence): Violations {
@@ -241,6 +261,8 @@ export function takeovers(evidence: Evidence): Takeover[] {
     for (const [index, hold] of inOrder.entries()) {
       const diedAt = deaths.get(hold.worker)
       if (diedAt === undefined || hold.until === null || beliefEnd(hold) <= diedAt) continue
+      // Beside others who have it, too, there is nothing to take over, or not yet.
+      if (hold.weight !== null || hold.sharedAt !== null) continue
       // One that is not served has to wait for as long as that may take. The call of a process that died has no end in its history.
       const isWaiting = ({ worker, mode, invokedAt, endedAt: end, outcome }: Wait) =>
         mode !== 'lease over narrow pool' &&
@@ -287,7 +309,16 @@ export interface Overtaken {
 /** Calls that come within this time of each other may reach the database in either order. */
 const ARRIVAL_SLACK_MS = 100
 /** Those that stand in the queue. Transactions wait in the database. */
-const QUEUEING: readonly Mode[] = ['lease', 'run', 'write and release', 'lease without guard']
+const QUEUEING: readonly Mode[] = [
+  'lease',
+  'run',
+  'write and release',
+  'shared lease',
+  'permits',
+  'lease without guard',
+  'modes without guard',
+  'permits without guard',
+]
 
 /** The callers that were alive and in reach all the time, and yet were served after some that came later. */
 export function overtaken(evidence: Evidence): Overtaken[] {
@@ -371,6 +402,145 @@ export function registerNeverGoesBack({ register }: Evidence): Violations {
   return violations
 }
 
+/** Something that takes a part of a lock, or all of it, for some time. */
+interface Share {
+  readonly lock: string
+  readonly operation: OperationId
+  readonly owner: string | null
+  readonly weight: Weight
+  readonly from: number
+  readonly until: number
+}
+
+export interface Excess {
+  readonly share: Share
+  /** Those who had the lock already. */
+  readonly beside: readonly Share[]
+}
+
+/**
+ * Those that begin while others leave no room for them. Each time is one in which the share has counted for certain: from an
+ * answer to the next request. So what is found has happened, whatever the clocks of servers do.
+ */
+function excesses(shares: readonly Share[], roomOf: Evidence['roomOf']): Excess[] {
+  const found: Excess[] = []
+  for (const [lock, ofLock] of groupBy(shares, (share) => share.lock)) {
+    let current: Share[] = []
+    for (const share of [...ofLock].sort((one, other) => one.from - other.from)) {
+      current = current.filter(({ until }) => until > share.from)
+      const beside = current.filter(({ owner }) => owner === null || owner !== share.owner)
+      if (!fits(share, beside, roomOf(lock))) found.push({ share, beside })
+      current.push(share)
+    }
+  }
+  return found
+}
+
+function fits({ weight }: Share, beside: readonly Share[], room: number): boolean {
+  if (weight === null) return beside.length === 0
+  const heaviest = new Map<string | null, number>()
+  for (const other of beside) {
+    if (other.weight === null) return false
+    heaviest.set(other.owner, Math.max(other.weight, heaviest.get(other.owner) ?? 0))
+  }
+  let taken = weight
+  for (const each of heaviest.values()) taken += each
+  return taken <= room
+}
+
+/** The transactions that have committed, for as long as they had to be protected. */
+function committedShares({ writes, entries, reads, uses }: Evidence): Share[] {
+  const present = new Set([...entries, ...reads, ...uses].map(({ operation }) => operation))
+  return writes.flatMap(({ stay, operation, lock, owner, weight }) =>
+    stay !== undefined && present.has(operation) ? [{ lock, operation, owner, weight, ...stay }] : [],
+  )
+}
+
+/** What callers trusted to hold while the server's clock ran at its rate. Who downgrades may have the lock shared from then on. */
+function trustedShares(evidence: Evidence): Share[] {
+  const isInsane = within(clockChanges(evidence))
+  return grants(evidence).flatMap((hold) => {
+    const { lock, operation, owner, weight, grantedAt, sharedAt, until } = hold
+    const end = beliefEnd(hold)
+    if (end <= grantedAt || (until !== null && isInsane(grantedAt, end))) return []
+    const whole = { lock, operation, owner, weight, from: grantedAt, until: end }
+    if (sharedAt === null || sharedAt >= end) return [whole]
+    return [
+      { ...whole, until: sharedAt },
+      { ...whole, weight: 1, from: sharedAt },
+    ]
+  })
+}
+
+/**
+ * Nobody reads beside one who writes, and nobody has permits beside others who have all of them: neither who trusts to hold them,
+ * nor who has committed under a guard, while that transaction was open.
+ */
+export function holdsFitTogether(evidence: Evidence): Violations {
+  const shares = [...committedShares(evidence), ...trustedShares(evidence)]
+  const guarded = shares.filter(({ lock }) => evidence.isGuarded(lock))
+  return excesses(guarded, evidence.roomOf).map(
+    ({ share, beside }) =>
+      `${share.operation} had ${shown(share)} of ${share.lock} beside ` +
+      beside.map((other) => `${other.operation} with ${shown(other)}`).join(' and '),
+  )
+}
+
+function shown({ weight }: Share): string {
+  return weight === null ? 'all' : `${weight}`
+}
+
+interface Stray {
+  readonly lock: string
+  readonly operation: OperationId
+  readonly sentence: string
+}
+
+/** The reads whose own transaction, or the tokens of the writes before and after them, tell that a writer was there meanwhile. */
+function strayReads({ reads, entries }: Pick<Evidence, 'reads' | 'entries'>): Stray[] {
+  const writes = groupBy(entries, ({ lock }) => lock)
+  const tokens = new Map(
+    [...writes].map(([lock, some]) => [lock, new Map(some.map((each) => [each.value, each.token]))]),
+  )
+  return reads.flatMap(({ operation, lock, token, first, last }) => {
+    const stray = (what: string) => [
+      { lock, operation, sentence: `${operation} with token ${token} of ${lock} ${what}` },
+    ]
+    if (first !== last) return stray(`saw ${first}, and then ${last}`)
+    const tokenOf = (value: number) => tokens.get(lock)?.get(value) ?? null
+    const [before, after] = [tokenOf(first), tokenOf(first + 1)]
+    if (before !== null && before > token) return stray(`saw ${first}, which token ${before} had written`)
+    if (after !== null && after < token) return stray(`saw ${first}, and token ${after} wrote ${first + 1} afterwards`)
+    return []
+  })
+}
+
+/** A guarded read sees all that was written under lower tokens, and nothing that was written under higher ones. */
+export function readsAreBetweenTheirWriters(evidence: Evidence): Violations {
+  return strayReads(evidence)
+    .filter(({ lock }) => evidence.isGuarded(lock))
+    .map(({ sentence }) => sentence)
+}
+
+/** There is a seat for each permit, which open transactions have locked. So no guarded one finds too few of them free. */
+export function permitsHaveSeats({ uses, isGuarded }: Evidence): Violations {
+  return uses
+    .filter(({ lock, seats, weight }) => isGuarded(lock) && seats < weight)
+    .map(({ operation, lock, seats, weight }) => `${operation} found ${seats} seats of ${lock} free, not ${weight}`)
+}
+
+/** What a control has committed, and how much of it was wrong: by what the database has seen, or by the times. */
+export function controlErrors(evidence: Evidence, control: ControlOfModes): { writes: number; lost: number } {
+  const isOfControl = ({ lock }: { lock: string }) => lock.startsWith(control)
+  const shares = committedShares(evidence).filter(isOfControl)
+  const wrong = new Set<OperationId>(excesses(shares, evidence.roomOf).map(({ share }) => share.operation))
+  for (const { operation } of strayReads(evidence).filter(isOfControl)) wrong.add(operation)
+  for (const { operation, lock, seats, weight } of evidence.uses) {
+    if (isOfControl({ lock }) && seats < weight) wrong.add(operation)
+  }
+  return { writes: shares.length, lost: wrong.size }
+}
+
 export const checkers = {
   acknowledgedWritesArePresentOnce,
   valuesHaveNoGapAndNoDuplicate,
@@ -383,13 +553,18 @@ export const checkers = {
   nobodyIsOvertakenOften,
   everyWaitEnds,
   registerNeverGoesBack,
+  holdsFitTogether,
+  readsAreBetweenTheirWriters,
+  permitsHaveSeats,
 }
+
+const OF_TRANSACTIONS: readonly Mode[] = ['transaction', 'shared transaction']
 
 /** Grants that took effect: a transaction's hold begins to count with its commit. */
 function grants({ holds, writes }: Grants): Hold[] {
   const committed = new Set<string | null>()
   for (const { outcome, owner } of writes) if (outcome === 'ok') committed.add(owner)
-  return holds.filter(({ mode, owner }) => mode !== 'transaction' || committed.has(owner))
+  return holds.filter(({ mode, owner }) => !OF_TRANSACTIONS.includes(mode) || committed.has(owner))
 }
 
 /** A transaction's hold is sure to last until its commit is sent. */

@@ -85,9 +85,11 @@ export class Crew {
 
   /** Answers how many were dropped. */
   async dropNotifications(place: number, milliseconds: number): Promise<number> {
-    const dropped = this.#report(place, 'notifications dropped')
+    const dropped = this.#report(place, 'notifications dropped').then(({ count }) => count)
+    // Of one that has failed meanwhile nothing is to be heard, but that it ended.
+    const ended = once(this.#members.get(place)!.child, 'exit').then(() => 0)
     this.order(place, { type: 'drop notifications', milliseconds })
-    return (await dropped).count
+    return await Promise.race([dropped, ended])
   }
 
   /** Resolves when the worker has something to lose, or after `limitMs`. */

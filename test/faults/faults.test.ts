@@ -3,7 +3,7 @@ import { ghosts } from './ghosts.ts'
 import { faultNames } from './nemesis.ts'
 import { campaignReport, complaints } from './report.ts'
 import { restarts } from './restarts.ts'
-import { run } from './run.ts'
+import { run, workNames } from './run.ts'
 import { takeovers } from './takeovers.ts'
 import type { EngineName } from './target.ts'
 
@@ -25,6 +25,7 @@ describe('guarded writes survive', { timeout: 120_000 }, () => {
       seed: SEED,
       durationMs: 16_000,
       faults: faultNames,
+      work: workNames,
       // On one file, most faults concern everybody.
       everyMs: engine === 'sqlite' ? 700 : 300,
       workers: 4,
@@ -45,6 +46,12 @@ describe('campaigns', { timeout: 120_000 }, () => {
     expect(result.figures.cuts).toBeGreaterThanOrEqual(20)
   })
 
+  it.each(wanted('postgres18', 'mysql'))('permits come back once, though replies are cut, on %s', async (engine) => {
+    const result = await ghosts({ engine, times: 15, ttlMs: TTL_MS, permits: true })
+    expect(result.violations, campaignReport(result)).toEqual([])
+    expect(result.figures.cuts).toBeGreaterThanOrEqual(15)
+  })
+
   it.each(wanted('postgres18', 'mariadb'))('no token repeats when %s is killed and restarted', async (engine) => {
     const result = await restarts({ engine, times: 3, ttlMs: TTL_MS })
     expect(result.violations, campaignReport(result)).toEqual([])
@@ -53,6 +60,12 @@ describe('campaigns', { timeout: 120_000 }, () => {
 
   it.each(wanted('postgres18', 'sqlite'))('locks of killed holders are taken over in time on %s', async (engine) => {
     const result = await takeovers({ engine, times: 10, ttlMs: TTL_MS })
+    expect(result.violations, campaignReport(result)).toEqual([])
+    expect(result.figures.takeovers).toBe(10)
+  })
+
+  it.each(wanted('postgres18', 'mysql', 'sqlite'))('permits of killed holders come back once on %s', async (engine) => {
+    const result = await takeovers({ engine, times: 10, ttlMs: TTL_MS, permits: true })
     expect(result.violations, campaignReport(result)).toEqual([])
     expect(result.figures.takeovers).toBe(10)
   })

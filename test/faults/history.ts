@@ -9,7 +9,7 @@ export function clock(): number {
 /** `info`: nobody can tell whether it took effect. Never counted as a failure, nor as a success. */
 export type Outcome = 'ok' | 'fail' | 'info'
 
-/** How a caller holds a lock: the guarded ways, and the two negative controls. */
+/** How a caller holds a lock: the guarded ways, and the negative controls. */
 export type Mode =
   | 'lease'
   /** Its attempts wait for a connection first: all of the pool's are taken, and nobody knows when it stands in the queue. */
@@ -18,8 +18,16 @@ export type Mode =
   | 'write and release'
   | 'transaction'
   | 'pending lease'
+  | 'shared lease'
+  | 'shared transaction'
+  | 'permits'
   | Control
-export type Control = 'lease without guard' | 'check then act'
+export type Control = 'lease without guard' | 'check then act' | ControlOfModes
+/** Readers and writers, and permits, each without a guard. */
+export type ControlOfModes = 'modes without guard' | 'permits without guard'
+
+/** How much of a lock a hold takes: 1 if it is shared, the permits of a semaphore; null: all of it. */
+export type Weight = number | null
 
 /** Names one call for ever: the worker's number, and a count. */
 export type OperationId = `${number}.${number}`
@@ -28,10 +36,20 @@ interface AcquireCall {
   readonly action: 'acquire'
   readonly lock: string
   readonly mode: Mode
+  readonly weight: Weight
 }
 
-interface WriteCall extends Omit<Entry, 'seq' | 'operation'> {
-  readonly action: 'write'
+/** Who reads does not know yet what, and who uses permits does not look at the counter. */
+interface WriteCall extends Omit<Entry, 'seq' | 'operation' | 'value'> {
+  readonly action: 'write' | 'read' | 'use'
+  readonly weight: Weight
+  readonly value: number | null
+}
+
+/** From when on a transaction had to be protected, and until its commit was sent. It is in force all of that time if it commits. */
+export interface Stay {
+  readonly from: number
+  readonly until: number
 }
 
 interface Grant {
@@ -44,17 +62,38 @@ interface Grant {
 /** One line of a worker's history. `at` is of `clock`. Tokens are numbers here: they fit 2^53 until 2255. */
 export type HistoryEvent = { readonly at: number; readonly operation: OperationId } & (
   | { readonly type: 'invoke'; readonly call: AcquireCall | WriteCall }
-  | { readonly type: 'ok'; readonly grant?: Grant }
-  | { readonly type: 'fail' | 'info'; readonly error: string }
+  | { readonly type: 'ok'; readonly grant?: Grant; readonly stay?: Stay | undefined }
+  | { readonly type: 'fail' | 'info'; readonly error: string; readonly stay?: Stay | undefined }
   /** Of an acquire: its caller has left soon after it came, as planned. */
   | { readonly type: 'left' }
   /** Of a granted acquire: a renewal moved the end of its trust. */
   | { readonly type: 'held'; readonly until: number }
   /** Of a granted acquire: release is about to be called, or its signal has just aborted. */
   | { readonly type: 'release' | 'lost' }
+  /** Of a granted acquire: downgrade is about to be called. */
+  | { readonly type: 'shared' }
   /** The event loop stood still from `from`; at `at` all timers had run that had become due meanwhile. */
   | { readonly type: 'gap'; readonly from: number }
 )
+
+/** Measures for how long a transaction had to be protected. A pause at either end makes that shorter, never longer. */
+export class StayWatch {
+  #from: number | undefined
+  #until: number | undefined
+
+  begin(): void {
+    this.#from ??= clock()
+  }
+
+  /** Before the commit is sent. */
+  end(): void {
+    this.#until = clock()
+  }
+
+  known(): Stay | undefined {
+    return this.#until === undefined ? undefined : { from: this.#from ?? this.#until, until: this.#until }
+  }
+}
 
 /** A row of the append table: one committed write. */
 export interface Entry {
@@ -67,12 +106,27 @@ export interface Entry {
   readonly value: number
 }
 
+/** A row of a committed read of a counter, which was looked at twice in its transaction. */
+export interface ReadEntry extends Pick<Entry, 'operation' | 'lock' | 'owner'> {
+  readonly token: number
+  readonly first: number
+  readonly last: number
+}
+
+/** A row of a committed use of permits, and how many seats of the semaphore its transaction found free. */
+export interface UseEntry extends Pick<Entry, 'operation' | 'lock' | 'owner'> {
+  readonly token: number
+  readonly weight: number
+  readonly seats: number
+}
+
 /** One call that wanted a lock. */
 export interface Wait {
   readonly operation: OperationId
   readonly worker: number
   readonly lock: string
   readonly mode: Mode
+  readonly weight: Weight
   readonly invokedAt: number
   endedAt: number | null
   outcome: Outcome
@@ -84,16 +138,23 @@ export interface Hold extends Omit<Grant, 'until'> {
   readonly worker: number
   readonly lock: string
   readonly mode: Mode
+  readonly weight: Weight
   readonly requestedAt: number
   readonly grantedAt: number
   /** When the lease stops being trusted, as told by its last renewal; null for a transaction's hold. */
   until: number | null
   releasedAt: number | null
   lostAt: number | null
+  /** When it began to be shared, if it was exclusive at first. */
+  sharedAt: number | null
 }
 
-export interface Write extends Omit<Entry, 'seq'> {
+/** A transaction on what a lock protects, which leaves a row: a write, a read, or a use of permits. */
+export interface Write extends Omit<WriteCall, 'action'> {
+  readonly action: WriteCall['action']
+  readonly operation: OperationId
   readonly worker: number
+  stay: Stay | undefined
   readonly invokedAt: number
   endedAt: number | null
   outcome: Outcome
@@ -117,6 +178,8 @@ export interface History {
   readonly departures: Wait[]
   /** The errors of operations that failed or whose fate is unknown, and how often. */
   readonly errors: Map<string, number>
+  /** When each worker wrote its last line. */
+  readonly lastSeen: Map<number, number>
 }
 
 /** Writes each event before the next statement of the worker is executed, so that it survives whatever happens then. */
@@ -133,7 +196,7 @@ export class HistoryWriter {
 }
 
 export function emptyHistory(): History {
-  return { waits: [], holds: [], writes: [], gaps: [], departures: [], errors: new Map() }
+  return { waits: [], holds: [], writes: [], gaps: [], departures: [], errors: new Map(), lastSeen: new Map() }
 }
 
 /** Adds a worker's history. What was invoked and has no end, because the worker was killed, stays `info`. */
@@ -165,17 +228,18 @@ export class EventReader {
 
   read(event: HistoryEvent): void {
     const { at, operation } = event
+    this.#history.lastSeen.set(workerOf(operation), at)
     switch (event.type) {
       case 'invoke':
         this.#invoke(at, operation, event.call)
         return
       case 'ok':
-        this.#end(at, operation, 'ok')
+        this.#end(at, operation, { outcome: 'ok', stay: event.stay })
         if (event.grant !== undefined) this.#grant(at, operation, event.grant)
         return
       case 'fail':
       case 'info':
-        this.#end(at, operation, event.type, event.error)
+        this.#end(at, operation, { outcome: event.type, stay: event.stay }, event.error)
         return
       case 'left':
         this.#leave(operation)
@@ -189,6 +253,9 @@ export class EventReader {
       case 'lost':
         known(this.#holds, operation).lostAt ??= at
         return
+      case 'shared':
+        known(this.#holds, operation).sharedAt ??= at
+        return
       case 'gap':
         this.#history.gaps.push({ worker: workerOf(operation), from: event.from, until: at })
     }
@@ -197,19 +264,24 @@ export class EventReader {
   #invoke(invokedAt: number, operation: OperationId, call: AcquireCall | WriteCall): void {
     const begun = { operation, worker: workerOf(operation), invokedAt, endedAt: null, outcome: 'info' as const }
     if (call.action === 'acquire') {
-      const wait: Wait = { ...begun, lock: call.lock, mode: call.mode }
+      const wait: Wait = { ...begun, lock: call.lock, mode: call.mode, weight: call.weight }
       this.#waits.set(operation, wait)
       this.#history.waits.push(wait)
     } else {
-      const { action: _, ...written } = call
-      const write: Write = { ...begun, ...written, error: undefined }
+      const write: Write = { ...begun, ...call, stay: undefined, error: undefined }
       this.#writes.set(operation, write)
       this.#history.writes.push(write)
     }
   }
 
-  #end(endedAt: number, operation: OperationId, outcome: Outcome, error?: string): void {
+  #end(
+    endedAt: number,
+    operation: OperationId,
+    { outcome, stay }: { outcome: Outcome; stay?: Stay | undefined },
+    error?: string,
+  ) {
     const write = this.#writes.get(operation)
+    if (write !== undefined) write.stay = stay
     Object.assign(write ?? known(this.#waits, operation), { endedAt, outcome })
     if (error === undefined) return
     if (write !== undefined) write.error = error
@@ -225,9 +297,9 @@ export class EventReader {
   }
 
   #grant(grantedAt: number, operation: OperationId, grant: Grant): void {
-    const { worker, lock, mode, invokedAt: requestedAt } = known(this.#waits, operation)
-    const ends = { releasedAt: null, lostAt: null }
-    const hold: Hold = { operation, worker, lock, mode, ...grant, requestedAt, grantedAt, ...ends }
+    const { worker, lock, mode, weight, invokedAt: requestedAt } = known(this.#waits, operation)
+    const ends = { releasedAt: null, lostAt: null, sharedAt: null }
+    const hold: Hold = { operation, worker, lock, mode, weight, ...grant, requestedAt, grantedAt, ...ends }
     this.#holds.set(operation, hold)
     this.#history.holds.push(hold)
   }

@@ -8,7 +8,7 @@ import { ghosts } from './ghosts.ts'
 import { type FaultName, faultNames } from './nemesis.ts'
 import { campaignReport, commonErrors, complaints, summary, total } from './report.ts'
 import { restarts } from './restarts.ts'
-import { hasFailed, type RunResult, run } from './run.ts'
+import { hasFailed, type RunResult, run, workNames } from './run.ts'
 import { takeovers } from './takeovers.ts'
 import { engineNames } from './target.ts'
 
@@ -36,6 +36,11 @@ program
   .addOption(
     new Option('--without <kinds>', 'faults to leave out').argParser(listOf('fault', faultNames)).default([], 'none'),
   )
+  .addOption(
+    new Option('--work <kinds>', `of: ${workNames.join(', ')}`)
+      .argParser(listOf('kind of work', workNames))
+      .default([...workNames], 'all'),
+  )
   .option('--every <time>', 'mean time between two faults', toDuration, 1200)
   .option('--workers <number>', 'worker processes', toNumber, 5)
   .option('--ttl <time>', 'of the leases', toDuration, 1000)
@@ -55,6 +60,7 @@ program
         seed: options.seed,
         durationMs: options.duration,
         faults: options.faults.filter((kind: FaultName) => !options.without.includes(kind)),
+        work: options.work,
         everyMs: options.every,
         workers: options.workers,
         ttlMs: options.ttl,
@@ -85,11 +91,12 @@ for (const [name, [campaign, what, usual]] of Object.entries({
     .requiredOption('--engine <names>', 'several with commas, or all', listOf('engine', engineNames))
     .option('--times <number>', 'how often', toNumber, usual)
     .option('--ttl <time>', 'of the leases', toDuration, 1000)
+    .option('--permits', 'of semaphores, not of locks', false)
     .option('--json <file>', 'write the figures there')
-    .action(async ({ engine: engines, times, ttl: ttlMs, json }) => {
+    .action(async ({ engine: engines, times, ttl: ttlMs, permits, json }) => {
       const results: CampaignResult[] = []
       for (const engine of engines) {
-        results.push(await campaign({ engine, times, ttlMs }))
+        results.push(await campaign({ engine, times, ttlMs, permits }))
         console.log(campaignReport(results.at(-1)!))
       }
       if (json !== undefined) await writeFile(json, `${JSON.stringify(results, null, 2)}\n`)

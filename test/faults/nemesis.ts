@@ -81,6 +81,8 @@ const kinds = {
     scope: 'worker',
     lasts: [1.2, 2.4],
     perRound: 2,
+    // It may be killed before it could note that.
+    stops: true,
     applies: everywhere,
     async run({ crew }, { place, milliseconds }) {
       await crew.untilAtRisk(place, AT_RISK_MS)

@@ -20,10 +20,14 @@ export function summary(results: readonly RunResult[]): string {
   row('operations of unknown fate', ({ operations }) => operations.info)
   row('guarded writes', ({ guardedWrites }) => guardedWrites)
   row('guarded writes per second', ({ guardedWritesPerSecond }) => guardedWritesPerSecond.toFixed(0))
+  row('guarded reads', ({ guardedReads }) => guardedReads)
+  row('guarded uses of permits', ({ guardedUses }) => guardedUses)
   row('grants', ({ grants }) => grants)
   row('aborts that cross a hand-off', ({ departures }) => departures)
   row('lost by leases without guard', ({ controls }) => share(controls['lease without guard']))
   row('lost by check-then-act', ({ controls }) => share(controls['check then act']))
+  row('wrong by readers and writers without guard', ({ controls }) => share(controls['modes without guard']))
+  row('wrong by permits without guard', ({ controls }) => share(controls['permits without guard']))
   row('takeovers measured', ({ takeovers }) => takeovers.count)
   row('takeover p99, ms', ({ takeovers }) => takeovers.p99?.toFixed(0) ?? '-')
   row('lost leases, signal checked', ({ losses }) => losses)
@@ -42,9 +46,10 @@ export function total(results: readonly RunResult[]): string {
   const counts = results.flatMap(({ faults }) => Object.entries(faults))
   const kinds = new Set(counts.filter(([, times]) => times > 0).map(([kind]) => kind))
   const faults = counts.reduce((whole, [, times]) => whole + times, 0)
-  const writes = sum(({ guardedWrites }) => guardedWrites)
+  const writes = sum(({ guardedWrites, guardedUses }) => guardedWrites + guardedUses)
+  const reads = sum(({ guardedReads }) => guardedReads)
   const violations = sum((result) => Object.values(result.violations).flat().length)
-  return `In all ${faults} faults of ${kinds.size} kinds, ${writes} guarded writes, ${violations} violations.`
+  return `In all ${faults} faults of ${kinds.size} kinds, ${writes} guarded writes, ${reads} guarded reads, ${violations} violations.`
 }
 
 /** What was wrong with a run; empty if nothing was. */
@@ -73,7 +78,9 @@ export function campaignReport({ campaign, engine, figures, violations }: Campai
   ].join('\n')
 }
 
-function share({ writes, lost }: { writes: number; lost: number }): string {
+function share(loss: { writes: number; lost: number } | undefined): string {
+  if (loss === undefined) return '-'
+  const { writes, lost } = loss
   return `${((100 * lost) / Math.max(1, writes)).toFixed(1)} % of ${writes}`
 }
 

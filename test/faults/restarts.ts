@@ -49,7 +49,7 @@ export function restarts({ engine, times, ttlMs }: CampaignOptions): Promise<Cam
       await locks.close()
       await work.close()
     }
-    const evidence = { holds, writes: [], entries: [], isGuarded: () => true }
+    const evidence = { holds, writes: [], entries: [], reads: [], uses: [], isGuarded: () => true }
     violations.push(...tokensHaveOneOwner(evidence), ...tokensRiseWithGrants(evidence))
     return { campaign: 'restarts', engine, figures: { restarts: times, grants: holds.length }, violations }
   })
@@ -66,6 +66,7 @@ async function takeTurn(locks: Locks<unknown>, lock: string): Promise<Hold | nul
       worker: 0,
       lock,
       mode: 'lease',
+      weight: null,
       token: Number(lease.token),
       owner: lease.owner,
       requestedAt,
@@ -73,6 +74,7 @@ async function takeTurn(locks: Locks<unknown>, lock: string): Promise<Hold | nul
       until: grantedAt + lease.remainingMs(),
       releasedAt: null,
       lostAt: null,
+      sharedAt: null,
     }
     await lease.release().catch(ignoreOutage)
     return hold

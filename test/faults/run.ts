@@ -4,21 +4,23 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createBooks, readBooks } from './books.ts'
 import { percentile } from './campaign.ts'
-import { checkers, type Evidence, type Fault, losses, overtaken, takeovers } from './checkers.ts'
+import { checkers, controlErrors, type Evidence, type Fault, losses, overtaken, takeovers } from './checkers.ts'
 import { Crew } from './crew.ts'
-import { type Control, clock, emptyHistory, type Outcome, readHistory } from './history.ts'
+import { type Control, clock, emptyHistory, type Outcome, readHistory, type Write } from './history.ts'
 import { applicable, type FaultName, unleash } from './nemesis.ts'
 import { Register } from './register.ts'
 import { type PlannedFault, plan } from './schedule.ts'
 import { createSessionUsers } from './sessions.ts'
 import { type EngineName, migrate, startTarget, type Target } from './target.ts'
-import type { LockNames } from './worker.ts'
+import { PERMITS } from './work.ts'
+import type { LockNames, WorkerSettings } from './worker.ts'
 
 export interface RunOptions {
   readonly engine: EngineName
   readonly seed: number
   readonly durationMs: number
   readonly faults: readonly FaultName[]
+  readonly work: readonly WorkName[]
   /** Mean time from one fault to the next. */
   readonly everyMs: number
   readonly workers: number
@@ -31,6 +33,10 @@ export interface RunOptions {
   print(line: string): void
 }
 
+export const workNames = ['exclusive', 'modes'] as const
+/** Locks that one has at a time; and those that are shared, with semaphores. */
+export type WorkName = (typeof workNames)[number]
+
 export interface RunResult {
   readonly engine: EngineName
   readonly seed: number
@@ -39,11 +45,15 @@ export interface RunResult {
   readonly operations: Readonly<Record<Outcome, number>>
   readonly guardedWrites: number
   readonly guardedWritesPerSecond: number
+  /** Beside writers, or after a downgrade. */
+  readonly guardedReads: number
+  /** Writes under permits. */
+  readonly guardedUses: number
   readonly grants: number
   /** Callers who left within moments, while locks that they wanted were handed from one to the next. */
   readonly departures: number
-  /** Parts of the controls' committed writes that were overwritten. */
-  readonly controls: Readonly<Record<Control, { readonly writes: number; readonly lost: number }>>
+  /** Parts of the controls' committed work that were overwritten or otherwise wrong. */
+  readonly controls: Readonly<Partial<Record<Control, { readonly writes: number; readonly lost: number }>>>
   readonly takeovers: { readonly count: number; readonly p99: number | null }
   readonly losses: number
   readonly overtakes: { readonly callers: number; readonly most: number }
@@ -56,9 +66,29 @@ export interface RunResult {
   readonly directory: string | null
 }
 
-const LOCKS = { guarded: 64, withoutGuard: 3, checkThenAct: 2 }
+const LOCKS: Readonly<Record<keyof LockNames, number>> = {
+  guarded: 64,
+  withoutGuard: 3,
+  checkThenAct: 2,
+  modes: 16,
+  permits: 6,
+  modesWithoutGuard: 2,
+  permitsWithoutGuard: 1,
+}
+type Callers = WorkerSettings['callers']
 /** In each worker. */
-const CALLERS = { guarded: 16, withoutGuard: 3, checkThenAct: 1, overNarrowPool: 20, leaving: 2 }
+const NOBODY: Callers = {
+  ...{ guarded: 0, withoutGuard: 0, checkThenAct: 0, overNarrowPool: 0, leaving: 0 },
+  ...{ modes: 0, permits: 0, modesWithoutGuard: 0, permitsWithoutGuard: 0 },
+}
+const CALLERS: Readonly<Record<WorkName, Partial<Callers>>> = {
+  exclusive: { guarded: 16, withoutGuard: 3, checkThenAct: 1, overNarrowPool: 20, leaving: 2 },
+  modes: { modes: 16, permits: 8, modesWithoutGuard: 3, permitsWithoutGuard: 2 },
+}
+const CONTROLS: Readonly<Record<WorkName, readonly Control[]>> = {
+  exclusive: ['lease without guard', 'check then act'],
+  modes: ['modes without guard', 'permits without guard'],
+}
 const WAIT_MS = 5000
 /** What the library may take beyond its wait to see that the database does not answer, three times. */
 const GRACE_MS = 8000
@@ -70,8 +100,9 @@ const LEAST_CONTROL_LOSS = 0.01
 const LEAST_SUCCESS = 0.5
 
 /** On SQLite no transaction waits for a lock in a pool: there is one handle. */
-function callersOn({ dialect }: Target): typeof CALLERS {
-  return dialect === 'sqlite' ? { ...CALLERS, overNarrowPool: 0 } : CALLERS
+function callersOn({ dialect }: Target, wanted: readonly WorkName[]): Callers {
+  const callers = Object.assign({}, NOBODY, ...wanted.map((each) => CALLERS[each])) as Callers
+  return dialect === 'sqlite' ? { ...callers, overNarrowPool: 0 } : callers
 }
 
 /** One run on one engine: workers work, the nemesis breaks things, and then all that is known is checked. */
@@ -114,8 +145,10 @@ async function work(options: RunOptions, target: Target, directory: string): Pro
     places: options.workers,
     directory,
     register,
-    settings: { seed, ttlMs, waitMs: WAIT_MS, locks, callers: callersOn(target) },
+    settings: { seed, ttlMs, waitMs: WAIT_MS, locks, callers: callersOn(target, options.work) },
   })
+  const ofWork = { exclusive: locks.guarded, modes: [...locks.modes, ...locks.permits] }
+  const broken = workNames.filter((each) => options.work.includes(each)).flatMap((each) => ofWork[each])
   const kinds = applicable(options.faults, target)
   let faults: Fault[]
   const startedAt = clock()
@@ -129,7 +162,7 @@ async function work(options: RunOptions, target: Target, directory: string): Pro
     print(`${options.engine}: seed ${seed}, ${planned.length} faults in ${options.durationMs / 1000} s`)
     for (const fault of planned) print(`  ${show(fault)}`)
     await writeFile(join(directory, 'schedule.json'), JSON.stringify({ ...options, planned }, null, 2))
-    faults = await unleash({ target, crew, locks: locks.guarded, ttlMs }, planned)
+    faults = await unleash({ target, crew, locks: broken, ttlMs }, planned)
     await sleep(Math.max(CALM_MS, startedAt + options.durationMs - clock()))
     await crew.finish(FINISH_MS)
   } finally {
@@ -143,19 +176,31 @@ async function work(options: RunOptions, target: Target, directory: string): Pro
   const connection = await target.connect()
   const books = await readBooks(connection)
   await connection.close()
-  const guarded = new Set(locks.guarded)
+  const guarded = new Set([...locks.guarded, ...locks.modes, ...locks.permits])
   const isGuarded = (lock: string) => guarded.has(lock)
+  const withPermits = new Set([...locks.permits, ...locks.permitsWithoutGuard])
+  const roomOf = (lock: string) => (withPermits.has(lock) ? PERMITS : Number.POSITIVE_INFINITY)
   const { mostOvertakes } = options
   const hasOneWriter = target.dialect === 'sqlite'
   const seesTheDead = target.dialect === 'postgres'
-  const terms = { ttlMs, waitMs: WAIT_MS, graceMs: GRACE_MS, mostOvertakes, isGuarded, hasOneWriter, seesTheDead }
+  const terms = {
+    ttlMs,
+    waitMs: WAIT_MS,
+    graceMs: GRACE_MS,
+    mostOvertakes,
+    isGuarded,
+    roomOf,
+    hasOneWriter,
+    seesTheDead,
+  }
   const evidence: Evidence = { ...terms, ...history, ...books, register: register.entries, faults, startedAt, endedAt }
   return { evidence, kinds: [...kinds.keys()], problems: crew.problems }
 }
 
 async function prepare(target: Target, locks: LockNames, workers: number): Promise<void> {
   const connection = await target.connect()
-  await createBooks(connection, target.dialect, Object.values(locks).flat())
+  const semaphores = [...locks.permits, ...locks.permitsWithoutGuard]
+  await createBooks(connection, target.dialect, Object.values(locks).flat(), semaphores)
   await createSessionUsers(connection, target.dialect, workers)
   await connection.close()
   await migrate(target)
@@ -167,6 +212,10 @@ function lockNames(): LockNames {
     guarded: names('guarded', LOCKS.guarded),
     withoutGuard: names('lease without guard', LOCKS.withoutGuard),
     checkThenAct: names('check then act', LOCKS.checkThenAct),
+    modes: names('modes', LOCKS.modes),
+    permits: names('permits', LOCKS.permits),
+    modesWithoutGuard: names('modes without guard', LOCKS.modesWithoutGuard),
+    permitsWithoutGuard: names('permits without guard', LOCKS.permitsWithoutGuard),
   }
 }
 
@@ -174,7 +223,9 @@ function judge(options: RunOptions, { evidence, kinds, problems }: Outturn, dire
   const { writes, waits, holds, departures, faults, isGuarded, register, startedAt, endedAt } = evidence
   const operations = { ok: 0, fail: 0, info: 0 }
   for (const calls of [waits, writes]) for (const { outcome } of calls) operations[outcome]++
-  const guardedWrites = writes.filter(({ outcome, lock }) => outcome === 'ok' && isGuarded(lock)).length
+  const guarded = (action: Write['action']) =>
+    writes.filter((write) => write.action === action && write.outcome === 'ok' && isGuarded(write.lock)).length
+  const guardedWrites = guarded('write')
   const fired: Record<string, number> = Object.fromEntries(kinds.map((kind) => [kind, 0]))
   for (const fault of faults) if (fault.fired) fired[fault.kind]!++
   const seconds = (endedAt - startedAt) / 1000
@@ -189,12 +240,13 @@ function judge(options: RunOptions, { evidence, kinds, problems }: Outturn, dire
     operations,
     guardedWrites,
     guardedWritesPerSecond: guardedWrites / seconds,
+    guardedReads: guarded('read'),
+    guardedUses: guarded('use'),
     grants: holds.length,
     departures: departures.length,
-    controls: {
-      'lease without guard': controlLoss(evidence, 'lease without guard'),
-      'check then act': controlLoss(evidence, 'check then act'),
-    },
+    controls: Object.fromEntries(
+      options.work.flatMap((each) => CONTROLS[each]).map((control) => [control, controlLoss(evidence, control)]),
+    ),
     takeovers: { count: takeoverTimes.length, p99: percentile(takeoverTimes, 0.99) },
     losses: losses(evidence).length,
     overtakes: { callers: overtakes.length, most: overtakes.reduce((one, other) => Math.max(one, other), 0) },
@@ -211,7 +263,7 @@ function judge(options: RunOptions, { evidence, kinds, problems }: Outturn, dire
 }
 
 /** A run that was too easy shows nothing. */
-function shortcomings({ leastOfEachKind }: RunOptions, result: Omit<RunResult, 'violations'>): string[] {
+function shortcomings({ leastOfEachKind, work }: RunOptions, result: Omit<RunResult, 'violations'>): string[] {
   const { faults, controls, operations, departures } = result
   const all = operations.ok + operations.fail + operations.info
   return [
@@ -221,13 +273,15 @@ function shortcomings({ leastOfEachKind }: RunOptions, result: Omit<RunResult, '
     ...Object.entries(controls)
       .filter(([, { writes, lost }]) => !(lost >= LEAST_CONTROL_LOSS * writes))
       .map(([control, { writes, lost }]) => `'${control}' lost only ${lost} of ${writes} writes`),
-    ...(departures === 0 ? ['nobody left while a lock was handed over'] : []),
+    ...(departures === 0 && work.includes('exclusive') ? ['nobody left while a lock was handed over'] : []),
     ...(operations.ok < LEAST_SUCCESS * all ? [`only ${operations.ok} of ${all} operations succeeded`] : []),
   ]
 }
 
 /** Each committed write adds one. What the counters do not show in the end was overwritten. */
-function controlLoss({ entries, counters }: Evidence, control: Control): { writes: number; lost: number } {
+function controlLoss(evidence: Evidence, control: Control): { writes: number; lost: number } {
+  if (control === 'modes without guard' || control === 'permits without guard') return controlErrors(evidence, control)
+  const { entries, counters } = evidence
   const isOfControl = (lock: string) => lock.startsWith(control)
   const writes = entries.filter(({ lock }) => isOfControl(lock)).length
   let shown = 0

@@ -3,30 +3,42 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createLocks } from '../../src/index.ts'
 import { compiled } from '../compiled.ts'
-import { type CampaignOptions, type CampaignResult, onTarget, percentile } from './campaign.ts'
+import { type CampaignOptions, type CampaignResult, onTarget, percentile, wrongSums } from './campaign.ts'
 import { TAKEOVER_SLACK_MS } from './checkers.ts'
 import { clock } from './history.ts'
 import type { HolderSettings } from './holder.ts'
 import type { Target } from './target.ts'
-import { connectWork } from './work.ts'
+import { connectWork, PERMITS } from './work.ts'
 
 /** Each killed holder has so many locks. */
 const LOCKS_PER_HOLDER = 10
+/** Of the permits of each semaphore. The others stay free, and those who wait want all of them. */
+const WEIGHTS = [2, 1]
 
-/** Holders are killed while others wait; how long from the death to the grant. */
-export function takeovers({ engine, times, ttlMs }: CampaignOptions): Promise<CampaignResult> {
+/** Holders are killed while others wait; how long from the death to the grant. Of permits, that each comes back, and once. */
+export function takeovers({ engine, times, ttlMs, permits = false }: CampaignOptions): Promise<CampaignResult> {
   return onTarget(engine, async (target) => {
     const work = await connectWork(target.dialect, target.urls[0])
     const locks = createLocks(work.adapter, { ttl: ttlMs, wait: '1m' })
+    const names = Array.from({ length: LOCKS_PER_HOLDER }, (_, index) => `takeover:${index}`)
+    const connections = await Promise.all(names.map(() => target.connect()))
     const delays: number[] = []
+    const violations: string[] = []
     try {
       while (delays.length < times) {
-        const names = Array.from({ length: LOCKS_PER_HOLDER }, (_, index) => `takeover:${index}`)
-        const holder = await startHolder(target, names, ttlMs)
-        const waiting = names.map(async (name) => {
-          const lease = await locks.acquire(name)
+        const holder = await startHolder(target, names, permits ? WEIGHTS : null, ttlMs)
+        const waiting = names.map(async (name, index) => {
+          const connection = connections[index]!
+          const semaphore = locks.semaphore(name, { permits: PERMITS })
+          const lease = await (permits ? semaphore.acquire({ weight: PERMITS }) : locks.acquire(name))
           const grantedAt = clock()
+          if (permits) violations.push(...(await wrongSums(connection, name, PERMITS)))
           await lease.release()
+          if (permits) {
+            violations.push(...(await wrongSums(connection, name, 0)))
+            const available = await semaphore.available()
+            if (available !== PERMITS) violations.push(`${name}: ${available} permits are available, not ${PERMITS}`)
+          }
           return grantedAt
         })
         // Long enough to be in the queue, and to die at any time between two renewals.
@@ -38,11 +50,12 @@ export function takeovers({ engine, times, ttlMs }: CampaignOptions): Promise<Ca
     } finally {
       await locks.close()
       await work.close()
+      for (const connection of connections) await connection.close()
     }
     const p99 = percentile(delays, 0.99)!
     const bound = ttlMs + TAKEOVER_SLACK_MS
     return {
-      campaign: 'takeovers',
+      campaign: permits ? 'takeovers of permits' : 'takeovers',
       engine,
       figures: {
         takeovers: delays.length,
@@ -50,13 +63,19 @@ export function takeovers({ engine, times, ttlMs }: CampaignOptions): Promise<Ca
         'p99, ms': p99,
         'longest, ms': percentile(delays, 1)!,
       },
-      violations: p99 > bound ? [`the p99 of takeovers is ${p99.toFixed(0)} ms, not ${bound}`] : [],
+      violations:
+        p99 > bound ? [...violations, `the p99 of takeovers is ${p99.toFixed(0)} ms, not ${bound}`] : violations,
     }
   })
 }
 
-async function startHolder({ dialect, urls }: Target, locks: readonly string[], ttlMs: number) {
-  const settings: HolderSettings = { dialect, url: urls[0], locks, ttlMs }
+async function startHolder(
+  { dialect, urls }: Target,
+  locks: readonly string[],
+  weights: readonly number[] | null,
+  ttlMs: number,
+) {
+  const settings: HolderSettings = { dialect, url: urls[0], locks, weights, ttlMs }
   const holder = fork(compiled(new URL('holder.ts', import.meta.url)), [JSON.stringify(settings)], {
     execArgv: [],
   })

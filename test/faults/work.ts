@@ -7,12 +7,15 @@ import { fromBetterSqlite3 } from '../../src/adapters/better-sqlite3.ts'
 import { fromMysql2 } from '../../src/adapters/mysql2.ts'
 import { fromPg } from '../../src/adapters/pg.ts'
 import type { Adapter, Lease } from '../../src/index.ts'
-import type { Entry, Outcome } from './history.ts'
+import type { Outcome, Stay, Write } from './history.ts'
 
 export type Dialect = 'postgres' | 'mysql' | 'sqlite'
 
 /** What became of a transaction. */
-export type Ending = { readonly outcome: 'ok' } | { readonly outcome: Exclude<Outcome, 'ok'>; readonly error: string }
+export type Ending = { readonly stay?: Stay | undefined } & (
+  | { readonly outcome: 'ok' }
+  | { readonly outcome: Exclude<Outcome, 'ok'>; readonly error: string }
+)
 
 /** What check-then-act looks at. Times are of Date.now(): all processes are on one machine. */
 export interface Flag {
@@ -20,7 +23,8 @@ export interface Flag {
   readonly expiresAt: number
 }
 
-export type NewEntry = Omit<Entry, 'seq'>
+export type NewEntry = Pick<Write, 'operation' | 'lock' | 'token' | 'owner' | 'value' | 'weight'>
+export type WorkRow = Readonly<Record<string, unknown>>
 
 /** The work that locks are to protect, on one database, through the driver that an application would use. */
 export interface Work {
@@ -34,6 +38,10 @@ export interface Work {
   transact(body: (tx: unknown) => Promise<void> | void, readsLatest?: boolean): Promise<Ending>
   /** Writes the counter and appends the entry. Synchronous on SQLite. */
   write(tx: unknown, entry: NewEntry): Promise<void> | void
+  /** A statement in `tx`, with $1, $2 for its values, each once and in that order. Synchronous on SQLite. */
+  query(tx: unknown, text: string, values: readonly unknown[]): Promise<readonly WorkRow[]> | readonly WorkRow[]
+  /** The counter of a lock, in `tx`, under the lease's guard, in as few round trips as the engine allows. */
+  guardedRead(tx: unknown, lease: Lease<unknown>): Promise<number>
   /** The same in as few round trips as the engine allows, under the lease's guard. */
   guardedWrite(tx: unknown, lease: Lease<unknown>, entry: NewEntry): Promise<void> | void
   readFlag(lock: string): Promise<Flag>
@@ -47,6 +55,8 @@ export interface Work {
 
 /** Many callers want the first few guarded locks, so that they queue; the others keep the server busy meanwhile. */
 export const HOT_LOCKS = 3
+/** Of each semaphore. */
+export const PERMITS = 5
 /** Longer than a statement of the work takes on a busy machine; shorter than what the nemesis does to the rows. */
 export const STATEMENT_TIMEOUT_MS = 1500
 /** The least that InnoDB can wait for a row, in seconds. */
@@ -130,6 +140,15 @@ async function postgresWork(url: string, poolSize: number): Promise<Work> {
         values: [entry.lock, entry.token, entry.owner, entry.operation, entry.value],
       })
     },
+    async query(tx, text, values) {
+      const { rows } = await client(tx).query(text, [...values])
+      return rows
+    },
+    async guardedRead(tx, lease) {
+      const values = [lease.name]
+      const [row] = await lease.guarded(tx, { text: 'select value from work_counters where name = $1', values })
+      return Number((row as WorkRow).value)
+    },
     async guardedWrite(tx, lease, { lock, token, owner, operation, value }) {
       await lease.guarded(tx, { text: 'update work_counters set value = $2 where name = $1', values: [lock, value] })
       await client(tx).query({
@@ -161,6 +180,13 @@ async function mysqlWork(url: string, poolSize: number): Promise<Work> {
     connection.query(`set session innodb_lock_wait_timeout = ${INNODB_PATIENCE_S}`, () => undefined)
   })
   const connection = (tx: unknown) => tx as mysql.PoolConnection
+  const read = async (lock: string, tx?: unknown) => {
+    const [rows] = await (tx === undefined ? pool : connection(tx)).query<mysql.RowDataPacket[]>(
+      'select value from work_counters where name = ?',
+      [lock],
+    )
+    return Number(rows[0]?.value)
+  }
   const write = async (tx: unknown, { lock, token, owner, operation, value }: NewEntry) => {
     await connection(tx).query('update work_counters set value = ? where name = ?', [value, lock])
     await connection(tx).query(
@@ -170,13 +196,7 @@ async function mysqlWork(url: string, poolSize: number): Promise<Work> {
   }
   return {
     adapter: fromMysql2(pool) as Adapter<unknown>,
-    async read(lock, tx) {
-      const [rows] = await (tx === undefined ? pool : connection(tx)).query<mysql.RowDataPacket[]>(
-        'select value from work_counters where name = ?',
-        [lock],
-      )
-      return Number(rows[0]?.value)
-    },
+    read,
     async transact(body, readsLatest = false) {
       let tx: mysql.PoolConnection
       try {
@@ -204,6 +224,14 @@ async function mysqlWork(url: string, poolSize: number): Promise<Work> {
       }
     },
     write,
+    async query(tx, text, values) {
+      const [rows] = await connection(tx).query<mysql.RowDataPacket[]>(text.replace(/\$\d+/g, '?'), [...values])
+      return rows
+    },
+    async guardedRead(tx, lease) {
+      await lease.guard(tx)
+      return read(lease.name, tx)
+    },
     async guardedWrite(tx, lease, entry) {
       await lease.guard(tx)
       await write(tx, entry)
@@ -271,6 +299,11 @@ async function sqliteWork(path: string): Promise<Work> {
     prepared.set(text, found)
     return found
   }
+  const read = async (lock: string) => {
+    const text = 'select value from work_counters where name = ?'
+    const row = (await whenNotBusy(() => statement(text).get(lock))) as { value: number }
+    return row.value
+  }
   const write = (_: unknown, { lock, token, owner, operation, value }: NewEntry) => {
     statement('update work_counters set value = ? where name = ?').run(value, lock)
     statement('insert into work_entries (name, token, owner, operation, value) values (?, ?, ?, ?, ?)').run(
@@ -283,11 +316,7 @@ async function sqliteWork(path: string): Promise<Work> {
   }
   return {
     adapter: fromBetterSqlite3(database) as Adapter<unknown>,
-    async read(lock) {
-      const text = 'select value from work_counters where name = ?'
-      const row = (await whenNotBusy(() => statement(text).get(lock))) as { value: number }
-      return row.value
-    },
+    read,
     transact: (body) =>
       inTurn(async () => {
         try {
@@ -312,6 +341,16 @@ async function sqliteWork(path: string): Promise<Work> {
         }
       }),
     write,
+    query(_, text, values) {
+      const prepared = statement(text.replace(/\$\d+/g, '?'))
+      if (prepared.reader) return prepared.all(...values) as WorkRow[]
+      prepared.run(...values)
+      return []
+    },
+    async guardedRead(tx, lease) {
+      void lease.guard(tx)
+      return read(lease.name)
+    },
     guardedWrite(tx, lease, entry) {
       void lease.guard(tx)
       write(tx, entry)

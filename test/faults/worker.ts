@@ -1,9 +1,34 @@
 import { EventEmitter, setMaxListeners } from 'node:events'
 import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
-import { createLocks, type InstanceOptions, type Lease, LockError, type Locks } from '../../src/index.ts'
-import { clock, type HistoryEvent, HistoryWriter, type Mode, type OperationId } from './history.ts'
+import {
+  createLocks,
+  type InstanceOptions,
+  type Lease,
+  LockError,
+  type Locks,
+  type Semaphore,
+} from '../../src/index.ts'
+import {
+  clock,
+  type HistoryEvent,
+  HistoryWriter,
+  type Mode,
+  type OperationId,
+  StayWatch,
+  type Weight,
+  type Write,
+} from './history.ts'
 import { type Random, random } from './schedule.ts'
-import { connectWork, type Dialect, describe, type Ending, HOT_LOCKS, type NewEntry, type Work } from './work.ts'
+import {
+  connectWork,
+  type Dialect,
+  describe,
+  type Ending,
+  HOT_LOCKS,
+  type NewEntry,
+  PERMITS,
+  type Work,
+} from './work.ts'
 
 /** One process of callers that take locks and write, until it is told to finish. Run by crew.ts. */
 
@@ -26,10 +51,15 @@ export interface LockNames {
   readonly guarded: readonly string[]
   readonly withoutGuard: readonly string[]
   readonly checkThenAct: readonly string[]
+  /** Locks with readers and writers, and semaphores. */
+  readonly modes: readonly string[]
+  readonly permits: readonly string[]
+  readonly modesWithoutGuard: readonly string[]
+  readonly permitsWithoutGuard: readonly string[]
 }
 
 /** The guarded work is done a second time over a pool whose connections are all taken: by its own transactions. */
-type Kind = keyof LockNames | 'overNarrowPool' | 'leaving'
+export type Kind = keyof LockNames | 'overNarrowPool' | 'leaving'
 
 /** From the crew. */
 export type Order =
@@ -57,6 +87,9 @@ const LONGEST_THOUGHT_MS = 6
 /** Controls think longer, since most of what happens to them has to happen there. */
 const CONTROL_THOUGHT_MS = [80, 200] as const
 const MOST_WRITES_PER_LEASE = 10
+/** Readers come together, and writers are alone. */
+const MOST_WRITES_BETWEEN_READERS = 2
+const MOST_PERMITS_AT_ONCE = 3
 /** How many of the turns are at the hot locks. */
 const HOT_SHARE = 0.2
 const EXTERNAL_SHARE = 0.1
@@ -86,6 +119,7 @@ const narrowLocks = createLocks(narrowWork.adapter, options)
 const LEFT = new Error('left')
 /** The leases that are believed in, and until when, as the history has it. */
 const believed = new Map<Lease<unknown>, { readonly operation: OperationId; until: number }>()
+const semaphores = new Map<string, Semaphore<unknown>>()
 const risk = new EventEmitter()
 let operations = 0
 
@@ -102,7 +136,17 @@ process.on('disconnect', () => process.exit(1))
 process.on('SIGINT', () => undefined)
 
 watch()
-const turns = { guarded: guardedTurn, withoutGuard, checkThenAct, overNarrowPool, leaving }
+const turns: Record<Kind, (chance: Random) => Promise<boolean>> = {
+  guarded: guardedTurn,
+  withoutGuard,
+  checkThenAct,
+  overNarrowPool,
+  leaving,
+  modes: modesTurn,
+  permits: permitsTurn,
+  modesWithoutGuard,
+  permitsWithoutGuard,
+}
 const callers = (Object.keys(turns) as Kind[]).flatMap((kind, index) =>
   Array.from({ length: settings.callers[kind] }, (_, caller) => call(turns[kind], 100 * index + caller)),
 )
@@ -158,6 +202,140 @@ function guardedLock(chance: Random): string {
   return pick(chance() < HOT_SHARE ? names.guarded.slice(0, HOT_LOCKS) : names.guarded, chance)
 }
 
+/** One turn at a lock with readers and writers. */
+async function modesTurn(chance: Random): Promise<boolean> {
+  const lock = pick(names.modes, chance)
+  const dice = chance()
+  if (dice < 0.2) {
+    const operation = begin(lock, 'lease')
+    const lease = await granted(operation, () => locks.acquire(lock))
+    return giveBackAfter(operation, lease, (held) => writeUnder(held, chance, MOST_WRITES_BETWEEN_READERS))
+  }
+  if (dice < 0.4) return downgrading(lock, chance)
+  // Where a transaction is alone, it shares nothing.
+  if (dice < 0.5 && dialect !== 'sqlite') return readInTransaction(lock, chance)
+  const operation = begin(lock, 'shared lease', 1)
+  const lease = await granted(operation, () => locks.acquire(lock, { mode: 'shared' }))
+  return giveBackAfter(operation, lease, (held) => readUnder(held, chance))
+}
+
+/** Writes alone, and then reads among others. */
+async function downgrading(lock: string, chance: Random): Promise<boolean> {
+  const operation = begin(lock, 'lease')
+  const lease = await granted(operation, () => locks.acquire(lock))
+  return giveBackAfter(operation, lease, async (held) => {
+    if (!(await writeUnder(held, chance, MOST_WRITES_BETWEEN_READERS))) return false
+    note(operation, () => ({ type: 'shared' }))
+    try {
+      await held.downgrade()
+    } catch {
+      // Nobody knows how it is held. The caller gives it back.
+      return false
+    }
+    return readUnder(held, chance)
+  })
+}
+
+async function readInTransaction(lock: string, chance: Random): Promise<boolean> {
+  let operation: OperationId | undefined
+  let entry: NewEntry | undefined
+  const stay = new StayWatch()
+  const ending = await work.transact(async (tx) => {
+    operation = begin(lock, 'shared transaction', 1)
+    const held = await locks.within(tx).acquire(lock, { mode: 'shared' })
+    const [token, owner] = [Number(held.token), `transaction ${operation}`]
+    note(operation, () => ({ type: 'ok', grant: { token, owner, until: null } }))
+    stay.begin()
+    entry = { lock, token, owner, value: null, weight: 1, operation: nextOperation() }
+    beginWrite('read', entry)
+    await readTwice(tx, entry, await work.read(lock, tx), chance)
+    stay.end()
+    note(operation, () => ({ type: 'release' }))
+  }, true)
+  if (entry !== undefined) end(entry.operation, { ...ending, stay: stay.known() })
+  else if (operation !== undefined && ending.outcome !== 'ok') end(operation, ending)
+  return ending.outcome === 'ok'
+}
+
+/** One turn at a semaphore. */
+async function permitsTurn(chance: Random): Promise<boolean> {
+  const lock = pick(names.permits, chance)
+  const weight = Math.ceil(chance() * MOST_PERMITS_AT_ONCE)
+  const operation = begin(lock, 'permits', weight)
+  const lease = await granted(operation, () => semaphore(lock).acquire({ weight }))
+  return giveBackAfter(operation, lease, (held) => usePermits(held, weight, chance))
+}
+
+async function usePermits(lease: Lease<unknown>, weight: number, chance: Random): Promise<boolean> {
+  for (let left = Math.ceil(chance() * MOST_WRITES_PER_LEASE); left > 0; left--) {
+    const use = { ...under(lease, weight), value: null }
+    const ending = await write('use', use, chance() < 0.5, async (tx, entry, begun) => {
+      await lease.guard(tx)
+      begun()
+      await takeSeats(tx, entry, weight, () => think(chance))
+    })
+    if (ending.outcome !== 'ok') return false
+  }
+  return true
+}
+
+/** Seats are taken until the transaction ends: so there is one for each permit, unless there are more permits than seats. */
+async function takeSeats(tx: unknown, entry: NewEntry, weight: number, pause: () => Promise<unknown>): Promise<void> {
+  // A transaction of SQLite is alone anyway.
+  const locking = dialect === 'sqlite' ? '' : 'for update skip locked'
+  const text = `select seat from work_seats where name = $1 order by seat limit ${weight} ${locking}`
+  const seats = await work.query(tx, text, [entry.lock])
+  if (dialect !== 'sqlite') await pause()
+  await work.query(
+    tx,
+    'insert into work_uses (operation, name, token, owner, weight, seats) values ($1, $2, $3, $4, $5, $6)',
+    [entry.operation, entry.lock, entry.token, entry.owner, weight, seats.length],
+  )
+}
+
+/** Some reads under one lease, in transactions that each look at the counter twice. */
+async function readUnder(lease: Lease<unknown>, chance: Random): Promise<boolean> {
+  for (let left = Math.ceil(chance() * MOST_WRITES_PER_LEASE); left > 0; left--) {
+    // Otherwise it looks at a snapshot, on MySQL.
+    const readsLatest = chance() < 0.8
+    const inOneStatement = chance() < 0.5
+    const ending = await write('read', { ...under(lease, 1), value: null }, readsLatest, async (tx, entry, begun) => {
+      let first: number
+      if (inOneStatement) {
+        first = await work.guardedRead(tx, lease)
+        begun()
+      } else {
+        await lease.guard(tx)
+        begun()
+        first = await work.read(lease.name, tx)
+      }
+      await readTwice(tx, entry, first, chance)
+    })
+    if (ending.outcome !== 'ok') return false
+  }
+  return true
+}
+
+async function readTwice(tx: unknown, entry: NewEntry, first: number, chance: Random): Promise<void> {
+  // On SQLite nobody could do anything meanwhile.
+  if (dialect !== 'sqlite') await think(chance)
+  await appendRead(tx, entry, first, await work.read(entry.lock, tx))
+}
+
+async function appendRead(tx: unknown, entry: NewEntry, first: number, last: number): Promise<void> {
+  await work.query(
+    tx,
+    'insert into work_reads (operation, name, token, owner, seen_first, seen_last) values ($1, $2, $3, $4, $5, $6)',
+    [entry.operation, entry.lock, entry.token, entry.owner, first, last],
+  )
+}
+
+function semaphore(name: string): Semaphore<unknown> {
+  const known = semaphores.get(name) ?? locks.semaphore(name, { permits: PERMITS })
+  semaphores.set(name, known)
+  return known
+}
+
 async function withLease(lock: string, mode: Mode, by: Locks<unknown>, chance: Random): Promise<boolean> {
   const operation = begin(lock, mode)
   return writeAndGiveBack(operation, await granted(operation, () => by.acquire(lock)), chance)
@@ -179,10 +357,18 @@ async function withPendingLease(lock: string, chance: Random): Promise<boolean> 
   return writeAndGiveBack(operation, lease, chance)
 }
 
-async function writeAndGiveBack(operation: OperationId, lease: Lease<unknown> | undefined, chance: Random) {
+function writeAndGiveBack(operation: OperationId, lease: Lease<unknown> | undefined, chance: Random) {
+  return giveBackAfter(operation, lease, (held) => writeUnder(held, chance))
+}
+
+async function giveBackAfter(
+  operation: OperationId,
+  lease: Lease<unknown> | undefined,
+  use: (lease: Lease<unknown>) => Promise<boolean>,
+): Promise<boolean> {
   if (lease === undefined) return false
   try {
-    return await writeUnder(lease, chance)
+    return await use(lease)
   } finally {
     await release(operation, lease)
   }
@@ -211,9 +397,10 @@ async function writeAndRelease(lock: string, chance: Random): Promise<boolean> {
   const value = await next(lock, lease, chance)
   const ending =
     value !== undefined &&
-    (await write({ ...under(lease), value }, async (tx, entry) => {
+    (await write('write', { ...under(lease), value }, false, async (tx, entry, begun) => {
       disbelieve(operation, lease)
       await lease.release(tx)
+      begun()
       await work.write(tx, entry)
     }))
   await release(operation, lease)
@@ -223,6 +410,7 @@ async function writeAndRelease(lock: string, chance: Random): Promise<boolean> {
 async function inTransaction(lock: string, chance: Random, over: Work, by: Locks<unknown>): Promise<boolean> {
   let operation: OperationId | undefined
   let entry: NewEntry | undefined
+  const stay = new StayWatch()
   const ending = await over.transact(async (tx) => {
     // Not before: until then it waits for a connection, and rowlock does not know of it.
     operation = begin(lock, 'transaction')
@@ -232,16 +420,75 @@ async function inTransaction(lock: string, chance: Random, over: Work, by: Locks
     if (held === null) throw new LockError('LOCK_TIMEOUT', 'the lock is held')
     const [token, owner] = [Number(held.token), `transaction ${operation}`]
     note(operation, () => ({ type: 'ok', grant: { token, owner, until: null } }))
+    stay.begin()
     const value = (await over.read(lock, tx)) + 1
     await think(chance)
-    entry = { lock, token, owner, value, operation: nextOperation() }
-    beginWrite(entry)
+    entry = { lock, token, owner, value, weight: null, operation: nextOperation() }
+    beginWrite('write', entry)
     await over.write(tx, entry)
+    stay.end()
     note(operation, () => ({ type: 'release' }))
   }, true)
-  if (entry !== undefined) end(entry.operation, ending)
+  if (entry !== undefined) end(entry.operation, { ...ending, stay: stay.known() })
   else if (operation !== undefined && ending.outcome !== 'ok') end(operation, ending)
   return ending.outcome === 'ok'
+}
+
+/** Negative control: readers and writers without a guard. */
+async function modesWithoutGuard(chance: Random): Promise<boolean> {
+  const lock = pick(names.modesWithoutGuard, chance)
+  const weight = chance() < 0.5 ? null : 1
+  const operation = begin(lock, 'modes without guard', weight)
+  const mode = weight === null ? 'exclusive' : 'shared'
+  const lease = await granted(operation, () => locks.acquire(lock, { mode }))
+  return giveBackAfter(operation, lease, async (held) => {
+    const stay = new StayWatch()
+    stay.begin()
+    try {
+      const value = await work.read(lock)
+      risk.emit('begin')
+      await sleep(between(CONTROL_THOUGHT_MS, chance))
+      const ending =
+        weight === null
+          ? await write(
+              'write',
+              { ...under(held), value: value + 1 },
+              false,
+              (tx, entry) => work.write(tx, entry),
+              stay,
+            )
+          : await write(
+              'read',
+              { ...under(held, weight), value: null },
+              true,
+              async (tx, entry) => appendRead(tx, entry, value, await work.read(lock, tx)),
+              stay,
+            )
+      return ending.outcome === 'ok'
+    } catch {
+      return false
+    }
+  })
+}
+
+/** Negative control: permits without a guard. */
+async function permitsWithoutGuard(chance: Random): Promise<boolean> {
+  const lock = pick(names.permitsWithoutGuard, chance)
+  const weight = Math.ceil(chance() * MOST_PERMITS_AT_ONCE)
+  const operation = begin(lock, 'permits without guard', weight)
+  const lease = await granted(operation, () => semaphore(lock).acquire({ weight }))
+  return giveBackAfter(operation, lease, async (held) => {
+    const stay = new StayWatch()
+    stay.begin()
+    const pause = () => {
+      risk.emit('begin')
+      return sleep(between(CONTROL_THOUGHT_MS, chance))
+    }
+    if (dialect === 'sqlite') await pause()
+    const use = { ...under(held, weight), value: null }
+    const ending = await write('use', use, true, (tx, entry) => takeSeats(tx, entry, weight, pause), stay)
+    return ending.outcome === 'ok'
+  })
 }
 
 /** Negative control: a lease, and no guard. */
@@ -254,7 +501,7 @@ async function withoutGuard(chance: Random): Promise<boolean> {
     const value = (await work.read(lock)) + 1
     risk.emit('begin')
     await sleep(between(CONTROL_THOUGHT_MS, chance))
-    const ending = await write({ ...under(lease), value }, (tx, entry) => work.write(tx, entry))
+    const ending = await write('write', { ...under(lease), value }, false, (tx, entry) => work.write(tx, entry))
     return ending.outcome === 'ok'
   } catch {
     return false
@@ -272,7 +519,8 @@ async function checkThenAct(chance: Random): Promise<boolean> {
     await work.writeFlag(lock, { holder: `${number}`, expiresAt: Date.now() + settings.ttlMs })
     const value = (await work.read(lock)) + 1
     await sleep(between(CONTROL_THOUGHT_MS, chance))
-    const ending = await write({ lock, token: null, owner: null, value }, (tx, entry) => work.write(tx, entry))
+    const entry = { lock, token: null, owner: null, weight: null, value }
+    const ending = await write('write', entry, false, (tx, written) => work.write(tx, written))
     await work.writeFlag(lock, { holder: null, expiresAt: 0 })
     return ending.outcome === 'ok'
   } catch {
@@ -282,22 +530,25 @@ async function checkThenAct(chance: Random): Promise<boolean> {
 }
 
 /** Some writes under one lease. It is given up at the first that does not succeed: nobody knows when an ambiguous one ends. */
-async function writeUnder(lease: Lease<unknown>, chance: Random): Promise<boolean> {
-  for (let left = Math.ceil(chance() * MOST_WRITES_PER_LEASE); left > 0; left--) {
+async function writeUnder(lease: Lease<unknown>, chance: Random, most = MOST_WRITES_PER_LEASE): Promise<boolean> {
+  for (let left = Math.ceil(chance() * most); left > 0; left--) {
     const value = await next(lease.name, lease, chance)
     if (value === undefined) return false
     const inOneStatement = chance() < 0.5
-    const ending = await write({ ...under(lease), value }, (tx, entry) =>
-      inOneStatement ? work.guardedWrite(tx, lease, entry) : guardThenWrite(tx, lease, entry),
+    const ending = await write('write', { ...under(lease), value }, false, (tx, entry, begun) =>
+      inOneStatement ? work.guardedWrite(tx, lease, entry) : guardThenWrite(tx, lease, entry, begun),
     )
     if (ending.outcome !== 'ok') return false
   }
   return true
 }
 
-function guardThenWrite(tx: unknown, lease: Lease<unknown>, entry: NewEntry): Promise<void> | void {
+function guardThenWrite(tx: unknown, lease: Lease<unknown>, entry: NewEntry, begun: () => void): Promise<void> | void {
   if (dialect === 'sqlite') return work.guardedWrite(tx, lease, entry)
-  return lease.guard(tx).then(() => work.write(tx, entry))
+  return lease.guard(tx).then(() => {
+    begun()
+    return work.write(tx, entry)
+  })
 }
 
 /** Reads the counter and thinks; sometimes tells the register, without looking again whether the lease still stands. */
@@ -316,19 +567,27 @@ async function next(lock: string, lease: Lease<unknown>, chance: Random): Promis
   return value
 }
 
+/** One transaction. Its body says when the protection has begun; a body that does not say it has it at its end. */
 async function write(
+  action: Write['action'],
   what: Omit<NewEntry, 'operation'>,
-  body: (tx: unknown, entry: NewEntry) => Promise<void> | void,
+  readsLatest: boolean,
+  body: (tx: unknown, entry: NewEntry, begun: () => void) => Promise<void> | void,
+  stay = new StayWatch(),
 ): Promise<Ending> {
   const entry = { ...what, operation: nextOperation() }
-  beginWrite(entry)
-  const ending = await work.transact((tx) => body(tx, entry))
-  end(entry.operation, ending)
+  beginWrite(action, entry)
+  const ended = () => stay.end()
+  const ending = await work.transact((tx) => {
+    const waiting = body(tx, entry, () => stay.begin())
+    return waiting === undefined ? ended() : waiting.then(ended)
+  }, readsLatest)
+  end(entry.operation, { ...ending, stay: stay.known() })
   return ending
 }
 
-function under(lease: Lease<unknown>): Pick<NewEntry, 'lock' | 'token' | 'owner'> {
-  return { lock: lease.name, token: Number(lease.token), owner: lease.owner }
+function under(lease: Lease<unknown>, weight: Weight = null) {
+  return { lock: lease.name, token: Number(lease.token), owner: lease.owner, weight }
 }
 
 async function granted(operation: OperationId, acquire: () => Promise<Lease<unknown>>) {
@@ -369,18 +628,21 @@ function disbelieve(operation: OperationId, lease: Lease<unknown>): void {
   note(operation, () => ({ type: 'release' }))
 }
 
-function begin(lock: string, mode: Mode): OperationId {
+function begin(lock: string, mode: Mode, weight: Weight = null): OperationId {
   const operation = nextOperation()
-  note(operation, () => ({ type: 'invoke', call: { action: 'acquire', lock, mode } }))
+  note(operation, () => ({ type: 'invoke', call: { action: 'acquire', lock, mode, weight } }))
   return operation
 }
 
-function beginWrite({ operation, ...rest }: NewEntry): void {
-  note(operation, () => ({ type: 'invoke', call: { action: 'write', ...rest } }))
+function beginWrite(action: Write['action'], { operation, ...rest }: NewEntry): void {
+  note(operation, () => ({ type: 'invoke', call: { action, ...rest } }))
 }
 
 function end(operation: OperationId, ending: Ending): void {
-  note(operation, () => (ending.outcome === 'ok' ? { type: 'ok' } : { type: ending.outcome, error: ending.error }))
+  note(operation, () => {
+    const { outcome, stay } = ending
+    return outcome === 'ok' ? { type: outcome, stay } : { type: outcome, error: ending.error, stay }
+  })
 }
 
 /** An acquire that failed otherwise than by waiting in vain may have been granted unheard. */
@@ -437,7 +699,10 @@ function watch(): void {
     previous = clock()
     // All timers that have become due meanwhile run before that.
     if (previous - from > TICK_MS + GAP_MS)
-      void setImmediate().then(() => note(`${number}.0`, () => ({ type: 'gap', from })))
+      void setImmediate()
+        // What stands still before the first of them has its timers run before the second.
+        .then(() => setImmediate())
+        .then(() => note(`${number}.0`, () => ({ type: 'gap', from })))
     for (const [lease, belief] of believed) {
       const until = endOfTrust(lease)
       // It may have become known just now that it is lost.

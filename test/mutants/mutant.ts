@@ -240,11 +240,12 @@ function placeholdersOf(text: string): string {
   return `${[...new Set(text.match(/\$\d+/g))].sort()} ${text.match(/\?(?=[ ,)]|$)/gm)?.length ?? 0}`
 }
 
-/** A statement of MySQL's as it is compiled, before what is asked, and limits, are put into it. */
+/** A statement of MySQL's as it is compiled, before what is asked, limits, and what lifts a guard are put into it. */
 function toTemplate(text: string): string {
   return text
     .replace(/\(select \? as \w+(?:, \? as \w+)* limit 1\)/, '/* asked */')
     .replace(/\bl\.name in \(\?\)/, 'l.name in /* names */')
+    .replace(/^\/\*M! [^*]* \*\/ update \/\*\+ [^*]*\*\//, '\n        update')
     .replace(/ \/\*\+ MAX_EXECUTION_TIME\(\d+\) \*\//, '')
 }
 

@@ -573,11 +573,16 @@ declare class QueueFullError extends LockError {
     readonly lock: string;
     constructor(lock: string, maxWaiters: number);
 }
-/** The wait for the lock would never end, because the caller itself keeps it from being free. Nothing was changed. */
+/**
+ * The wait for the lock would never end: the caller itself keeps it from being free, or is the youngest of those who wait for
+ * each other in a circle. It does not wait any more, and nothing else was changed. Release what you hold before you try again.
+ */
 declare class DeadlockError extends LockError {
     readonly name = "DeadlockError";
     readonly lock: string;
-    constructor(lock: string, reason: string);
+    /** Of those who wait for each other, the caller first: `holder: name -> name`, what each holds and what it waits for. */
+    readonly circle: readonly string[];
+    constructor(lock: string, reason: string, circle?: readonly string[]);
 }
 /** A lease that was ours is over: it ran out, was taken over, force-released or released. */
 declare class LockLostError extends LockError {
@@ -612,19 +617,41 @@ declare class DatabaseError extends LockError {
  */
 declare function isTransactionAborted(error: unknown): boolean;
 
-/** One hold of a lock. */
-interface Hold {
+/** A lock that is held, or a semaphore of which permits are. */
+interface LockState {
     readonly name: string;
-    /** Tells the hold from all others of its lock, and is never reused: a repeated attempt is recognised by it (see ids.ts). */
+    /** Of the first of its holders. */
     readonly owner: string;
     readonly token: bigint;
-}
-/** A lock that is held. */
-interface LockState extends Hold {
     readonly holder: string;
     readonly expiresInMs: number;
     /** Callers in its queue, of all processes. */
     readonly waiters: number;
+    /** Of a semaphore it is shared. */
+    readonly mode: 'exclusive' | 'shared';
+    /** All of them, in the order of their tokens. */
+    readonly holders: readonly HolderState[];
+    /** Those who wait, in their order. */
+    readonly queue: readonly QueueState[];
+    /** Of a semaphore: how many it has. */
+    readonly permits?: number;
+}
+interface HolderState {
+    readonly owner: string;
+    readonly token: bigint;
+    readonly holder: string;
+    /** The permits that it takes of a semaphore; 1 of a lock. */
+    readonly weight: number;
+    readonly expiresInMs: number;
+}
+/** Callers of one process who wait one behind the other, for the same. */
+interface QueueState {
+    readonly holder: string;
+    readonly mode: 'exclusive' | 'shared';
+    readonly weight: number;
+    readonly waiters: number;
+    /** For how long the first of them has been waiting. */
+    readonly waitingMs: number;
 }
 /** A statement of the caller's, in the shape of Kysely's CompiledQuery or of pg's QueryConfig. */
 interface CallerQuery {
@@ -632,62 +659,15 @@ interface CallerQuery {
     readonly values: readonly unknown[];
 }
 
-interface OfLease {
-    readonly name: string;
-    readonly token: bigint;
-    readonly owner: string;
-}
-/** What happened, one union, told apart by `type`. Times are milliseconds of this process's monotonic clock. */
-type LockEvent = ({
-    readonly type: 'acquired';
-    readonly waitedMs: number;
-} & OfLease)
-/** An `acquired` that took the lock from a holder that had not released it: its lease ran out or its session died. */
- | ({
-    readonly type: 'takeover';
-} & OfLease) | ({
-    readonly type: 'renewed';
-    readonly remainingMs: number;
-} & OfLease)
-/** The row is ours but locked by a transaction (a guard, most likely), so the expiry could not be moved; tried again soon. */
- | ({
-    readonly type: 'held';
-} & OfLease)
-/** A renewal got no answer. The lease lives on until its deadline, and is renewed again before. */
- | ({
-    readonly type: 'unknown';
-    readonly cause: unknown;
-} & OfLease) | ({
-    readonly type: 'lost';
-    readonly reason: string;
-} & OfLease) | ({
-    readonly type: 'released';
-} & OfLease) | {
-    readonly type: 'timeout';
-    readonly name: string;
-    readonly waitedMs: number;
-} | {
-    readonly type: 'forced';
-    readonly name: string;
-}
-/** A setting of the server that a crash would turn into a danger for locks, although all seems well. Once per instance. */
- | {
-    readonly type: 'warning';
-    readonly message: string;
-}
-/** Something failed in the background, where nobody could catch it. Nothing is granted or lost because of it. */
- | {
-    readonly type: 'error';
-    readonly during: string;
-    readonly cause: unknown;
-};
-type LockListener = (event: LockEvent) => void;
-
 /** Milliseconds, or a number with a unit: `'500ms'`, `'30s'`, `'5m'`, `'2h'`, `'7d'`. */
 type Duration = number | `${number}${'ms' | 's' | 'm' | 'h' | 'd'}`;
 
+/** Shared with others who share it, or not at all. */
+type Mode = 'exclusive' | 'shared';
 /** How a lock is taken and kept. What is left out comes from `createLocks`, then from the defaults. */
 interface LockOptions {
+    /** `'shared'`: beside any number of others who share the lock, and nobody else. Default `'exclusive'`: beside nobody. */
+    readonly mode?: Mode | undefined;
     /** How long a lease lives without a renewal. Default 30 s; from 10 ms to 24 days. */
     readonly ttl?: Duration | undefined;
     /** How long to wait for a lock that is held. Default 10 s; `Infinity` waits for ever. tryAcquire and tryRun never wait. */
@@ -709,6 +689,13 @@ interface LockOptions {
      */
     readonly holding?: readonly HeldLease[] | undefined;
 }
+/** What became of a tryRun. */
+type RunOutcome<T> = {
+    readonly ran: true;
+    readonly value: T;
+} | {
+    readonly ran: false;
+};
 /** What `holding` has to know of a lease. Any lease will do. */
 interface HeldLease {
     readonly name: string;
@@ -724,8 +711,8 @@ interface RunOptions extends LockOptions {
      */
     readonly reenter?: boolean | undefined;
 }
-/** `holding` is said for each call. */
-interface InstanceOptions extends Omit<LockOptions, 'holding'> {
+/** `mode` and `holding` are said for each call. */
+interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding'> {
     /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
     readonly schema?: string | undefined;
     /** Default `rowlock_`. */
@@ -743,6 +730,65 @@ interface InstanceOptions extends Omit<LockOptions, 'holding'> {
     readonly ownConnection?: boolean | undefined;
 }
 
+interface OfLease {
+    readonly name: string;
+    readonly token: bigint;
+    readonly owner: string;
+    readonly mode: Mode;
+}
+/** What happened, one union, told apart by `type`. Times are milliseconds of this process's monotonic clock. */
+type LockEvent = ({
+    readonly type: 'acquired';
+    readonly waitedMs: number;
+} & OfLease)
+/** An `acquired` that took the lock from a holder that had not released it: its lease ran out or its session died. */
+ | ({
+    readonly type: 'takeover';
+} & OfLease) | ({
+    readonly type: 'renewed';
+    readonly remainingMs: number;
+} & OfLease)
+/** The row is ours but locked by a transaction (a guard, most likely), so the expiry could not be moved; tried again soon. */
+ | ({
+    readonly type: 'held';
+} & OfLease)
+/** A renewal got no answer. The lease lives on until its deadline, and is renewed again before. */
+ | ({
+    readonly type: 'unknown';
+    readonly cause: unknown;
+} & OfLease)
+/** It is shared from now on. */
+ | ({
+    readonly type: 'downgraded';
+} & OfLease) | ({
+    readonly type: 'lost';
+    readonly reason: string;
+} & OfLease) | ({
+    readonly type: 'released';
+} & OfLease) | {
+    readonly type: 'timeout';
+    readonly name: string;
+    readonly waitedMs: number;
+} | {
+    readonly type: 'forced';
+    readonly name: string;
+}
+/**
+ * A setting of the server that a crash would turn into a danger for locks, although all seems well; or a semaphore with
+ * another number of permits than it was opened with. Once per instance.
+ */
+ | {
+    readonly type: 'warning';
+    readonly message: string;
+}
+/** Something failed in the background, where nobody could catch it. Nothing is granted or lost because of it. */
+ | {
+    readonly type: 'error';
+    readonly during: string;
+    readonly cause: unknown;
+};
+type LockListener = (event: LockEvent) => void;
+
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
  */
@@ -752,6 +798,8 @@ interface Lease<Tx> {
     readonly token: bigint;
     /** A random id, with a new one for each hold of a lock; holds of several locks that were acquired at once may share one. */
     readonly owner: string;
+    /** Beside others that are shared, or alone. Permits of a semaphore are shared. */
+    readonly mode: Mode;
     /**
      * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
      * `locks.close()` releases it. Not on a release of the holder's own.
@@ -767,10 +815,18 @@ interface Lease<Tx> {
      */
     extend(ttl: Duration): Promise<void>;
     /**
+     * Makes an exclusive lease shared, with the same token, and nobody in between: those at the head of the queue who want to
+     * share the lock come in with it. Does nothing to a lease that is shared. Waits for the end of a transaction that the lease
+     * guards: LOCK_TIMEOUT after `statementTimeout`. LockLostError if it is no longer ours. If the database cannot be asked, the
+     * lease may be either: call it again. There is no way back: two who waited to be alone would wait for each other. What
+     * `toJSON` gave before is of the lease as it was: take it again. INVALID_ARGUMENT while bodies of `run` share it by `reenter`.
+     */
+    downgrade(): Promise<void>;
+    /**
      * Makes the commit of `tx` depend on this lease: LockLostError unless the lease stands, and from then until `tx` ends
-     * nobody else can get the lock, even past the expiry. Call it first in the transaction, and never inside a savepoint
-     * that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously. DATABASE if there is
-     * no answer within `statementTimeout`: roll `tx` back.
+     * nobody whom it excludes can get the lock, even past the expiry. Call it first in the transaction, and never inside a
+     * savepoint that may be rolled back. With a synchronous SQLite driver it also works, and throws, synchronously. DATABASE if
+     * there is no answer within `statementTimeout`: roll `tx` back.
      */
     guard(tx: Tx | (() => Tx)): Promise<void>;
     /**
@@ -799,6 +855,8 @@ interface LeaseJson {
     readonly owner: string;
     readonly token: string;
     readonly ttlMs: number;
+    /** Of a shared lease: where the database keeps it. */
+    readonly slot?: number;
 }
 /** Accepts Kysely builders and compiled queries, and `{ text, values }`. */
 type GuardedQuery = CallerQuery | {
@@ -810,6 +868,43 @@ type GuardedQuery = CallerQuery | {
         readonly parameters: readonly unknown[];
     };
 };
+
+interface SemaphoreOptions {
+    /**
+     * How many there are, if the database does not know the semaphore yet. It keeps the number that it was first opened with
+     * until somebody calls `resize`; who opens it with another one gets a `warning` event.
+     */
+    readonly permits: number;
+    /** Whether another number in the database is an error: INVALID_ARGUMENT on each call. Default false. */
+    readonly strict?: boolean | undefined;
+}
+/** How permits are taken and kept. */
+interface PermitOptions extends Omit<LockOptions, 'mode'> {
+    /** How many of them. Default 1. INVALID_ARGUMENT if there are not that many. */
+    readonly weight?: number | undefined;
+}
+/** Permits that can be held by several at once. Callers get them in the order of their calls, heavy ones included. */
+interface Semaphore<Tx> {
+    readonly name: string;
+    /** Resolves with a lease on `weight` permits, or rejects with LockTimeoutError after `wait`, or with the signal's reason. */
+    acquire(options?: PermitOptions): Promise<Lease<Tx>>;
+    /** Resolves with a lease, or with null if there are not so many permits left, or others wait for them. */
+    tryAcquire(options?: PermitOptions): Promise<Lease<Tx> | null>;
+    /** Runs `body` under a lease and releases it afterwards, as `locks.run` does. */
+    run<T>(options: PermitOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>;
+    /** As run, but does not run the body if there are not so many permits left, or others wait for them. */
+    tryRun<T>(options: PermitOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>;
+    /**
+     * Changes how many permits there are, for everybody, and gives what is new to those who wait. What is held stays held: while that is more than there
+     * are, nobody gets any. Those who wait for more than there are: INVALID_ARGUMENT. LOCK_TIMEOUT if a transaction keeps the
+     * row of the semaphore locked for longer than `wait`.
+     */
+    resize(permits: number, options?: {
+        readonly wait?: Duration | undefined;
+    }): Promise<void>;
+    /** How many permits nobody holds at this moment. Others may be waiting for them. */
+    available(): Promise<number>;
+}
 
 /**
  * Leases that were acquired together, all or none of them, and end together: the loss of one is the loss of all.
@@ -861,7 +956,7 @@ interface PendingLease<Tx> {
      */
     confirm(): Promise<Lease<Tx>>;
 }
-type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'holding'>;
+type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'mode' | 'holding'>;
 type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'holding' | 'renew' | 'maxHold'>;
 /**
  * Locks taken in a transaction of the caller's: with its commit or not at all. While it is open they exclude every other
@@ -873,17 +968,20 @@ interface TransactionLocks<Tx> {
      * usable. A deadlock of transactions, or a snapshot that is too old, is TRANSACTION_ABORTED: roll back, and retry the
      * transaction. DeadlockError at once if a lease of the caller's own has the lock. DATABASE if there is no answer within
      * `wait` and a second: roll back, too.
+     *
+     * Shared, it is granted beside `tx`, on another connection, and may last for another second after a rollback. UNSUPPORTED
+     * where there is one connection.
      */
     acquire(name: string, options?: TransactionOptions): Promise<TransactionHold>;
     /** As acquire, but null if the lock is held. Never waits, and leaves `tx` usable. Answers within one `statementTimeout`. */
-    tryAcquire(name: string): Promise<TransactionHold | null>;
+    tryAcquire(name: string, options?: Pick<LockOptions, 'mode'>): Promise<TransactionHold | null>;
     /**
      * Holds all these locks, from 1 to 1,000, until `tx` ends, and answers in byte order of their names. Takes them in that order,
      * so that no two such calls wait for each other; `wait` is for all. What it has when it fails stays held until `tx` ends:
      * roll back. At REPEATABLE READ and above on PostgreSQL, a lock that changes hands meanwhile is TRANSACTION_ABORTED.
      */
     acquireAll(names: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]>;
-    /** Takes a lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
+    /** Takes an exclusive lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
     lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>;
 }
 /** What the caller knows of its transaction. */
@@ -894,13 +992,11 @@ interface WithinOptions {
 
 /** What `createLocks` takes: made by fromPg, fromKysely, fromMemory and the like. */
 type Adapter<Tx> = SqlAdapter<Tx> | MemoryAdapter;
-/** What became of a tryRun. */
-type RunOutcome<T> = {
-    readonly ran: true;
-    readonly value: T;
-} | {
-    readonly ran: false;
-};
+interface ForceOptions {
+    readonly wait?: Duration | undefined;
+    /** Only the hold with that token, if it still stands. Left out: all holds. */
+    readonly token?: bigint;
+}
 /** Locks of one database, as one process uses them. Make one for the life of the process, and close it at its end. */
 interface Locks<Tx> {
     /**
@@ -934,26 +1030,29 @@ interface Locks<Tx> {
     run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>;
     /** As run, but does not run the body if somebody holds the lock. */
     tryRun<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<RunOutcome<T>>;
+    /**
+     * A semaphore: its permits can be held by several at once, in all processes. Does not ask the database yet. Its name is
+     * nobody else's: a lock is no semaphore.
+     */
+    semaphore(name: string, options: SemaphoreOptions): Semaphore<Tx>;
     /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
     within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>;
     /**
      * A lease from its JSON form, in this or another process; from now on renewed here, too. LockLostError if it is not held.
      */
     restore(json: LeaseJson, options?: Pick<LockOptions, 'renew' | 'maxHold'>): Promise<Lease<Tx>>;
-    /** Who holds a lock, or null when nobody does. */
+    /** Who holds a lock or a semaphore, and who waits for it; or null when nobody holds it. */
     inspect(name: string): Promise<LockState | null>;
     /** All locks that are held, in byte order of their names. */
     list(options?: {
         readonly prefix?: string;
     }): Promise<LockState[]>;
     /**
-     * Takes the lock from whoever holds it: true, or false if nobody did. Raises the token, so that the evicted holder's next
-     * guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer than `wait`.
-     * DATABASE if there is no answer within `wait` and a second: it may have been taken.
+     * Takes the lock from all who hold it, or from the one with that `token` alone: true, or false if there was none. The evicted
+     * holder's next guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer
+     * than `wait`. DATABASE if there is no answer within `wait` and a second: it may have been taken.
      */
-    forceRelease(name: string, options?: {
-        readonly wait?: Duration;
-    }): Promise<boolean>;
+    forceRelease(name: string, options?: ForceOptions): Promise<boolean>;
     /** Deletes the rows of locks that nobody has held for `idleFor`; answers how many. Their tokens will not be reissued. */
     purge(options: {
         readonly idleFor: Duration;
@@ -972,7 +1071,7 @@ declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions):
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
 export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, createLocks, isTransactionAborted };
-export type { Adapter, Duration, GuardedQuery, HeldLease, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, PendingLease, PendingLeaseOptions, RunOptions, RunOutcome, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
+export type { Adapter, Duration, ForceOptions, GuardedQuery, HeldLease, HolderState as HolderInfo, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, Mode, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

@@ -3,7 +3,7 @@ import type { SqlAdapter } from '../../src/adapters/adapter.ts'
 import { OwnConnection } from '../../src/adapters/own-connection.ts'
 import { postgresStore } from '../../src/engines/postgres/store.ts'
 import { createLocks } from '../../src/index.ts'
-import type { Hold, NewTicket, Store } from '../../src/protocol/store.ts'
+import { EXCLUSIVE, type Hold, type NewTicket, type Store } from '../../src/protocol/store.ts'
 import { type Connected, connectors } from '../adapters.ts'
 import { connect, createDatabase, type TestConnection, type TestDatabase } from '../connect.ts'
 import { freshName } from '../engines.ts'
@@ -144,13 +144,20 @@ function storeOf({ adapter }: Connected): Store<unknown> {
 }
 
 async function held(store: Store<unknown>): Promise<Hold> {
-  const attempt = { name: freshName(), owner: 'o'.repeat(32), ttlMs: TTL_MS, holder: 'test', session: null }
+  const attempt = {
+    ...EXCLUSIVE,
+    name: freshName(),
+    owner: 'o'.repeat(32),
+    ttlMs: TTL_MS,
+    holder: 'test',
+    session: null,
+  }
   const [result] = await store.acquire([attempt])
   if (!result?.granted) throw new Error('a new lock is not free')
   return { ...attempt, token: result.token }
 }
 
 function newTicket(name: string, ticket: string): NewTicket {
-  const terms = { ttlMs: TTL_MS, holder: 'test', session: null, process: PROCESS, waitMs: TTL_MS }
+  const terms = { ...EXCLUSIVE, ttlMs: TTL_MS, holder: 'test', session: null, process: PROCESS, waitMs: TTL_MS }
   return { name, ticket, count: 5, joins: null, listening: false, provenAlive: false, transaction: false, ...terms }
 }

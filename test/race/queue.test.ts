@@ -148,6 +148,28 @@ describe.each(enginesOnce)('on $name', { timeout: 120_000 }, (engine) => {
     await held.release()
     expect(await Promise.all(waiting)).toEqual([true, true, true])
   })
+
+  it('refuses no more of those who come at once than have to be', async () => {
+    const locks = await open.locks({ maxWaiters: 3 })
+    const name = freshName()
+    const held = await locks.acquire(name)
+    const waiting = Array.from({ length: 9 }, () => locks.acquire(name).then((lease) => lease.release()))
+    const refused = waiting.map((wait) =>
+      wait.then(
+        () => undefined,
+        (error: unknown) => error,
+      ),
+    )
+    await untilWaiting(locks, name, 3)
+    await vi.waitFor(async () => {
+      const settled = await Promise.all(refused.map((each) => Promise.race([each, 'waits'])))
+      expect(settled.filter((each) => each !== 'waits')).toHaveLength(6)
+    })
+    await held.release()
+    const errors = (await Promise.all(refused)).filter((error) => error !== undefined)
+    expect(errors).toHaveLength(6)
+    for (const error of errors) expect(error).toMatchObject({ code: 'QUEUE_FULL', lock: name })
+  })
 })
 
 describe.each(servedEngines)('on $name', { timeout: 120_000 }, (engine) => {

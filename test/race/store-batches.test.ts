@@ -6,7 +6,7 @@ import { DatabaseError } from '../../src/base/errors.ts'
 import { mysqlStore } from '../../src/engines/mysql/store.ts'
 import { postgresStore } from '../../src/engines/postgres/store.ts'
 import { withRetries } from '../../src/process/store/retries.ts'
-import type { Hold, Store } from '../../src/protocol/store.ts'
+import { EXCLUSIVE, type Hold, type Store } from '../../src/protocol/store.ts'
 import type { Connected } from '../adapters.ts'
 import type { OpenEngine } from '../engines.ts'
 import { deadlocksIn } from './deadlocks.ts'
@@ -272,7 +272,7 @@ class Client {
 }
 
 function terms() {
-  return { ttlMs: TTL_MS, holder: 'race', session: null }
+  return { ...EXCLUSIVE, ttlMs: TTL_MS, holder: 'race', session: null }
 }
 
 /** Some of them, in any order. */

@@ -11,6 +11,7 @@ import { type ConnectOptions, connectors } from '../adapters.ts'
 import { addUp, type Plan, type Sum } from '../within/add-up.ts'
 import { type Contest, type Report, startContest } from './contest.ts'
 import { type Bustle, LineUp, type RunningBustle, startBustle, type Turn } from './line.ts'
+import { type NestedPlan, takeNested } from './nested.ts'
 import { type SubsetsPlan, takeSubsets } from './subsets.ts'
 
 /** What a worker process is started with. */
@@ -159,6 +160,8 @@ const commands = {
     }
     return { acknowledged, refused }
   },
+
+  takeNested: (names: readonly string[], plan: NestedPlan) => takeNested(connected, locks, names, plan),
 
   takeSubsets: (names: readonly string[], plan: SubsetsPlan) => takeSubsets(connected, locks, names, plan),
 

@@ -11,7 +11,7 @@ update (
          case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
   from (select ? as name, ? as owner, ? as ttl, ? as holder, ? as session, ? as deadSession limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
   where l.owner = asked.owner
-     or l.queue is null and (l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession)
+     or l.queue is null and l.used = 0 and l.permits is null and (l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession)
   limit 1000
   for update skip locked
 ) as free
@@ -70,24 +70,24 @@ select 1 from `rowlock_locks` force index (primary) where name = ? for update no
 -- alone, judges it as locked, and keeps it until the transaction ends. A lease that came first stays, and then the
 -- transaction is aborted, since it may have the row locked.
 set statement max_statement_time=2.5, innodb_lock_wait_timeout=3600 for
-update `rowlock_locks`
+update `rowlock_locks` as l
 set token = last_insert_id(case when owner = ? then token else greatest(token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) end),
     owner = case when ? is not null then ? end,
     holder = ?, session = null, handed_to = ?, takeover = 0,
     expires_at = coalesce(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000, least(expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))))
 where name = ?
-  and (owner is null or owner = ? or expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or session = ?)
+  and (owner is null or owner = ? or expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or session = ?) and l.used = 0 and l.permits is null
 
 -- takeRow
 -- In the caller's transaction, after lockRow, so that it waits for nobody: what it judges is locked by this
 -- transaction. A lease that came first stays, and then the transaction is aborted, since it has the row locked.
-update `rowlock_locks`
+update `rowlock_locks` as l
 set token = last_insert_id(case when owner = ? then token else greatest(token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) end),
     owner = case when ? is not null then ? end,
     holder = ?, session = null, handed_to = ?, takeover = 0,
     expires_at = coalesce(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000, least(expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))))
 where name = ?
-  and (owner is null or owner = ? or expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or session = ?)
+  and (owner is null or owner = ? or expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or session = ?) and l.used = 0 and l.permits is null
 
 -- takeRowNow
 -- In the caller's transaction, FOR UPDATE NOWAIT: a row that somebody has is an error of this statement, and waited for
@@ -95,9 +95,9 @@ where name = ?
 -- transaction ends.
 update (
   select name, case when owner = ? then token else greatest(token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) end as next_token
-  from `rowlock_locks` force index (primary)
+  from `rowlock_locks` as l force index (primary)
   where name = ?
-    and (owner is null or owner = ? or expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or session = ?)
+    and (owner is null or owner = ? or expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or session = ?) and l.used = 0 and l.permits is null
   limit 1
   for update nowait
 ) as free
@@ -115,7 +115,7 @@ set l.token = free.next_token,
 update (
   select l.name, asked.holder, asked.mark, greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as next_token
   from (select ? as name, ? as holder, ? as deadSession, ? as mark limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
-  where l.owner is null or l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession
+  where (l.owner is null or l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession) and l.used = 0 and l.permits is null
   limit 1000
   for update nowait
 ) as free
@@ -202,9 +202,11 @@ update (
   from (
     select asked.*, coalesce(json_length(l.queue), 0) as length,
            cast(json_extract(l.queue, concat('$[', json_length(l.queue) - 1, ']')) as char(1000)) as last
-    from (select ? as name, ? as ticket, ? as joins, ? as count, ? as ttl, ? as holder, ? as session, ? as process, ? as transaction, ? as wait, ? as most limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+    from (select ? as name, ? as ticket, ? as joins, ? as count, ? as weight, ? as permits, ? as ttl, ? as holder, ? as session, ? as process, ? as transaction, ? as wait, ? as most limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
     where coalesce(
-      (select sum(ticket.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as ticket), 0) + asked.count <= asked.most
+      (select sum(ticket.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as ticket), 0) + asked.count <= asked.most and (l.permits is null) = (asked.permits is null)
+      and case when l.permits is null then coalesce(asked.weight, 1) >= 1
+               else asked.weight between 1 and l.permits end
     limit 1000
     for update skip locked
   ) as place
@@ -216,7 +218,10 @@ set l.queue = json_set(
   json_object(
     'id', convert(case when place.joined then place.joins else place.ticket end using utf8mb4),
     'n', cast(place.count + place.joined * coalesce(json_value(place.last, '$.n'), 0) as signed),
+    'weight', cast(place.weight as signed),
     'ttl', cast(place.ttl as signed),
+    'since', coalesce(
+      case when place.joined = 1 then cast(json_value(place.last, '$.since') as signed) end, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))),
     'until', greatest(
       cast(timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + place.wait * 1000 as signed),
       place.joined * cast(coalesce(json_value(place.last, '$.until'), 0) as signed)),
@@ -227,7 +232,7 @@ set l.queue = json_set(
     'change', convert(place.ticket using utf8mb4)))
 -- Of two:
 /*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
-    from (select ? as name, ? as ticket, ? as joins, ? as count, ? as ttl, ? as holder, ? as session, ? as process, ? as transaction, ? as wait, ? as most union all select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+    from (select ? as name, ? as ticket, ? as joins, ? as count, ? as weight, ? as permits, ? as ttl, ? as holder, ? as session, ? as process, ? as transaction, ? as wait, ? as most union all select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
 
 -- withdraw
 -- The row is locked FOR UPDATE SKIP LOCKED in a derived table, and only the ticket with this id is made smaller, at the
@@ -259,7 +264,8 @@ select
   (select max(1 - ticket.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as ticket), 0) = 1
   or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
   case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
-  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, cast(json_extract(l.queue, '$[*].change') as char) as changes, coalesce(
+  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
+  coalesce(l.permits, 0) as permits, cast(json_extract(l.queue, '$[*].change') as char) as changes, coalesce(
   (select sum(ticket.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as ticket), 0) as waiters
 from `rowlock_locks` as l
 where l.name in (?)
@@ -269,14 +275,15 @@ where l.name in (?, ?)
 
 -- promote
 -- Rows that nobody holds are locked FOR UPDATE SKIP LOCKED in a derived table and judged as locked: of two who promote
--- one finds the row locked, or held by then, and under an open guard it is skipped. A first ticket that is dead is left
--- to prune.
+-- one finds the row locked, or held by then, and under an open guard it is skipped. A first ticket that is dead, or
+-- that shares, is left to a step (change).
 update (
   select l.name, l.token, greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as next_token, l.owner is not null as takeover,
          l.queue is not null as awaited,
-         case when cast(json_value(l.queue, '$[0].until') as signed) > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) then cast(json_extract(l.queue, '$[0]') as char(1000)) end as heir
-  from (select ? as name, ? as deadSession limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
-  where (l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession) and cast(json_value(l.queue, '$[0].until') as signed) > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+         case when cast(json_value(l.queue, '$[0].until') as signed) > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and json_value(l.queue, '$[0].weight') is null
+              then cast(json_extract(l.queue, '$[0]') as char(1000)) end as heir
+  from (select ? as name limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+  where l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and cast(json_value(l.queue, '$[0].until') as signed) > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and json_value(l.queue, '$[0].weight') is null and l.used = 0 and l.permits is null
      and (l.owner is null or l.handed_to is null)
   limit 1000
   for update skip locked
@@ -300,30 +307,7 @@ set l.owner = case when freed.heir is not null
                    when json_length(l.queue) > 1 then json_remove(l.queue, '$[0]') end
 -- Of two:
 /*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
-  from (select ? as name, ? as deadSession union all select ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
-
--- queue
--- Reads, and locks no row. Whoever acts on it (prune) does so only if the queue and the token are the same by then.
-select
-  l.name, coalesce(
-  (select max(1 - ticket.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as ticket), 0) = 1
-  or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
-  case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
-  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, cast(l.queue as binary) as queue
-from `rowlock_locks` as l
-where l.name = ?
-
--- prune
--- The row is locked FOR UPDATE SKIP LOCKED and changed only if token and queue are as they were read, so nobody who
--- came since is forgotten, and nobody loses a place.
-update (
-  select name from `rowlock_locks` force index (primary)
-  where name = ? and token = ? and cast(queue as binary) = ?
-  limit 1
-  for update skip locked
-) as same
-straight_join `rowlock_locks` as l force index (primary) on l.name = same.name
-set l.queue = convert(? using utf8mb4), l.handed_to = null
+  from (select ? as name union all select ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
 
 -- release
 -- Rows of this name, owner and token, for which nobody waits, are locked FOR UPDATE SKIP LOCKED in a derived table. One
@@ -343,12 +327,13 @@ set l.owner = null, l.session = null, l.handed_to = null, l.expires_at = least(l
 
 -- handOver
 -- Rows of this name, owner and token are locked FOR UPDATE SKIP LOCKED in a derived table, and handed to the first in
--- their queues in the same statement: nobody can barge in between. If the first is dead the lock is free, but with a
--- queue, so that only promote gives it away.
+-- their queues in the same statement: nobody can barge in between. If the first is dead, or shares, the lock is free,
+-- but with a queue, so that only promote gives it away.
 update (
   select l.name, l.token, greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as next_token, 0 as takeover,
          l.queue is not null as awaited,
-         case when cast(json_value(l.queue, '$[0].until') as signed) > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) then cast(json_extract(l.queue, '$[0]') as char(1000)) end as heir
+         case when cast(json_value(l.queue, '$[0].until') as signed) > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and json_value(l.queue, '$[0].weight') is null
+              then cast(json_extract(l.queue, '$[0]') as char(1000)) end as heir
   from (select ? as name, ? as owner, ? as token limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
   where l.owner = asked.owner and l.token = asked.token
   limit 1000
@@ -385,6 +370,21 @@ set owner = null, session = null, handed_to = null,
       + 0 * last_insert_id(case when queue is null then token else -token end)
 where name = ? and owner = ? and token = ?
 
+-- releaseSlotIn
+-- In the caller's transaction: the slot by its whole key, which nobody else can lock until it ends; so what the hold
+-- takes counts until then, and is taken off by a later step that finds the slot ended. It waits for a statement that
+-- has the slot, bounded by the caller's settings.
+update `rowlock_slots`
+set owner = null, session = null, handed_to = null, expires_at = least(expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
+where name = ? and slot = ? and owner = ? and token = ?
+
+-- adoptIn
+-- As releaseSlotIn, if the hold has not run out: it has ended after the commit, is what it was after a rollback, and
+-- counts until either, whatever its expiry says. Its write takes part in the certification of a cluster.
+update `rowlock_slots`
+set owner = null, session = null, handed_to = null, expires_at = least(expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
+where name = ? and slot = ? and owner = ? and token = ? and expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+
 -- awaited
 -- A plain read of a row that this transaction has changed, and so has locked; an arrival after the commit is seen by
 -- its own look.
@@ -407,6 +407,23 @@ set l.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + 
 /*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
   from (select ? as name, ? as owner, ? as token, ? as ttl union all select ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
 
+-- renewSlots
+-- As renew, of slots by their whole keys, so no other slot is touched, and no gap. The lock's row is left alone:
+-- whoever takes off what has run out has the slot locked, and judges it as locked.
+update (
+  select asked.name, asked.slot, greatest(s.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), asked.ttl * 1000) as remaining
+  from (select ? as name, ? as owner, ? as token, ? as slot, ? as ttl limit 1) as asked straight_join `rowlock_slots` as s force index (primary)
+    on s.name = asked.name and s.slot = asked.slot
+  where s.owner = asked.owner and s.token = asked.token and s.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+  limit 1000
+  for update skip locked
+) as mine
+straight_join `rowlock_slots` as s force index (primary) on s.name = mine.name and s.slot = mine.slot
+set s.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + last_insert_id(mine.remaining), s.handed_to = null
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
+  from (select ? as name, ? as owner, ? as token, ? as slot, ? as ttl union all select ?, ?, ?, ?, ? limit 2) as asked straight_join `rowlock_slots` as s force index (primary)
+
 -- guard
 -- In the caller's transaction: writes the row, which nobody else can lock until it ends, and which takes part in the
 -- certification of a cluster. It waits for whoever has the rows, in the order of names, bounded by the caller's
@@ -417,6 +434,18 @@ set l.expires_at = greatest(l.expires_at, timestampdiff(microsecond, '1970-01-01
 where l.owner = asked.owner and l.token = asked.token and l.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
 -- Of two:
 /*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (select ? as name, ? as owner, ? as token, ? as ttl union all select ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+
+-- guardSlots
+-- As guard, of slots by their whole keys: guards of others that share the lock have slots of their own. A step that
+-- would take off what has run out finds the slot locked, and counts it. They are waited for in the order of names and
+-- slots.
+update (select ? as name, ? as owner, ? as token, ? as slot, ? as ttl limit 1) as asked straight_join `rowlock_slots` as s force index (primary)
+    on s.name = asked.name and s.slot = asked.slot
+set s.expires_at = greatest(s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + asked.ttl * 1000) + 0 * last_insert_id(s.token),
+    s.handed_to = null
+where s.owner = asked.owner and s.token = asked.token and s.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (select ? as name, ? as owner, ? as token, ? as slot, ? as ttl union all select ?, ?, ?, ?, ? limit 2) as asked straight_join `rowlock_slots` as s force index (primary)
 
 -- token
 -- A plain read of a row that this transaction has changed, and so has locked: nobody else can change it.
@@ -430,9 +459,10 @@ l.name, coalesce(
 (select max(1 - ticket.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as ticket), 0) = 1
 or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
 case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
-l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets from `rowlock_locks` as l where l.name in (?) limit 1000
+l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
+coalesce(l.permits, 0) as permits from `rowlock_locks` as l where l.name in (?) limit 1000
 -- Of two:
-l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets from `rowlock_locks` as l where l.name in (?, ?) limit 1000
+coalesce(l.permits, 0) as permits from `rowlock_locks` as l where l.name in (?, ?) limit 1000
 
 -- list
 -- Reads, and locks no row. What it says may be over at once, and is for people.
@@ -441,24 +471,17 @@ select
   (select max(1 - ticket.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as ticket), 0) = 1
   or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
   case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
-  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, coalesce(
-  (select sum(ticket.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as ticket), 0) as waiters
+  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
+  coalesce(l.permits, 0) as permits, cast(l.queue as binary) as queue, l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, 0 as slot, 0 as weight
 from `rowlock_locks` as l
-where left(l.name, length(?)) = ? and l.owner is not null and l.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and (l.session is null or is_free_lock(l.session) = 0)
-order by l.name
+where left(l.name, length(?)) = ? and (l.used > 0 or l.owner is not null and l.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and (l.session is null or is_free_lock(l.session) = 0))
+union all
+select s.name, 0, s.owner, s.token, s.holder, s.session, s.handed_to, s.takeover, null,
+       case when s.session is null then 0 else is_free_lock(s.session) end,
+       0, null, 0, 0, null, s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), s.slot, s.weight
+from `rowlock_slots` as s
+where left(s.name, length(?)) = ? and s.weight > 0
 limit 2000000000
-
--- inspect
--- Reads, and locks no row. What it says may be over at once, and is for people.
-select
-  l.name, coalesce(
-  (select max(1 - ticket.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as ticket), 0) = 1
-  or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
-  case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
-  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, coalesce(
-  (select sum(ticket.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as ticket), 0) as waiters
-from `rowlock_locks` as l
-where l.name = ? and l.owner is not null and l.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and (l.session is null or is_free_lock(l.session) = 0)
 
 -- forceRelease
 -- The row is locked FOR UPDATE SKIP LOCKED in a derived table, so an open guard is not overtaken but answered as held.
@@ -466,7 +489,7 @@ where l.name = ? and l.owner is not null and l.expires_at > timestampdiff(micros
 update (
   select name, greatest(token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as next_token
   from `rowlock_locks` force index (primary)
-  where name = ? and owner is not null and expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+  where name = ? and owner is not null and expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and (? is null or token = ?)
   limit 1
   for update skip locked
 ) as held
@@ -476,7 +499,7 @@ set l.owner = null, l.session = null, l.handed_to = null, l.token = held.next_to
 
 -- purgeable
 -- Reads, and locks no row: purge judges again.
-select l.name
+select l.name, l.used > 0 or exists (select 1 from `rowlock_slots` as s where s.name = l.name) as has_slots
 from `rowlock_locks` as l
 where l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - ? * 1000 and l.token < timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and coalesce(
   (select max(ticket.until) from json_table(l.queue, '$[*]' columns (until bigint path '$.until')) as ticket), 0) <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
@@ -491,7 +514,7 @@ delete l from (
   select asked.name
   from (select ? as name, ? as idleMs limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
   where l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - asked.idleMs * 1000 and l.token < timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and coalesce(
-    (select max(ticket.until) from json_table(l.queue, '$[*]' columns (until bigint path '$.until')) as ticket), 0) <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+    (select max(ticket.until) from json_table(l.queue, '$[*]' columns (until bigint path '$.until')) as ticket), 0) <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and l.used = 0
   limit 1000
   for update skip locked
 ) as idle
@@ -499,6 +522,222 @@ straight_join `rowlock_locks` as l force index (primary) on l.name = idle.name
 -- Of two:
 /*M! set statement sql_safe_updates = 0 for */ delete /*+ set_var(sql_safe_updates = off) */ l from (
   from (select ? as name, ? as idleMs union all select ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+
+-- purgeWithSlots
+-- As purge, with all slots that were seen, each locked by its whole key: if one of them is locked, nothing goes. Of a
+-- slot that is made just then the row stays behind; it is free, and of use to who has that name next.
+delete l, s from (
+  select each_slot.*, count(*) over () as found
+  from (
+    select asked.*
+    from (select ? as name, ? as idleMs, ? as slot, ? as most limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+    straight_join `rowlock_slots` as s force index (primary) on s.name = asked.name and s.slot = asked.slot
+    where l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - asked.idleMs * 1000 and l.token < timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and coalesce(
+      (select max(ticket.until) from json_table(l.queue, '$[*]' columns (until bigint path '$.until')) as ticket), 0) <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and l.used = 0
+    limit 2000000000
+    for update skip locked
+  ) as each_slot
+) as idle
+straight_join `rowlock_locks` as l force index (primary) on l.name = idle.name
+straight_join `rowlock_slots` as s force index (primary) on s.name = idle.name and s.slot = idle.slot
+where idle.found = idle.most
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ delete /*+ set_var(sql_safe_updates = off) */ l, s from (
+    from (select ? as name, ? as idleMs, ? as slot, ? as most union all select ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+
+-- publishWaits
+-- By the primary key, so it locks the row of this process alone, which nobody else does but purgeWaits, once it is old,
+-- for the length of that statement. It grants nothing.
+insert into `rowlock_waits` (process, said_at, waits) values (?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), ?)
+on duplicate key update said_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), waits = ?
+
+-- withdrawWaits
+-- By the primary key, as publishWaits. If there is no such row it has a gap locked until it ends, which is at once,
+-- since it has nothing to write.
+delete from `rowlock_waits` where process = ?
+
+-- waitsOfOthers
+-- Reads, and locks no row. What others say just after is read the next time, and it grants nothing.
+select timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, w.process, w.said_at, w.waits
+from (select 1) as one
+left join `rowlock_waits` as w on w.process <> ? and w.said_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - 2000 * 1000
+limit 2000000000
+
+-- purgeableWaits
+-- Reads, and locks no row: purgeWaits judges again.
+select w.process from `rowlock_waits` as w where w.said_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - 60000 * 1000 order by w.process limit 1000
+
+-- purgeWaits
+-- The rows that were found are locked by their keys, FOR UPDATE SKIP LOCKED in a derived table, and judged as locked:
+-- one that its process has written meanwhile stays. A process whose row goes just before it writes makes another one.
+delete w from (
+  select asked.process
+  from (select ? as process limit 1) as asked straight_join `rowlock_waits` as w force index (primary) on w.process = asked.process
+  where w.said_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - 60000 * 1000
+  limit 1000
+  for update skip locked
+) as unsaid
+straight_join `rowlock_waits` as w force index (primary) on w.process = unsaid.process
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ delete /*+ set_var(sql_safe_updates = off) */ w from (
+  from (select ? as process union all select ? limit 2) as asked straight_join `rowlock_waits` as w force index (primary) on w.process = asked.process
+
+-- whole
+-- Reads, and locks no row, the lock and its slots at one moment. Whoever acts on it (change) does so only if all is as
+-- it was read.
+select
+  l.name, coalesce(
+  (select max(1 - ticket.transaction) from json_table(l.queue, '$[*]' columns (transaction int path '$.transaction')) as ticket), 0) = 1
+  or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
+  case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
+  l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
+  coalesce(l.permits, 0) as permits, cast(l.queue as binary) as queue, l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, 0 as slot, 0 as weight
+from `rowlock_locks` as l
+where l.name in (?)
+union all
+select s.name, 0, s.owner, s.token, s.holder, s.session, s.handed_to, s.takeover, null,
+       case when s.session is null then 0 else is_free_lock(s.session) end,
+       0, null, 0, 0, null, s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), s.slot, s.weight
+from `rowlock_slots` as s
+where s.name in (?)
+limit 2000000000
+-- Of two:
+where l.name in (?, ?)
+where s.name in (?, ?)
+
+-- change
+-- The lock's row is locked FOR UPDATE SKIP LOCKED in a derived table, and changed only if token, holder, expiry, queue,
+-- permits and the sum of weights are as they were read; so of two who step at once one finds another row, or skips it,
+-- and decides anew. What had run out stays so, and tokens only rise.
+update (
+  select l.name from `rowlock_locks` as l force index (primary)
+  where l.name = ? and l.token = ? and l.used = ? and l.owner <=> ?
+    and l.expires_at = ? and l.permits <=> ?
+    and cast(l.queue as binary) <=> ?
+  limit 1
+  for update skip locked
+) as same
+straight_join `rowlock_locks` as l force index (primary) on l.name = same.name
+set
+    l.owner = ?, l.token = ?, l.expires_at = ?, l.holder = ?,
+    l.session = ?, l.handed_to = ?, l.takeover = ?,
+    l.queue = convert(? using utf8mb4), l.permits = ?, l.used = ?
+
+-- changeWithSlots
+-- As change, and each slot that changes is locked in the same way, by its whole key, and has to be as it was read, or
+-- nothing is changed at all. So what a guard or an open transaction has locked is never taken off; weights change with
+-- their sum, under the lock of one row.
+/*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
+  select l.name from `rowlock_locks` as l force index (primary)
+  where l.name = ? and l.token = ? and l.used = ? and l.owner <=> ?
+    and l.expires_at = ? and l.permits <=> ?
+    and cast(l.queue as binary) <=> ?
+  limit 1
+  for update skip locked
+) as same
+straight_join (
+  select each_slot.*, count(*) over () as found
+  from (
+    select asked.*
+    from (select ? as slot, ? as wasOwner, ? as wasToken, ? as wasWeight, ? as wasExpiry, ? as owner, ? as holder, ? as session, ? as handedTo, ? as takeover, ? as token, ? as weight, ? as expiry, ? as nth, ? as most limit 1) as asked
+    straight_join `rowlock_slots` as s force index (primary) on s.name = ? and s.slot = asked.slot
+    where s.owner <=> asked.wasOwner and s.token = asked.wasToken and s.weight = asked.wasWeight
+      and s.expires_at = asked.wasExpiry
+    limit 2000000000
+    for update skip locked
+  ) as each_slot
+) as changing
+straight_join `rowlock_locks` as l force index (primary) on l.name = same.name
+straight_join `rowlock_slots` as s force index (primary) on s.name = same.name and s.slot = changing.slot
+set
+    l.owner = ?, l.token = ?, l.expires_at = ?, l.holder = ?,
+    l.session = ?, l.handed_to = ?, l.takeover = ?,
+    l.queue = convert(? using utf8mb4), l.permits = ?, l.used = ?,
+    s.owner = changing.owner, s.weight = changing.weight, s.holder = changing.holder,
+    s.session = changing.session, s.handed_to = changing.handedTo, s.takeover = changing.takeover, s.token = changing.token, s.expires_at = changing.expiry
+where changing.found = changing.most
+-- Of two:
+    from (select ? as slot, ? as wasOwner, ? as wasToken, ? as wasWeight, ? as wasExpiry, ? as owner, ? as holder, ? as session, ? as handedTo, ? as takeover, ? as token, ? as weight, ? as expiry, ? as nth, ? as most union all select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? limit 2) as asked
+
+-- share
+-- As changeWithSlots, but others may come and go in between: the row has to have no other exclusive holder, queue or
+-- permits than were read, and the sum of weights, as it is when the row is locked, has to leave room. Of an attempt
+-- that is sent twice at once, and finds two slots, the second has no effect, since no two slots of a lock have the same
+-- owner. Each slot that changes has to be as it was read, so its weight goes into the sum once, and off it once.
+/*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
+  select l.name, l.used + ? as used, greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as first_token,
+         case when ? > 0 then greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) + ? - 1 else l.token end as token,
+         greatest(case when l.owner is null then l.expires_at else 0 end, ?) as expiry
+  from `rowlock_locks` as l force index (primary)
+  where l.name = ? and l.owner <=> ? and (l.owner is null or l.expires_at = ?)
+    and l.permits <=> ? and cast(l.queue as binary) <=> ?
+    and (? <= 0 or l.permits is null or l.used + ? <= l.permits)
+  limit 1
+  for update skip locked
+) as same
+straight_join (
+  select each_slot.*, count(*) over () as found
+  from (
+    select asked.*
+    from (select ? as slot, ? as wasOwner, ? as wasToken, ? as wasWeight, ? as wasExpiry, ? as owner, ? as holder, ? as session, ? as handedTo, ? as takeover, ? as token, ? as weight, ? as expiry, ? as nth, ? as most limit 1) as asked
+    straight_join `rowlock_slots` as s force index (primary) on s.name = ? and s.slot = asked.slot
+    where s.owner <=> asked.wasOwner and s.token = asked.wasToken and s.weight = asked.wasWeight
+      and s.expires_at = asked.wasExpiry
+    limit 2000000000
+    for update skip locked
+  ) as each_slot
+) as changing
+straight_join `rowlock_locks` as l force index (primary) on l.name = same.name
+straight_join `rowlock_slots` as s force index (primary) on s.name = same.name and s.slot = changing.slot
+set l.owner = null, l.holder = null, l.session = null, l.handed_to = ?, l.takeover = ?,
+    l.token = same.token, l.expires_at = same.expiry, l.used = same.used,
+    s.owner = changing.owner, s.weight = changing.weight, s.holder = changing.holder,
+    s.session = changing.session, s.handed_to = changing.handedTo, s.takeover = changing.takeover,
+    s.token = case when changing.nth is null then changing.token else same.first_token + changing.nth end,
+    s.expires_at = changing.expiry + 0 * last_insert_id(same.first_token)
+where changing.found = changing.most
+-- Of two:
+    from (select ? as slot, ? as wasOwner, ? as wasToken, ? as wasWeight, ? as wasExpiry, ? as owner, ? as holder, ? as session, ? as handedTo, ? as takeover, ? as token, ? as weight, ? as expiry, ? as nth, ? as most union all select ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? limit 2) as asked
+
+-- makeSlots
+-- Makes free slots. Whoever makes the same ones at the same time waits for the length of a statement; a slot that is
+-- there already is left as it is.
+insert into `rowlock_slots` (name, slot)
+select asked.name, asked.slot from (select ? as name, ? as slot limit 1) as asked
+on duplicate key update slot = asked.slot
+-- Of two:
+select asked.name, asked.slot from (select ? as name, ? as slot union all select ?, ? limit 2) as asked
+
+-- unlocked
+-- Locks slots by their whole keys, SKIP LOCKED, and lets them go at once: what is left out, somebody else has. It may
+-- be over at once, and then the step is decided as if it were not.
+select s.slot
+from (select ? as name, ? as slot limit 1) as asked straight_join `rowlock_slots` as s force index (primary)
+    on s.name = asked.name and s.slot = asked.slot
+limit 2000000000
+for update skip locked
+-- Of two:
+from (select ? as name, ? as slot union all select ?, ? limit 2) as asked straight_join `rowlock_slots` as s force index (primary)
+
+-- endInSlot
+-- The slot is locked FOR UPDATE SKIP LOCKED in a derived table, and found by name, number, owner and token, so one that
+-- comes late or twice finds nothing. Its weight stays in the sum, so nobody is given too much, until a step takes it
+-- off.
+update (
+  select s.name, s.slot
+  from `rowlock_slots` as s force index (primary)
+  where s.name = ? and s.slot = ? and s.owner = ? and s.token = ?
+  limit 1
+  for update skip locked
+) as mine
+straight_join `rowlock_slots` as s force index (primary) on s.name = mine.name and s.slot = mine.slot
+set s.owner = null, s.session = null, s.handed_to = null, s.expires_at = least(s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)))
+
+-- createFor
+-- Makes a row that nobody holds; one that somebody else has made meanwhile is left as it is, and judged by what it is.
+-- Asked only where none was seen, so it waits for whoever is making it, and for nobody else.
+insert into `rowlock_locks` (name, token, expires_at, permits) values (?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), ?)
+on duplicate key update token = token
 
 -- What is not compiled but written where it is sent; several texts in turn are parted by semicolons.
 

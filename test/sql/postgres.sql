@@ -3,15 +3,16 @@
 
 -- acquireOne
 -- rowlock_acquire_1 (migrations/postgres) locks the row FOR UPDATE SKIP LOCKED if it is free, and judges it as locked:
--- of two who come at once one finds it locked, and is refused; so is everybody while a guard has it FOR KEY SHARE. Who
--- creates a name only tries for the advisory lock that keeps two of them apart.
-select token, takeover, holder, queued, ours
+-- of two who come at once one finds it locked, and is refused; so is everybody while a guard has it FOR KEY SHARE. If
+-- it was shared, it is free only if all slots could be locked as well. Who creates a name only tries for the advisory
+-- lock that keeps two of them apart.
+select token, takeover, holders::text, queued, ours, permits
 from "rowlock_acquire_1"($1::text, $2::text, $3::float8, $4::text, $5::bigint)
 
 -- acquireAlike
 -- Free rows are locked FOR UPDATE SKIP LOCKED and judged as locked, so who comes at the same time skips them. They are
 -- changed at their places, where nothing is found if they have changed since the statement began: acquireMany looks at
--- those again.
+-- those again. The weights of shared holds (`used`) are judged with the row.
 with taken as (
 update "rowlock_locks" as l
 set owner = case when $1::float8 is not null then $2::text end,
@@ -26,7 +27,7 @@ set owner = case when $1::float8 is not null then $2::text end,
     where l.name = any((select $5::text)::text[]) and case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end and (l.queue is null and (l.owner is null or l.expires_at <= clock_timestamp()
       or case when l.session is null then false else case
       when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-      else pg_try_advisory_xact_lock_shared(l.session) end end) or l.owner = $2::text)
+      else pg_try_advisory_xact_lock_shared(l.session) end end) or l.owner = $2::text) and l.used = 0 and l.permits is null
     for update skip locked)) and case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end
   returning l.name, l.token, l.takeover
 )
@@ -37,7 +38,7 @@ from taken group by token, takeover
 -- acquireMany
 -- Free rows are locked FOR UPDATE SKIP LOCKED and judged as locked; of two who create a name one gets the advisory
 -- lock, for which they only try, and the other is refused. A refusal tells what was read, and may be out of date when
--- it comes; a grant cannot be.
+-- it comes; a grant cannot be. What is shared is refused, and left to acquireEach.
 with asked as materialized (
   select name, owner, i, ttl, holder, session
   from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::float8[],
@@ -49,7 +50,7 @@ with asked as materialized (
     where l.name = a.name and (l.queue is null and (l.owner is null or l.expires_at <= clock_timestamp()
       or case when l.session is null then false else case
       when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-      else pg_try_advisory_xact_lock_shared(l.session) end end) or l.owner = a.owner)
+      else pg_try_advisory_xact_lock_shared(l.session) end end) or l.owner = a.owner) and l.used = 0 and l.permits is null
     for update skip locked) as l
   limit (select 1000000)
 ), taken as (
@@ -76,27 +77,47 @@ set owner = case when f.ttl is not null then f.owner end,
   on conflict (name) do nothing
   returning name, token
 )
-select i::int, token::text, takeover, null as holder, false as queued, false as ours, (select set_config('synchronous_commit', case current_setting('synchronous_commit')
-                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true)) from taken
+select i::int, token::text, takeover, null as holders, false as queued, false as ours, null::int as permits, false as shared,
+       (select set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true))
+from taken
 union all
-select m.i::int, c.token::text, false, null, false, false, (select set_config('synchronous_commit', case current_setting('synchronous_commit')
-                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true)) from created as c join missed as m on m.name = c.name
+select m.i::int, c.token::text, false, null, false, false, null, false, (select set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true))
+from created as c join missed as m on m.name = c.name
 union all
 select m.i::int, null, false, case when not (l.owner is null or l.expires_at <= clock_timestamp()
   or case when l.session is null then false else case
   when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-  else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder end,
+  else pg_try_advisory_xact_lock_shared(l.session) end end) then json_build_array(l.holder)::text end,
        l.queue is not null and (l.owner is null or l.expires_at <= clock_timestamp()
          or case when l.session is null then false else case
          when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-         else pg_try_advisory_xact_lock_shared(l.session) end end), l.owner is not distinct from m.owner, null
+         else pg_try_advisory_xact_lock_shared(l.session) end end), l.owner is not distinct from m.owner, l.permits, l.used > 0, null
 from missed as m, lateral (select * from "rowlock_locks" as l where l.name = m.name limit 1) as l
+
+-- acquireEach
+-- rowlock_acquire_1 for each, as acquireOne says. Nothing is waited for, so the order does not matter.
+select a.i::int, r.token, r.takeover, r.holders::text, r.queued, r.ours, r.permits
+from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::float8[],
+            (select $4::text)::text[], (select $5::text)::bigint[]) with ordinality as a(name, owner, ttl, holder, session, i),
+     lateral "rowlock_acquire_1"(a.name, a.owner, a.ttl, a.holder, a.session) as r
+
+-- acquireShared
+-- rowlock_share_1 (migrations/postgres) locks the row FOR UPDATE SKIP LOCKED, and then the slots that have ended: so
+-- what takes weights off, or adds them, goes one after the other, and no snapshot has a say in it. A slot that a guard
+-- or another transaction has locked is skipped, and goes on counting. Nothing is waited for.
+select a.i::int, r.token, r.slot, r.takeover, r.holders::text, r.queued, r.ours, r.unfit, r.permits
+from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::int[], (select $4::text)::int[],
+            (select $5::text)::float8[], (select $6::text)::text[], (select $7::text)::bigint[])
+       with ordinality as a(name, owner, weight, permits, ttl, holder, session, i),
+     lateral "rowlock_share_1"(a.name, a.owner, a.weight, a.permits, a.ttl, a.holder, a.session) as r
 
 -- acquireIn
 -- rowlock_within_1 (migrations/postgres) waits as long as it is told: for other transactions at an advisory lock, then
 -- for a guard at the row, FOR UPDATE, which it judges as locked and keeps until the transaction ends. Who is refused
 -- rolls back a subtransaction, and with it both locks.
-select outcome, token, owner, holder, idle_limit_ms, pg_backend_pid() as backend
+select outcome, token, owner, holders::text, queued, permits, idle_limit_ms, pg_backend_pid() as backend
 from "rowlock_within_1"($1::text, $2::text, $3::float8, $4::text, $5::float8)
 
 -- acquireFreeIn
@@ -127,7 +148,8 @@ select a.i::int, t.pid is not null as taken,
          or case when l.session is null then false else case
          when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
          else pg_try_advisory_xact_lock_shared(l.session) end end) then l.holder
-            when (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) then 'others, who wait for it' end as leased_to
+            else coalesce(case when l.used > 0 then "rowlock_sharers_1"(l.name, null)->>0 end,
+                          case when (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) then 'others, who wait for it' end) end as leased_to
 from unnest((select $1::text)::text[]) with ordinality as a(name, i)
 left join lateral (select l.*, l.xmax as changed_by from "rowlock_locks" as l where l.name = a.name limit 1) as l on true
 left join lateral (
@@ -171,7 +193,7 @@ returning set_config('synchronous_commit', 'off', true)
 -- asked again.
 with asked as materialized (
   select * from json_to_recordset((select $1::text)::json)
-    as a(i int, name text, count int, ticket text, joins text, "ttlMs" float8, holder text, session text, process text,
+    as a(i int, name text, count int, ticket text, joins text, weight int, permits int, "ttlMs" float8, holder text, session text, process text,
          listening boolean, "provenAlive" boolean, transaction boolean, "waitMs" float8)
   order by name collate "C"
   limit (select 1000000)
@@ -189,26 +211,47 @@ with asked as materialized (
              'n', (l.queue->-1->>'n')::int + a.count,
              'until', greatest((l.queue->-1->>'until')::float8, (extract(epoch from clock_timestamp()) * 1000000)::bigint + a."waitMs" * 1000)))
     else coalesce(l.queue, '[]') || (jsonb_build_object(
-             'id', a.ticket, 'n', a.count, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
+             'id', a.ticket, 'n', a.count, 'weight', a.weight, 'since', (extract(epoch from clock_timestamp()) * 1000000)::bigint, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
              'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', (extract(epoch from clock_timestamp()) * 1000000)::bigint + a."waitMs" * 1000)
            || case when a.transaction then '{"transaction": true}' else '{}' end::jsonb) end
   from open as a
-  where l.ctid = a.place and a.count + (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) <= $2::int
+  where l.ctid = a.place and a.count + (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) <= $2::int and "rowlock_suits_1"(a.weight, a.permits, l.permits)
   returning l.name, l.queue->-1->>'id' as ticket,
        (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) as leases_wait,
-       l.owner, l.token::text, l.holder as label, l.takeover,
-       extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
-       l.session is not null as by_session, (l.owner is null or l.expires_at <= clock_timestamp()
-         or case when l.session is null then false else case
-         when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-         else pg_try_advisory_xact_lock_shared(l.session) end end) as free,
+       l.token::text as row_token, (
+         select json_agg(json_build_object(
+           'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', extract(epoch from h.expires_at - clock_timestamp())::float8 * 1000,
+           'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+           'weight', h.weight, 'slot', h.slot) order by h.token)
+         from (
+           select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+           where not (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null then false else case
+             when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+             else pg_try_advisory_xact_lock_shared(l.session) end end)
+           union all
+           select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+           from "rowlock_slots" as s
+           where l.used > 0 and s.name = l.name and s.owner is not null and s.expires_at > clock_timestamp()
+             and not case when s.session is null then false else case
+               when s.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+               else pg_try_advisory_xact_lock_shared(s.session) end end
+         ) as h)::text as holders, case when l.queue is null or not (l.owner is null or l.expires_at <= clock_timestamp()
+           or case when l.session is null then false else case
+           when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+           else pg_try_advisory_xact_lock_shared(l.session) end end) then false
+         when l.used = 0 then true
+         else "rowlock_leaves_room_1"(l.name, l.queue, l.permits) end as promotable,
        jsonb_path_query_array(l.queue, '$[*].id')::text as tickets
 )
 select case when q.name is not null then 'queued'
-            when (select l.ctid from "rowlock_locks" as l where l.name = a.name) = (select place from open as o where o.i = a.i) then 'full'
-            when (select true from "rowlock_locks" as l where l.name = a.name) then 'locked' else 'missing' end as outcome,
-       a.i, q.ticket, q.leases_wait, q.owner, q.token, q.label, q.takeover, q.remaining, q.by_session, q.free, q.tickets
-from asked as a left join queued as q on q.name = a.name
+            when l.place is null then 'missing'
+            when not "rowlock_suits_1"(a.weight, a.permits, l.permits) then 'unfit'
+            when l.place = (select place from open as o where o.i = a.i) then 'full' else 'locked' end as outcome,
+       a.i, q.ticket, q.leases_wait, q.row_token, q.holders, q.promotable, q.tickets, l.permits
+from asked as a
+left join queued as q on q.name = a.name
+left join lateral (select l.ctid as place, l.permits from "rowlock_locks" as l where l.name = a.name limit 1) as l on true
 
 -- withdraw
 -- The row is locked FOR NO KEY UPDATE SKIP LOCKED, and only the ticket with this id is made smaller. If it was handed
@@ -234,11 +277,30 @@ with asked as materialized (
   where l.ctid = a.place
   returning l.*
 )
-select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp()
-              and l.handed_to is not null and not starts_with(l.handed_to, 'transaction ') then l.owner end as owner,
-       l.token::text, l.takeover, l.handed_to as process,
-       extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
-       l.queue is not null and not l.found as locked
+select a.i, (
+         select json_agg(json_build_object(
+           'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', extract(epoch from h.expires_at - clock_timestamp())::float8 * 1000,
+           'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+           'weight', h.weight, 'slot', h.slot) order by h.token)
+         from (
+           select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+           where not (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null then false else case
+             when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+             else pg_try_advisory_xact_lock_shared(l.session) end end)
+           union all
+           select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+           from "rowlock_slots" as s
+           where l.used > 0 and s.name = l.name and s.owner is not null and s.expires_at > clock_timestamp()
+             and not case when s.session is null then false else case
+               when s.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+               else pg_try_advisory_xact_lock_shared(s.session) end end
+         ) as h)::text as holders, case when l.queue is null or not (l.owner is null or l.expires_at <= clock_timestamp()
+           or case when l.session is null then false else case
+           when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+           else pg_try_advisory_xact_lock_shared(l.session) end end) then false
+         when l.used = 0 then true
+         else "rowlock_leaves_room_1"(l.name, l.queue, l.permits) end as promotable, l.queue is not null and not l.found as locked
 from asked as a, lateral (
   select true as found, l.* from left_behind as l where l.name = a.name
   union all select false as found, l.* from lateral (select * from "rowlock_locks" as l where l.name = a.name limit 1) as l
@@ -246,78 +308,18 @@ from asked as a, lateral (
 ) as l
 
 -- promote
--- Rows that nobody holds are locked FOR UPDATE SKIP LOCKED and judged as locked: of two who promote one finds a row
--- locked, or held by then, and under an open guard it is skipped. Who is handed the lock just before is what the other
--- one reads.
-with source as materialized (
-  select l.name, l.token, l.owner is not null as takeover,
-         case when l.owner is null or l.handed_to is null then l.queue
-              else nullif(jsonb_path_query_array(l.queue, ('$[*] ? (@.process != "' || l.handed_to || '")')::jsonpath), '[]')
-              end as queue
-  from unnest((select $1::text)::text[]) as a(name), lateral (
-    select * from "rowlock_locks" as l
-    where l.name = a.name and l.queue is not null and (l.owner is null or l.expires_at <= clock_timestamp()
-      or case when l.session is null then false else case
-      when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-      else pg_try_advisory_xact_lock_shared(l.session) end end)
-    for update skip locked
-  ) as l
-  limit (select 1000000)
-), changed as (
-update "rowlock_locks" as l
-set owner = case when n.ticket is not null then (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0')
-                 when n.takeover then l.owner end,
-    token = case when n.ticket is null then l.token else n.next_token end,
-    expires_at = case when n.ticket is null then case when n.takeover then l.expires_at else least(l.expires_at, clock_timestamp()) end
-                      else clock_timestamp() + least((n.ticket->>'ttl')::float8, 1000) * interval '1 ms' end,
-    holder = coalesce(n.ticket->>'holder', l.holder),
-    session = case when n.ticket is not null then (n.ticket->>'session')::bigint when n.takeover then l.session end,
-    handed_to = n.ticket->>'process',
-    takeover = case when n.ticket is null then l.takeover else n.takeover end,
-    queue = case when n.ticket is null then null
-                 when (n.ticket->>'n')::int > 1
-                   then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
-                                  '{0,n}', to_jsonb((n.ticket->>'n')::int - 1))
-                 else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
-from (
-  select s.name, s.takeover, s.queue, greatest(s.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as next_token, t.ticket, t.position
-  from source as s left join lateral (
-    select ticket, position from jsonb_array_elements(s.queue) with ordinality as t(ticket, position)
-    where not ((ticket->>'until')::float8 <= (extract(epoch from clock_timestamp()) * 1000000)::bigint
-      or case when (ticket->>'provenAlive')::boolean
-              then case
-                when (ticket->>'process')::bigint::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-                else pg_try_advisory_xact_lock_shared((ticket->>'process')::bigint) end else false end)
-    limit 1
-  ) as t on true
-) as n
-where l.name = n.name
-returning l.name, case when n.ticket is not null then l.owner end as owner, l.token::text as token, l.takeover, l.handed_to as process, extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
-          case when (n.ticket->>'listening')::boolean and l.handed_to <> $2::text
-               then pg_notify('rowlock_' || l.handed_to,
-                              json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
-                                                'expiresAt', extract(epoch from l.expires_at)::float8 * 1000)::text)::text end as notified)
-select a.i::int, c.owner, c.token, c.takeover, c.process, c.remaining,
-       case when c.owner is not null then 'handed over'
-            when c.name is not null or (l.queue is null and (l.owner is null or l.expires_at <= clock_timestamp()
-              or case when l.session is null then false else case
-              when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-              else pg_try_advisory_xact_lock_shared(l.session) end end)) then 'idle'
-            when (l.owner is null or l.expires_at <= clock_timestamp()
-              or case when l.session is null then false else case
-              when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-              else pg_try_advisory_xact_lock_shared(l.session) end end) then 'locked' else 'held' end as outcome,
-       (select set_config('synchronous_commit', case current_setting('synchronous_commit')
-                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true) where exists (select from changed where owner is not null))
-from unnest((select $1::text)::text[]) with ordinality as a(name, i)
-cross join lateral (select * from "rowlock_locks" as l where l.name = a.name limit 1) as l
-left join changed as c on c.name = a.name
+-- rowlock_promote_1 (migrations/postgres) locks a row that nobody holds exclusively FOR UPDATE SKIP LOCKED, and judges
+-- it as locked: of two who promote one finds it locked, or handed over by then. Whoever is given anything by others has
+-- to lock the row, too. A slot under an open guard is skipped, and goes on counting.
+select a.i::int, r.outcome, r.grants::text
+from unnest((select $1::text)::text[]) with ordinality as a(name, i),
+     lateral "rowlock_promote_1"(a.name, $2::text) as r
 
 -- releaseOne
 -- rowlock_release_1 (migrations/postgres) finds the row by name, owner and token, FOR UPDATE SKIP LOCKED, so one that
 -- comes late or twice finds nothing. Under an open guard it ends the lease FOR NO KEY UPDATE, and nobody is given the
 -- lock before that guard ends.
-select outcome, promote_later, owner, token, takeover, process, remaining
+select outcome, promote_later, grants::text, case when grants is null then set_config('synchronous_commit', 'off', true) end
 from "rowlock_release_1"($1::text, $2::text, $3::bigint, $4::text)
 
 -- releaseUnawaited
@@ -342,81 +344,29 @@ with asked as materialized (
 select case when count(*) < $2::int then json_agg(name)::text end as names, set_config('synchronous_commit', 'off', true) from released having count(*) > 0
 
 -- releaseMany
--- Rows of this name, owner and token are locked FOR UPDATE SKIP LOCKED, and handed to the first in their queues in the
--- same statement: nobody can barge in between. Under an open guard a row is skipped, and releaseGuarded follows.
-with asked as materialized (
-  select * from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::bigint[]) with ordinality as a(name, owner, token, i)
-), source as materialized (
-  select l.* from asked as a, lateral (
-    select l.name, l.token, l.queue, false as takeover
-    from "rowlock_locks" as l
-    where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
-    for update skip locked
-  ) as l
-  limit (select 1000000)
-), changed as (
-update "rowlock_locks" as l
-set owner = case when n.ticket is not null then (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0')
-                 when n.takeover then l.owner end,
-    token = case when n.ticket is null then l.token else n.next_token end,
-    expires_at = case when n.ticket is null then case when n.takeover then l.expires_at else least(l.expires_at, clock_timestamp()) end
-                      else clock_timestamp() + least((n.ticket->>'ttl')::float8, 1000) * interval '1 ms' end,
-    holder = coalesce(n.ticket->>'holder', l.holder),
-    session = case when n.ticket is not null then (n.ticket->>'session')::bigint when n.takeover then l.session end,
-    handed_to = n.ticket->>'process',
-    takeover = case when n.ticket is null then l.takeover else n.takeover end,
-    queue = case when n.ticket is null then null
-                 when (n.ticket->>'n')::int > 1
-                   then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
-                                  '{0,n}', to_jsonb((n.ticket->>'n')::int - 1))
-                 else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
-from (
-  select s.name, s.takeover, s.queue, greatest(s.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint) as next_token, t.ticket, t.position
-  from source as s left join lateral (
-    select ticket, position from jsonb_array_elements(s.queue) with ordinality as t(ticket, position)
-    where not ((ticket->>'until')::float8 <= (extract(epoch from clock_timestamp()) * 1000000)::bigint
-      or case when (ticket->>'provenAlive')::boolean
-              then case
-                when (ticket->>'process')::bigint::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-                else pg_try_advisory_xact_lock_shared((ticket->>'process')::bigint) end else false end)
-    limit 1
-  ) as t on true
-) as n
-where l.name = n.name
-returning l.name, case when n.ticket is not null then l.owner end as owner, l.token::text as token, l.takeover, l.handed_to as process, extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
-          case when (n.ticket->>'listening')::boolean and l.handed_to <> $4::text
-               then pg_notify('rowlock_' || l.handed_to,
-                              json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
-                                                'expiresAt', extract(epoch from l.expires_at)::float8 * 1000)::text)::text end as notified)
-select a.i::int, c.name is not null as released,
-       case when c.name is null
-            then (select true from "rowlock_locks" as l where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)) end as ours,
-       c.owner, c.token, c.takeover, c.process, c.remaining,
-       (select case when exists (select from changed where owner is not null) then set_config('synchronous_commit', case current_setting('synchronous_commit')
-                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true)
-                    else set_config('synchronous_commit', 'off', true) end)
-from asked as a left join changed as c on c.name = a.name
-
--- releaseGuarded
--- Ends leases, and gives nobody the lock: FOR NO KEY UPDATE SKIP LOCKED passes an open guard, whose own lock keeps
--- everybody out until it ends. Changed at its place, in the order of names, so a row that has changed since is not
--- waited for.
-with asked as materialized (
-  select * from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::bigint[]) with ordinality as a(name, owner, token, i) order by name collate "C"
-), mine as (
-  select a.i, l.ctid as place
-  from asked as a, lateral (
-    select l.ctid from "rowlock_locks" as l
-    where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
-    for no key update skip locked
-  ) as l
-  limit (select 1000000)
+-- rowlock_release_1 for each, as releaseOne says, in the order of names.
+with released as materialized (
+  select a.i, r.outcome, r.promote_later, r.grants
+  from (select * from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::bigint[]) with ordinality as a(name, owner, token, i) order by name collate "C" limit (select 1000000)) as a, lateral "rowlock_release_1"(a.name, a.owner, a.token, $4::text) as r
 )
-update "rowlock_locks" as l
-set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
-from mine
-where l.ctid = mine.place
-returning mine.i::int, l.queue is not null as awaited
+select i::int, outcome, promote_later, grants::text,
+       (select case when exists (select from released where grants is not null) then set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true) else set_config('synchronous_commit', 'off', true) end)
+from released
+
+-- releaseShared
+-- rowlock_unshare_1 (migrations/postgres) locks the row of the lock and the slot FOR UPDATE SKIP LOCKED, takes the
+-- weight off, and hands over in the same statement. If either is locked, it only ends the hold, FOR NO KEY UPDATE,
+-- which passes a guard: the weight counts until a later grant gets both locks. By name, slot, owner and token, so one
+-- that comes late or twice finds nothing.
+with released as materialized (
+  select a.i, r.outcome, r.promote_later, r.grants
+  from (select * from unnest((select $1::text)::text[], (select $2::text)::int[], (select $3::text)::text[], (select $4::text)::bigint[]) with ordinality as a(name, slot, owner, token, i) order by name collate "C" limit (select 1000000)) as a, lateral "rowlock_unshare_1"(a.name, a.slot, a.owner, a.token, $5::text) as r
+)
+select i::int, outcome, promote_later, grants::text,
+       (select case when exists (select from released where grants is not null) then set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true) else set_config('synchronous_commit', 'off', true) end)
+from released
 
 -- releaseIn
 -- In the caller's transaction. It waits for a statement that has the row, bounded by the caller's settings, and finds
@@ -426,6 +376,28 @@ update "rowlock_locks" as l
 set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
 where name = $1::text and owner = $2::text and token = $3::bigint
 returning queue is not null as awaited
+
+-- releaseSharedIn
+-- In the caller's transaction. It waits for a statement that has the slot, bounded by the caller's settings. From then
+-- until the commit the slot is locked, so the hold counts, and after a rollback it stands; the weight stays until a
+-- later grant takes it off.
+update "rowlock_slots" as l
+set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
+where name = $1::text and slot = $2::int and owner = $3::text and token = $4::bigint
+returning (select k.queue is not null from "rowlock_locks" as k where k.name = l.name) as awaited
+
+-- adoptIn
+-- In the caller's transaction: ends the hold with its commit, if it has not run out. The slot is locked until then, so
+-- no grant takes the weight off, whatever the expiry says. It waits for a statement that has the slot, bounded by the
+-- caller's settings; of a hold that others took off there is no slot of this owner and token.
+with adopted as (
+  update "rowlock_slots" as l
+  set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())
+  where name = $1::text and slot = $2::int and owner = $3::text and token = $4::bigint and expires_at > clock_timestamp()
+  returning true
+)
+select exists (select from adopted) as stands,
+       current_setting('transaction_isolation') in ('repeatable read', 'serializable') as reads_snapshot
 
 -- renew
 -- Rows of this name, owner and token that have not run out are locked FOR NO KEY UPDATE SKIP LOCKED, which passes a
@@ -447,19 +419,53 @@ with asked as materialized (
   set expires_at = greatest(l.expires_at, clock_timestamp() + mine.ttl * interval '1 ms'), handed_to = null
   from mine
   where l.ctid = mine.place
-  returning l.name, l.expires_at
+  returning mine.i, l.expires_at
 )
 select a.i::int,
-       case when r.name is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
-       r.name is null and a.i in (select i from mine) as changed,
+       case when r.i is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
+       r.i is null and a.i in (select i from mine) as changed,
        extract(epoch from coalesce(r.expires_at, l.expires_at) - clock_timestamp())::float8 * 1000 as remaining,
        (select set_config('synchronous_commit', case current_setting('synchronous_commit')
                                                when 'off' then 'on' else current_setting('synchronous_commit') end, true))
 from asked as a
-left join renewed as r on r.name = a.name
+left join renewed as r on r.i = a.i
 left join lateral (
   select l.name, l.expires_at from "rowlock_locks" as l
-  where r.name is null and (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.expires_at > clock_timestamp()
+  where r.i is null and (l.name, l.owner, l.token) = (a.name, a.owner, a.token) and l.expires_at > clock_timestamp()
+  limit 1
+) as l on true
+
+-- renewShared
+-- As renew, of slots. A weight does not change, so the row of the lock is not needed.
+with asked as materialized (
+  select * from unnest((select $1::text)::text[], (select $2::text)::int[], (select $3::text)::text[], (select $4::text)::bigint[], (select $5::text)::float8[])
+                with ordinality as a(name, slot, owner, token, ttl, i)
+  order by name collate "C"
+), mine as (
+  select l.ctid as place, a.ttl, a.i from asked as a, lateral (
+    select l.ctid from "rowlock_slots" as l
+    where (l.name, l.slot, l.owner, l.token) = (a.name, a.slot, a.owner, a.token) and l.expires_at > clock_timestamp()
+    for no key update skip locked
+  ) as l
+  limit (select 1000000)
+), renewed as (
+  update "rowlock_slots" as l
+  set expires_at = greatest(l.expires_at, clock_timestamp() + mine.ttl * interval '1 ms'), handed_to = null
+  from mine
+  where l.ctid = mine.place
+  returning mine.i, l.expires_at
+)
+select a.i::int,
+       case when r.i is not null then 'renewed' when l.name is not null then 'held' else 'lost' end as outcome,
+       r.i is null and a.i in (select i from mine) as changed,
+       extract(epoch from coalesce(r.expires_at, l.expires_at) - clock_timestamp())::float8 * 1000 as remaining,
+       (select set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true))
+from asked as a
+left join renewed as r on r.i = a.i
+left join lateral (
+  select l.name, l.expires_at from "rowlock_slots" as l
+  where r.i is null and (l.name, l.slot, l.owner, l.token) = (a.name, a.slot, a.owner, a.token) and l.expires_at > clock_timestamp()
   limit 1
 ) as l on true
 
@@ -482,75 +488,193 @@ join unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::te
 order by l.name
 for key share of l
 
+-- guardShared
+-- In the caller's transaction: FOR KEY SHARE of the slot until it ends. Whoever takes the hold off locks the slot FOR
+-- UPDATE SKIP LOCKED, and finds that it counts. Guards of other slots, and grants of them, do not meet it.
+select expires_at > clock_timestamp() as stands
+from "rowlock_slots"
+where name = $1::text and slot = $2::int and owner = $3::text and token = $4::bigint
+for key share
+
+-- guardManyShared
+-- As guardShared, in the order of names and slots, so that two transactions that guard the same holds do not wait in a
+-- circle.
+select a.i::int, l.expires_at > clock_timestamp() as stands
+from "rowlock_slots" as l
+join unnest((select $1::text)::text[], (select $2::text)::int[], (select $3::text)::text[], (select $4::text)::bigint[]) with ordinality as a(name, slot, owner, token, i)
+  on (a.name, a.slot, a.owner, a.token) = (l.name, l.slot, l.owner, l.token)
+order by l.name, l.slot
+for key share of l
+
 -- poll
 -- Reads, and locks no row; whether a session is gone it finds by trying for its advisory lock. What it says may be over
 -- at once: promote and acquire judge again.
 select a.i::int,
        (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) as leases_wait,
-       l.owner, l.token::text, l.holder as label, l.takeover,
-       extract(epoch from l.expires_at - clock_timestamp())::float8 * 1000 as remaining,
-       l.session is not null as by_session, (l.owner is null or l.expires_at <= clock_timestamp()
-         or case when l.session is null then false else case
-         when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-         else pg_try_advisory_xact_lock_shared(l.session) end end) as free,
+       l.token::text as row_token, (
+         select json_agg(json_build_object(
+           'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', extract(epoch from h.expires_at - clock_timestamp())::float8 * 1000,
+           'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+           'weight', h.weight, 'slot', h.slot) order by h.token)
+         from (
+           select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+           where not (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null then false else case
+             when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+             else pg_try_advisory_xact_lock_shared(l.session) end end)
+           union all
+           select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+           from "rowlock_slots" as s
+           where l.used > 0 and s.name = l.name and s.owner is not null and s.expires_at > clock_timestamp()
+             and not case when s.session is null then false else case
+               when s.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+               else pg_try_advisory_xact_lock_shared(s.session) end end
+         ) as h)::text as holders, case when l.queue is null or not (l.owner is null or l.expires_at <= clock_timestamp()
+           or case when l.session is null then false else case
+           when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+           else pg_try_advisory_xact_lock_shared(l.session) end end) then false
+         when l.used = 0 then true
+         else "rowlock_leaves_room_1"(l.name, l.queue, l.permits) end as promotable,
        jsonb_path_query_array(l.queue, '$[*].id')::text as tickets
 from unnest((select $1::text)::text[]) with ordinality as a(name, i),
      lateral (select * from "rowlock_locks" as l where l.name = a.name limit 1) as l
 
 -- list
 -- Reads, and locks no row. What it says may be over at once, and is for people.
-select name, owner, token::text, holder, (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) as waiters,
-       extract(epoch from expires_at - clock_timestamp())::float8 * 1000 as remaining
-from "rowlock_locks" as l
-where starts_with(name, $1::text) and not (l.owner is null or l.expires_at <= clock_timestamp()
-  or case when l.session is null then false else case
-  when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-  else pg_try_advisory_xact_lock_shared(l.session) end end)
-order by name
+select s.*
+from (
+  select l.name, l.permits, l.queue::text as queue, (extract(epoch from clock_timestamp()) * 1000000)::bigint::text as now, (
+         select json_agg(json_build_object(
+           'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', extract(epoch from h.expires_at - clock_timestamp())::float8 * 1000,
+           'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+           'weight', h.weight, 'slot', h.slot) order by h.token)
+         from (
+           select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+           where not (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null then false else case
+             when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+             else pg_try_advisory_xact_lock_shared(l.session) end end)
+           union all
+           select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+           from "rowlock_slots" as s
+           where l.used > 0 and s.name = l.name and s.owner is not null and s.expires_at > clock_timestamp()
+             and not case when s.session is null then false else case
+               when s.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+               else pg_try_advisory_xact_lock_shared(s.session) end end
+         ) as h)::text as holders
+  from "rowlock_locks" as l
+  where starts_with(l.name, $1::text) and (l.used > 0 or not (l.owner is null or l.expires_at <= clock_timestamp()
+    or case when l.session is null then false else case
+    when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+    else pg_try_advisory_xact_lock_shared(l.session) end end))
+) as s
+where s.holders is not null
+order by s.name
 
 -- inspect
 -- Reads, and locks no row. What it says may be over at once, and is for people.
-select name, owner, token::text, holder, (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) as waiters,
-       extract(epoch from expires_at - clock_timestamp())::float8 * 1000 as remaining
-from "rowlock_locks" as l
-where name = $1::text and not (l.owner is null or l.expires_at <= clock_timestamp()
-  or case when l.session is null then false else case
-  when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
-  else pg_try_advisory_xact_lock_shared(l.session) end end)
+select s.*
+from (
+  select l.name, l.permits, l.queue::text as queue, (extract(epoch from clock_timestamp()) * 1000000)::bigint::text as now, (
+         select json_agg(json_build_object(
+           'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', extract(epoch from h.expires_at - clock_timestamp())::float8 * 1000,
+           'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+           'weight', h.weight, 'slot', h.slot) order by h.token)
+         from (
+           select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+           where not (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null then false else case
+             when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+             else pg_try_advisory_xact_lock_shared(l.session) end end)
+           union all
+           select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+           from "rowlock_slots" as s
+           where l.used > 0 and s.name = l.name and s.owner is not null and s.expires_at > clock_timestamp()
+             and not case when s.session is null then false else case
+               when s.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+               else pg_try_advisory_xact_lock_shared(s.session) end end
+         ) as h)::text as holders
+  from "rowlock_locks" as l
+  where l.name = $1::text and (l.used > 0 or not (l.owner is null or l.expires_at <= clock_timestamp()
+    or case when l.session is null then false else case
+    when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+    else pg_try_advisory_xact_lock_shared(l.session) end end))
+) as s
+where s.holders is not null
+order by s.name
 
 -- forceRelease
--- The row is locked FOR UPDATE SKIP LOCKED, so an open guard is not overtaken but answered as held. The token rises:
--- what the former holder still sends, a guard or a release, finds nothing.
-with held as (
-  select name from "rowlock_locks"
-  where name = $1::text and owner is not null and expires_at > clock_timestamp()
-  for update skip locked
-), forced as (
-  update "rowlock_locks" as l
-  set owner = null, session = null, handed_to = null,
-      token = greatest(l.token + 1, (extract(epoch from clock_timestamp()) * 1000000)::bigint), expires_at = clock_timestamp()
-  from held
-  where l.name = held.name
-  returning l.name
-)
-select exists (select from forced) as forced,
-       exists (select from "rowlock_locks"
-               where name = $1::text and owner is not null and expires_at > clock_timestamp()) as held
+-- rowlock_force_release_1 (migrations/postgres) locks the row, and all slots that count, FOR UPDATE SKIP LOCKED: an
+-- open guard is not overtaken but answered as held. The token rises: what a former holder still sends, a guard or a
+-- release, finds nothing.
+select outcome from "rowlock_force_release_1"($1::text, $2::bigint) as outcome
 
 -- purge
--- Idle rows are locked FOR UPDATE SKIP LOCKED and judged as locked: who takes one at the same time has it locked, and
--- it stays, or finds none and creates one. That has the clock for a token, which is above those of all rows that go.
-with idle as (
-  select name from "rowlock_locks"
-  where expires_at <= clock_timestamp() - $1::float8 * interval '1 ms' and token < (extract(epoch from clock_timestamp()) * 1000000)::bigint
-    and (queue is null
-         or not exists (select from jsonb_array_elements(queue) as t where (t->>'until')::float8 > (extract(epoch from clock_timestamp()) * 1000000)::bigint))
-  order by name
-  for update skip locked
-), gone as (
-  delete from "rowlock_locks" as l using idle where l.name = idle.name returning l.name
+-- rowlock_purge_1 (migrations/postgres) locks idle rows, and then their slots, FOR UPDATE SKIP LOCKED and judges them
+-- as locked: who takes one at the same time has it locked, and it stays, or finds none and creates one. That has the
+-- clock for a token, which is above those of all rows that go. A slot that was made, and left, in that very moment may
+-- stay behind, free, for the next lock of its name.
+select purged from "rowlock_purge_1"($1::float8) as purged
+
+-- openSemaphore
+-- rowlock_open_1 (migrations/postgres) inserts a row if there is none. Of two who do, one gets the advisory lock, for
+-- which they only try, and the other one is told to try again.
+select permits from "rowlock_open_1"($1::text, $2::int) as permits
+
+-- resize
+-- rowlock_resize_1 (migrations/postgres) locks the row FOR UPDATE SKIP LOCKED, as everybody does who takes permits, and
+-- so is before or after them. What is there more is handed over in the same statement.
+select outcome, grants::text
+from "rowlock_resize_1"($1::text, $2::int, $3::text)
+
+-- available
+-- Reads, and locks no row. What it says may be over at once.
+select l.permits, (
+         select json_agg(json_build_object(
+           'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', extract(epoch from h.expires_at - clock_timestamp())::float8 * 1000,
+           'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+           'weight', h.weight, 'slot', h.slot) order by h.token)
+         from (
+           select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+           where not (l.owner is null or l.expires_at <= clock_timestamp()
+             or case when l.session is null then false else case
+             when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+             else pg_try_advisory_xact_lock_shared(l.session) end end)
+           union all
+           select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+           from "rowlock_slots" as s
+           where l.used > 0 and s.name = l.name and s.owner is not null and s.expires_at > clock_timestamp()
+             and not case when s.session is null then false else case
+               when s.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
+               else pg_try_advisory_xact_lock_shared(s.session) end end
+         ) as h)::text as holders
+from "rowlock_locks" as l
+where l.name = $1::text
+
+-- downgrade
+-- rowlock_downgrade_1 (migrations/postgres) locks the row FOR UPDATE SKIP LOCKED, by name, owner and token, and moves
+-- the hold to a slot in the same statement: nobody comes in between. While a guard has the row it is answered as
+-- locked. Asked again, it finds the slot.
+select outcome, slot, grants::text
+from "rowlock_downgrade_1"($1::text, $2::text, $3::bigint, $4::text)
+
+-- publishWaits
+-- Writes the row of this process, or deletes it, which nobody else locks but purge, once it is old, for the length of
+-- that statement. The others are read, and no row of them is locked; what they say just after is read the next time. It
+-- grants nothing.
+with said as (
+  insert into "rowlock_waits" as w (process, said_at, waits)
+  select $1::text, clock_timestamp(), $2::text
+  where $2::text is not null
+  on conflict (process) do update set said_at = excluded.said_at, waits = excluded.waits
+), unsaid as (
+  delete from "rowlock_waits" as w where w.process = $1::text and $2::text is null
 )
-select count(*)::int as purged from gone
+select (extract(epoch from clock_timestamp()) * 1000)::float8 as now, w.process, (extract(epoch from w.said_at) * 1000)::float8 as said_at, w.waits, set_config('synchronous_commit', 'off', true)
+from (select) as one
+left join "rowlock_waits" as w
+  on w.process <> $1::text
+  and w.said_at > clock_timestamp() - 2000 * interval '1 ms'
 
 -- What is not compiled but written where it is sent; several texts in turn are parted by semicolons.
 

@@ -18,8 +18,9 @@ set owner = excluded.owner,
     expires_at = excluded.expires_at,
     holder = excluded.holder,
     handed_to = null,
-    takeover = case when l.owner = excluded.owner then l.takeover else l.owner is not null end
-where l.owner = excluded.owner or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)))
+    takeover = case when l.owner = excluded.owner then l.takeover else l.owner is not null or l.shares is not null end,
+    shares = null
+where l.owner = excluded.owner or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)) and (l.shares is null or not exists (select 1 from json_each(l.shares) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))) and l.permits is null)
 returning name, cast(token as text) as token, takeover
 
 -- acquireIn
@@ -39,8 +40,9 @@ set owner = excluded.owner,
     expires_at = excluded.expires_at,
     holder = excluded.holder,
     handed_to = null,
-    takeover = case when l.owner = ? then l.takeover else l.owner is not null end
-where l.owner = ? or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)))
+    takeover = case when l.owner = ? then l.takeover else l.owner is not null or l.shares is not null end,
+    shares = null
+where l.owner = ? or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)) and (l.shares is null or not exists (select 1 from json_each(l.shares) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))) and l.permits is null)
 returning name, cast(token as text) as token, takeover
 
 -- keepOwn
@@ -53,13 +55,6 @@ set owner = case when ? is null then owner else ? end,
 where name = ? and token = cast(? as integer)
 returning 1 as kept
 
--- standing
--- Reads, and waits for no writer. What it says may be over at once: a refusal is as good as any moment before it came,
--- and what looks free is judged again by acquire.
-select name, case when not (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)) then owner end as owner, holder, queue is not null as awaited
-from "rowlock_locks" as l
-where name in (select value from json_each(?))
-
 -- enqueue
 -- A statement that writes has the file to itself, so places in the queue are given one after the other, and no more
 -- than may wait.
@@ -69,22 +64,17 @@ set queue = case
     then json_set(l.queue, '$[#-1].n', (l.queue ->> '$[#-1].n') + (asked.value ->> 'count'),
                            '$[#-1].until', max(l.queue ->> '$[#-1].until', cast(unixepoch('subsec') * 1000 as integer) + (asked.value ->> 'waitMs')))
   else json_insert(coalesce(l.queue, '[]'), '$[#]', json_object(
-         'id', asked.value ->> 'ticket', 'n', asked.value ->> 'count', 'ttl', asked.value ->> 'ttlMs',
-         'holder', asked.value ->> 'holder', 'process', asked.value ->> 'process',
-         'until', cast(unixepoch('subsec') * 1000 as integer) + (asked.value ->> 'waitMs')))
+         'id', asked.value ->> 'ticket', 'n', asked.value ->> 'count', 'weight', asked.value ->> 'weight',
+         'ttl', asked.value ->> 'ttlMs', 'holder', asked.value ->> 'holder',
+         'process', asked.value ->> 'process', 'since', cast(unixepoch('subsec') * 1000 as integer), 'until', cast(unixepoch('subsec') * 1000 as integer) + (asked.value ->> 'waitMs')))
   end
 from json_each(?) as asked
 where l.name = asked.value ->> 'name' and (select coalesce(sum(value ->> 'n'), 0) from json_each(l.queue)) + (asked.value ->> 'count') <= ?
-returning queue ->> '$[#-1].id' as ticket,
-       name, owner, cast(token as text) as token, holder, takeover, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining,
-       (owner is null or expires_at <= cast(unixepoch('subsec') * 1000 as integer)) as free,
-       (select json_group_array(value ->> 'id') from json_each(queue)) as tickets
-
--- waiting
--- Reads, and waits for no writer: why enqueue left somebody out.
-select name, (select coalesce(sum(value ->> 'n'), 0) from json_each(l.queue)) as waiters
-from "rowlock_locks" as l
-where name in (select value from json_each(?))
+  and case when l.permits is null then asked.value ->> 'permits' is null
+           else asked.value ->> 'permits' is not null and asked.value ->> 'weight' <= l.permits end
+returning name, queue ->> '$[#-1].id' as ticket, case when name is not null then json_object(
+         'name', name, 'owner', owner, 'token', cast(token as text), 'expiresAt', expires_at, 'holder', holder,
+         'handedTo', handed_to, 'takeover', takeover, 'permits', permits, 'shares', json(shares), 'queue', json(queue)) end as stored, cast(unixepoch('subsec') * 1000 as integer) as now
 
 -- withdraw
 -- A statement that writes has the file to itself, and only the ticket with this id is made smaller. If it was handed
@@ -100,12 +90,15 @@ set queue = (
 from json_each(?) as asked
 where l.name = asked.value ->> 'name'
   and (substr(l.owner, 1, 16) = asked.value ->> 'ticket'
+       or exists (select 1 from json_each(l.shares) where substr(value ->> 'owner', 1, 16) = asked.value ->> 'ticket')
        or exists (select 1 from json_each(l.queue) as waiting where waiting.value ->> 'id' = asked.value ->> 'ticket'))
-returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining
+returning name, case when name is not null then json_object(
+         'name', name, 'owner', owner, 'token', cast(token as text), 'expiresAt', expires_at, 'holder', holder,
+         'handedTo', handed_to, 'takeover', takeover, 'permits', permits, 'shares', json(shares), 'queue', json(queue)) end as stored, cast(unixepoch('subsec') * 1000 as integer) as now
 
 -- promote
 -- A statement that writes has the file to itself: of two who promote the second finds the lock held, and no guarded
--- transaction is open.
+-- transaction is open. What is shared, or is to be, it leaves to read and write.
 with source as materialized (
   select name, owner, owner is not null as takeover,
          case when handed_to is null then queue
@@ -113,6 +106,7 @@ with source as materialized (
                     where value ->> 'process' <> handed_to) end as queue
   from "rowlock_locks" as l
   where name in (select value from json_each(?)) and queue is not null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer))
+    and shares is null and permits is null
 ),
 living as materialized (
   select name, owner, takeover, queue,
@@ -136,18 +130,13 @@ set owner = coalesce((next.ticket ->> 'id') || printf('%016x', max(l.token + 1, 
     queue = case when next.ticket ->> 'n' > 1 then json_set(next.queue, '$[0].n', (next.ticket ->> 'n') - 1)
                  else nullif(json_remove(next.queue, '$[0]'), '[]') end
 from next
-where l.name = next.name
+where l.name = next.name and next.ticket ->> 'weight' is null
 returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining
-
--- held
--- Reads, and waits for no writer: why promote left a lock as it is.
-select name
-from "rowlock_locks" as l
-where name in (select value from json_each(?)) and not (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer))
 
 -- release
 -- A statement that writes has the file to itself, and hands over in the same moment, so nobody can barge in between. By
--- name, owner and token, so one that comes late or twice finds nothing.
+-- name, owner and token, so one that comes late or twice finds nothing. Those who would share the lock are left to read
+-- and write.
 with source as materialized (
   select name, null as owner, 0 as takeover, queue
   from json_each(?) as asked
@@ -176,7 +165,7 @@ set owner = coalesce((next.ticket ->> 'id') || printf('%016x', max(l.token + 1, 
     queue = case when next.ticket ->> 'n' > 1 then json_set(next.queue, '$[0].n', (next.ticket ->> 'n') - 1)
                  else nullif(json_remove(next.queue, '$[0]'), '[]') end
 from next
-where l.name = next.name
+where l.name = next.name and next.ticket ->> 'weight' is null
 returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining
 
 -- releaseIn
@@ -211,35 +200,77 @@ where l.name = asked.value ->> 'name'
   and l.expires_at > cast(unixepoch('subsec') * 1000 as integer)
 returning name
 
--- poll
--- Reads, and waits for no writer. What it says may be over at once: promote and acquire judge again.
-select
-       name, owner, cast(token as text) as token, holder, takeover, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining,
-       (owner is null or expires_at <= cast(unixepoch('subsec') * 1000 as integer)) as free,
-       (select json_group_array(value ->> 'id') from json_each(queue)) as tickets
-from "rowlock_locks"
+-- guardShared
+-- As guard: a write that changes nothing, after which nobody else writes until the transaction ends. What it tells of
+-- the rows is true until then, so the holds are looked for in that.
+update "rowlock_locks" as l
+set expires_at = l.expires_at
 where name in (select value from json_each(?))
+returning name, case when name is not null then json_object(
+         'name', name, 'owner', owner, 'token', cast(token as text), 'expiresAt', expires_at, 'holder', holder,
+         'handedTo', handed_to, 'takeover', takeover, 'permits', permits, 'shares', json(shares), 'queue', json(queue)) end as stored, cast(unixepoch('subsec') * 1000 as integer) as now
+
+-- adoptIn
+-- In the caller's transaction, which has the file to itself from here to its end: nobody takes any lock meanwhile, so
+-- the hold counts though it has ended. After a rollback it is what it was.
+update "rowlock_locks" as l
+set expires_at = max(l.expires_at, (select min(value ->> 'until', cast(unixepoch('subsec') * 1000 as integer)) from json_each(l.shares) where value ->> 'slot' = ? and value ->> 'owner' = ? and value ->> 'token' = cast(? as text))),
+    shares = (select nullif(json_group_array(json(value)), '[]') from json_each(l.shares) where not (value ->> 'slot' = ? and value ->> 'owner' = ? and value ->> 'token' = cast(? as text)))
+where name = ? and exists (select 1 from json_each(l.shares) where value ->> 'slot' = ? and value ->> 'owner' = ? and value ->> 'token' = cast(? as text) and value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))
+returning queue is not null as awaited
+
+-- releaseSharedIn
+-- In the caller's transaction, which has the file to itself from here to its end, so nobody has the lock before the
+-- commit. By name, slot, owner and token.
+update "rowlock_locks" as l
+set expires_at = max(l.expires_at, (select min(value ->> 'until', cast(unixepoch('subsec') * 1000 as integer)) from json_each(l.shares) where value ->> 'slot' = ? and value ->> 'owner' = ? and value ->> 'token' = cast(? as text))),
+    shares = (select nullif(json_group_array(json(value)), '[]') from json_each(l.shares) where not (value ->> 'slot' = ? and value ->> 'owner' = ? and value ->> 'token' = cast(? as text)))
+where name = ? and exists (select 1 from json_each(l.shares) where value ->> 'slot' = ? and value ->> 'owner' = ? and value ->> 'token' = cast(? as text) and true)
+returning queue is not null as awaited
+
+-- read
+-- Reads, and waits for no writer. What it says may be over at once: what is refused by it was so a moment ago, and what
+-- is granted by it is written by acquire, which judges again, or by write.
+select asked.value as asked, case when name is not null then json_object(
+         'name', name, 'owner', owner, 'token', cast(token as text), 'expiresAt', expires_at, 'holder', holder,
+         'handedTo', handed_to, 'takeover', takeover, 'permits', permits, 'shares', json(shares), 'queue', json(queue)) end as stored, cast(unixepoch('subsec') * 1000 as integer) as now
+from json_each(?) as asked
+left join "rowlock_locks" as l on l.name = asked.value
+
+-- write
+-- A statement that writes has the file to itself, and it writes a row only if all of it is as it was when read: of two
+-- who read the same the second writes nothing, and reads again. A decision that is late is of the moment of its read,
+-- since when nobody has changed the row. If a guarded transaction was open meanwhile, it has ended.
+insert into "rowlock_locks"
+       (name, owner, token, expires_at, holder, handed_to, takeover, permits, shares, queue)
+select asked.value ->> 'name', asked.value ->> 'owner', cast(asked.value ->> 'token' as integer),
+       asked.value ->> 'expiresAt', asked.value ->> 'holder', asked.value ->> 'handedTo',
+       asked.value ->> 'takeover', asked.value ->> 'permits', asked.value ->> 'shares', asked.value ->> 'queue'
+from json_each(?) as asked
+left join "rowlock_locks" as l on l.name = asked.value ->> 'name'
+where case when name is not null then json_object(
+         'name', name, 'owner', owner, 'token', cast(token as text), 'expiresAt', expires_at, 'holder', holder,
+         'handedTo', handed_to, 'takeover', takeover, 'permits', permits, 'shares', json(shares), 'queue', json(queue)) end is asked.value ->> 'seen'
+on conflict (name) do update
+set owner = excluded.owner,
+    token = excluded.token,
+    expires_at = excluded.expires_at,
+    holder = excluded.holder,
+    handed_to = excluded.handed_to,
+    takeover = excluded.takeover,
+    permits = excluded.permits,
+    shares = excluded.shares,
+    queue = excluded.queue
+returning name
 
 -- list
 -- Reads, and waits for no writer. What it says may be over at once, and is for people.
-select name, owner, cast(token as text) as token, holder, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining, (select coalesce(sum(value ->> 'n'), 0) from json_each(l.queue)) as waiters
+select case when name is not null then json_object(
+         'name', name, 'owner', owner, 'token', cast(token as text), 'expiresAt', expires_at, 'holder', holder,
+         'handedTo', handed_to, 'takeover', takeover, 'permits', permits, 'shares', json(shares), 'queue', json(queue)) end as stored, cast(unixepoch('subsec') * 1000 as integer) as now
 from "rowlock_locks" as l
-where substr(name, 1, length(?)) = ? and not (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer))
+where substr(name, 1, length(?)) = ? and not ((l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)) and (l.shares is null or not exists (select 1 from json_each(l.shares) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))))
 order by name
-
--- inspect
--- Reads, and waits for no writer. What it says may be over at once, and is for people.
-select name, owner, cast(token as text) as token, holder, expires_at - cast(unixepoch('subsec') * 1000 as integer) as remaining, (select coalesce(sum(value ->> 'n'), 0) from json_each(l.queue)) as waiters
-from "rowlock_locks" as l
-where name = ? and not (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer))
-
--- forceRelease
--- A statement that writes has the file to itself, so no guarded transaction is open. The token rises: what the former
--- holder still sends, a guard or a release, finds nothing.
-update "rowlock_locks" as l
-set owner = null, handed_to = null, token = max(token + 1, cast(unixepoch('subsec') * 1000 as integer) * 1000), expires_at = cast(unixepoch('subsec') * 1000 as integer)
-where name = ? and not (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer))
-returning 1 as forced
 
 -- purge
 -- A statement that writes has the file to itself: who takes one of these locks does so before, and its row stays, or
@@ -247,7 +278,27 @@ returning 1 as forced
 delete from "rowlock_locks"
 where expires_at <= cast(unixepoch('subsec') * 1000 as integer) - ? and token < cast(unixepoch('subsec') * 1000 as integer) * 1000
   and not exists (select 1 from json_each(queue) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))
+  and not exists (select 1 from json_each(shares) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer) - ?)
 returning 1 as purged
+
+-- publishWaits
+-- A statement that writes has the file to itself. It writes the row of this process, and grants nothing.
+insert into "rowlock_waits" (process, said_at, waits) values (?, cast(unixepoch('subsec') * 1000 as integer), ?)
+on conflict (process) do update set said_at = excluded.said_at, waits = excluded.waits
+
+-- withdrawWaits
+-- As publishWaits.
+delete from "rowlock_waits" where process = ?
+
+-- waitsOfOthers
+-- Reads, and waits for no writer. What others say just after is read the next time, and it grants nothing.
+select cast(unixepoch('subsec') * 1000 as integer) as now, w.process, w.said_at, w.waits
+from (select 1) as one
+left join "rowlock_waits" as w on w.process <> ? and w.said_at > cast(unixepoch('subsec') * 1000 as integer) - 2000
+
+-- purgeWaits
+-- A statement that writes has the file to itself. A process whose row goes just before it writes makes another one.
+delete from "rowlock_waits" where said_at <= cast(unixepoch('subsec') * 1000 as integer) - 60000
 
 -- changingFile
 -- Reads what this connection has open, and no table.

@@ -1,8 +1,9 @@
 import type { SqlEngine, Statement } from '../../src/adapters/adapter.ts'
 import { mysqlStatements } from '../../src/engines/mysql/store.ts'
-import { toAskedAttempt, toAskedHold, toAskedLease } from '../../src/engines/mysql/values.ts'
+import { toAskedAttempt, toAskedHold, toAskedLease, toAskedSlot } from '../../src/engines/mysql/values.ts'
 import { postgresStatements } from '../../src/engines/postgres/store.ts'
 import { sqliteStatements } from '../../src/engines/sqlite/store.ts'
+import { EXCLUSIVE } from '../../src/protocol/store.ts'
 
 interface Statements {
   postgres: ReturnType<typeof postgresStatements>
@@ -21,10 +22,20 @@ export interface Sent {
 
 const name = Buffer.from('name')
 const hold = { name: 'name', owner: 'owner', token: 1n }
-const attempt = { ...hold, ttlMs: 1000, holder: 'holder', session: null }
+const attempt = { ...EXCLUSIVE, ...hold, ttlMs: 1000, holder: 'holder', session: null }
 const { session: _, ...askedAttempt } = toAskedAttempt(attempt, null)
 const askedWithin = { ...askedAttempt, mark: name }
 const lease = toAskedLease({ ...hold, ttlMs: 1000 })
+const slot = toAskedSlot({ ...hold, slot: 1 })
+const holder = { owner: name, holder: name, session: null, handedTo: null, takeover: 0 } as const
+const slotChange = {
+  ...{ slot: 1, wasOwner: null, wasToken: 1n, wasWeight: 0, wasExpiry: 1n },
+  ...{ ...holder, token: 2n, weight: 1, expiry: 2n, nth: 0 },
+}
+const change = {
+  ...{ name, wasToken: 1n, wasUsed: 0, wasOwner: null, wasExpiry: 1n, wasPermits: null, wasQueue: null },
+  ...{ ...holder, token: 2n, expiry: 2n, queue: null, permits: null, used: 1, grants: 1, added: 1 },
+}
 
 /** MySQL's statements have their columns, and hints, from what they are asked: here as the store asks, in the same order. */
 const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][Name]> } = {
@@ -54,6 +65,8 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
         ticket: name,
         joins: null,
         count: 1,
+        weight: null,
+        permits: null,
         ttl: 1000,
         holder: name,
         session: null,
@@ -66,22 +79,37 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
   ],
   withdraw: [[{ name, ticket: name, count: 1, changeId: name }]],
   changes: [[name]],
-  promote: [[{ name, deadSession: null }]],
-  queue: [{ name }],
-  prune: [{ name, token: 1n, seen: name, living: null }],
+  promote: [[{ name }]],
   release: [[toAskedHold(hold)]],
   handOver: [[toAskedHold(hold)]],
   releaseIn: [toAskedHold(hold)],
+  releaseSlotIn: [slot],
+  adoptIn: [slot],
   awaited: [{ name }],
   renew: [[lease]],
+  renewSlots: [[{ ...slot, ttl: 1000 }]],
   guard: [[lease]],
+  guardSlots: [[{ ...slot, ttl: 1000 }]],
   token: [{ name }],
   read: [[name]],
   list: [{ prefix: name }],
-  inspect: [{ name }],
-  forceRelease: [{ name }],
+  forceRelease: [{ name, token: 1n }],
   purgeable: [{ idleMs: 1000 }],
   purge: [[{ name, idleMs: 1000 }]],
+  purgeWithSlots: [[{ name, idleMs: 1000, slot: 1, most: 1 }]],
+  publishWaits: [{ process: name, waits: name }],
+  withdrawWaits: [{ process: name }],
+  waitsOfOthers: [{ process: name }],
+  purgeableWaits: [{}],
+  purgeWaits: [[{ process: name }]],
+  whole: [[name]],
+  change: [change],
+  changeWithSlots: [change, [slotChange]],
+  share: [change, [slotChange]],
+  makeSlots: [[{ name, slot: 1 }]],
+  unlocked: [[{ name, slot: 1 }]],
+  endInSlot: [slot],
+  createFor: [{ name, permits: null }],
 }
 
 type Compiled = (...asked: readonly unknown[]) => Statement
@@ -96,8 +124,12 @@ export const STATEMENTS: { readonly [Engine in SqlEngine]: Readonly<Record<State
   mysql: mapped(mysqlStatements({}), (statement, name) => {
     const [asked, ...more] = ASKED[name] as readonly [unknown, ...unknown[]]
     const { text } = statement(asked, ...more)
-    if (!Array.isArray(asked)) return { text }
-    return { text, ofMany: (count) => statement(Array.from({ length: count }, () => asked[0])).text }
+    const times = (count: number, [one]: readonly unknown[]) => Array.from({ length: count }, () => one)
+    if (Array.isArray(asked)) return { text, ofMany: (count) => statement(times(count, asked)).text }
+    const [changes] = more
+    // One lock, and many of its slots.
+    if (Array.isArray(changes)) return { text, ofMany: (count) => statement(asked, times(count, changes)).text }
+    return { text }
   }),
 }
 

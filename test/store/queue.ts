@@ -11,6 +11,8 @@ import {
   type AttemptResult,
   CONFIRM_MS,
   type EnqueueResult,
+  EXCLUSIVE,
+  type ExclusiveAttempt,
   type Grant,
   type Hold,
   type Holder,
@@ -587,7 +589,13 @@ export function queueSuite(engine: Subject): void {
       await one.release(await one.acquire(idle!))
 
       const views = new Map((await two.store.poll([held!, ready!, idle!, missing!])).map((each) => [each.name, each]))
-      const holder = { ...hold, label: 'the holder', takeover: false, remainingMs: expect.closeTo(LONG_MS, -5) }
+      const holder = {
+        ...hold,
+        weight: null,
+        label: 'the holder',
+        takeover: false,
+        remainingMs: expect.closeTo(LONG_MS, -5),
+      }
       const nobody = { holders: [], bySession: false }
       const waited = { bySession: false, leasesWait: true }
       expect(views.get(held!)).toEqual({
@@ -797,7 +805,8 @@ export function queueSuite(engine: Subject): void {
       expect(holder?.remainingMs).toBeLessThanOrEqual(CONFIRM_MS)
       const handed = await handedTo(two, name, ticket)
       if (grant !== undefined) {
-        expect(grant).toEqual({ ...handed, process: two.process, takeover: false, remainingMs: expect.any(Number) })
+        const given = { process: two.process, takeover: false, remainingMs: expect.any(Number), weight: null }
+        expect(grant).toEqual({ ...handed, ...given })
         expect(grant.remainingMs).toBeLessThanOrEqual(CONFIRM_MS)
         expect(grant.remainingMs).toBeGreaterThan(0)
       }
@@ -1188,7 +1197,8 @@ export function queueSuite(engine: Subject): void {
         return grants
       })
       const handed = await handedTo(two, name, ticket)
-      expect(grant).toEqual({ ...handed, process: two.process, takeover: false, remainingMs: expect.any(Number) })
+      const given = { process: two.process, takeover: false, remainingMs: expect.any(Number), weight: null }
+      expect(grant).toEqual({ ...handed, ...given })
       expect(grant!.remainingMs).toBeLessThanOrEqual(CONFIRM_MS)
       // What a process hands over to itself is in the answer.
       expect((await two.release(handed)).grants).toMatchObject([{ process: two.process }])
@@ -1407,7 +1417,7 @@ class Peer {
   store!: Store<unknown>
   readonly process = (randomBytes(8).readBigInt64BE() >> 1n).toString()
 
-  async acquire(name: string, terms: Partial<Attempt> = {}): Promise<Hold> {
+  async acquire(name: string, terms: Partial<ExclusiveAttempt> = {}): Promise<Hold> {
     const asked = attempt({ name, ...terms })
     const [hold] = toHolds([asked], await this.store.acquire([asked]))
     return hold!
@@ -1466,17 +1476,18 @@ function freshNames(count: number): string[] {
 }
 
 /** Sent together. */
-function alike(names: readonly string[], terms: Partial<Attempt> = {}): Attempt[] {
+function alike(names: readonly string[], terms: Partial<ExclusiveAttempt> = {}): ExclusiveAttempt[] {
   const owner = anOwner()
   return names.map((name) => attempt({ owner, ...terms, name }))
 }
 
-function attempt(terms: Partial<Attempt> & { name: string }): Attempt {
-  return { owner: anOwner(), ttlMs: LONG_MS, holder: 'test', session: null, ...terms }
+function attempt(terms: Partial<ExclusiveAttempt> & { name: string }): ExclusiveAttempt {
+  return { ...EXCLUSIVE, owner: anOwner(), ttlMs: LONG_MS, holder: 'test', session: null, ...terms }
 }
 
 function newTicket(terms: Partial<NewTicket> & { name: string }): NewTicket {
   return {
+    ...EXCLUSIVE,
     count: 1,
     ticket: randomBytes(8).toString('hex'),
     joins: null,

@@ -40,6 +40,21 @@ it('sends what is asked meanwhile when the statement under way is answered', asy
   expect(sizes).toEqual([1, 2])
 })
 
+it('has a name once, or shared several times, and each name in its order', async () => {
+  const batchesSent: string[][] = []
+  const batches = new Batches<Item & { readonly id: string }, void>(
+    async (items) => {
+      batchesSent.push(items.map(({ id }) => id))
+      await turn()
+      return items.map(() => undefined)
+    },
+    { isShared: ({ id }) => id.startsWith('shared') },
+  )
+  const ids = ['shared 1', 'shared 2', 'alone 3', 'shared 4', 'alone 5', 'alone 6']
+  await Promise.all([...ids.map((id) => batches.add({ name: 'one', id })), batches.add({ name: 'other', id: 'other' })])
+  expect(batchesSent).toEqual([['shared 1', 'shared 2', 'other'], ['alone 3'], ['shared 4'], ['alone 5'], ['alone 6']])
+})
+
 it.each([
   { callers: 64, parts: 1 },
   { callers: 256, parts: 2 },

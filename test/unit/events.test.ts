@@ -28,6 +28,18 @@ describe('a listener that throws', () => {
     await locks.close()
   })
 
+  it('may be an async function that rejects', async () => {
+    const locks = createLocks(fromMemory())
+    const failure = new Error('the listener failed')
+    locks.on(async () => {
+      throw failure
+    })
+    await (await locks.acquire('job')).release()
+    expect(warn).toHaveBeenCalledWith(failure, expect.objectContaining({ type: 'RowlockListenerWarning' }))
+    expect(() => locks.on(5 as never)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
+    await locks.close()
+  })
+
   it('may throw what is no Error', async () => {
     const locks = createLocks(fromMemory())
     locks.on(() => {

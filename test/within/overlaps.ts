@@ -105,6 +105,7 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
     let others: { connected: Connected; locks: Locks<unknown> }
     let thief: Locks<unknown>
     const closing: (() => Promise<unknown>)[] = []
+    let leasesFirst = 0
 
     beforeAll(async () => {
       open = await engine.open()
@@ -308,7 +309,10 @@ export function overlapsSuite(engine: ServedEngine, { runs, isolations }: Overla
       )
       if (outcome.status === 'rejected') {
         // Who has a snapshot already when it has to wait is aborted, and then all of it is undone.
-        if (isolation === 'read committed' || engine.engine !== 'postgres') throw outcome.reason
+        if (isolation === 'read committed' || engine.engine !== 'postgres') {
+          // On InnoDB a lease may come first between two statements, which is aborted too: nearly never.
+          if (!String(outcome.reason).includes('a lease came first') || ++leasesFirst > 1) throw outcome.reason
+        }
         expect(isTransactionAborted(outcome.reason), String(outcome.reason)).toBe(true)
         expect(counts.filter((count) => count > 0)).toEqual([])
         expect(added).toEqual(updates.map(() => 0))

@@ -6,7 +6,8 @@ import {
 } from '../../adapters/memory-database.ts'
 import { LockError } from '../../base/errors.ts'
 import * as lockRow from '../../protocol/lock-row.ts'
-import type { Attempt, Grant, Store } from '../../protocol/store.ts'
+import type { ExclusiveAttempt, Grant, Hold, Store } from '../../protocol/store.ts'
+import { purgeWaits, waits } from './waits.ts'
 
 /** Taken now, since fake timers of tests may replace them later. Of the time, they are to move what passes alone. */
 const { queueMicrotask } = globalThis
@@ -19,21 +20,24 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
   /** As `tx` sees it, which is not in its own way. */
   function world(of: MemoryRow, tx?: MemoryTransaction): lockRow.World {
     const now = timeOrigin + performance.now()
+    const isOthers = (other: MemoryTransaction) => other !== tx
     return {
       now,
       clock: BigInt(Math.floor(now * 1000)),
-      locked: [...of.lockedBy].some((other) => other !== tx),
+      locked: [...of.lockedBy].some(isOthers),
+      protects: (slot) => [...(of.slotsLockedBy.get(slot) ?? [])].some(isOthers),
       hasSession: (process) => listeners.has(process),
       sessionEnded: () => false,
     }
   }
 
-  function rowOf(name: string): MemoryRow {
-    let found = rows.get(name)
-    if (found === undefined) {
-      found = { row: lockRow.newRow(name), lockedBy: new Set() }
-      rows.set(name, found)
-    }
+  function newRow(name: string, permits: number | null): MemoryRow {
+    return { row: lockRow.newRow(name, permits), lockedBy: new Set(), slotsLockedBy: new Map() }
+  }
+
+  function rowOf(name: string, permits: number | null): MemoryRow {
+    const found = rows.get(name) ?? newRow(name, permits)
+    rows.set(name, found)
     return found
   }
 
@@ -56,20 +60,38 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     queueMicrotask(() => listeners.get(grant.process)?.(grant))
   }
 
-  function lockUntilEnd(found: MemoryRow, tx: MemoryTransaction): void {
-    found.lockedBy.add(tx)
-    tx.onEnd.push(() => found.lockedBy.delete(tx))
+  /** The row, as an exclusive hold is kept there; or the slot of a shared one. */
+  function lockUntilEnd(found: MemoryRow, { slot }: Pick<Hold, 'slot'>, tx: MemoryTransaction): void {
+    const lockedBy = slot === undefined ? found.lockedBy : (found.slotsLockedBy.get(slot) ?? new Set())
+    if (slot !== undefined) found.slotsLockedBy.set(slot, lockedBy)
+    lockedBy.add(tx)
+    tx.onEnd.push(() => lockedBy.delete(tx))
   }
 
-  function acquireIn(tx: MemoryTransaction, attempt: Attempt) {
-    const found = rowOf(attempt.name)
+  /** Whether it stands, which it then does until the end of `tx`. */
+  function guard(tx: MemoryTransaction, hold: Hold): 'stands' | 'lost' {
+    const found = rows.get(hold.name)
+    if (found === undefined || lockRow.guard(found.row, hold, world(found, tx)) !== 'stands') return 'lost'
+    lockUntilEnd(found, hold, tx)
+    return 'stands'
+  }
+
+  /** The row may be another one when `tx` commits: others come and go beside a shared hold, and queue beside any. */
+  function releaseOnCommit(found: MemoryRow, hold: Hold, tx: MemoryTransaction): void {
+    tx.onCommit.push(() => {
+      found.row = lockRow.releaseIn(found.row, hold, world(found, tx)).row
+    })
+  }
+
+  function acquireIn(tx: MemoryTransaction, attempt: ExclusiveAttempt) {
+    const found = rowOf(attempt.name, null)
     const same = tx.holds.get(attempt.name)
     const before = found.row
     const { row, reply } = lockRow.acquireIn(before, attempt, same, world(found, tx))
     if (reply.granted && row !== before) {
       const { owner, token } = reply
       tx.holds.set(attempt.name, { owner, token })
-      lockUntilEnd(found, tx)
+      lockUntilEnd(found, {}, tx)
       // Others queue meanwhile.
       tx.onCommit.push(() => {
         found.row = { ...row, queue: found.row.queue }
@@ -84,9 +106,10 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
 
     async acquire(attempts) {
       return attempts.map((attempt) => {
-        const found = rowOf(attempt.name)
+        const found = rows.get(attempt.name) ?? newRow(attempt.name, attempt.permits)
         const { row, reply } = lockRow.acquire(found.row, attempt, world(found))
         found.row = row
+        if (reply.granted) rows.set(attempt.name, found)
         return reply
       })
     },
@@ -94,7 +117,7 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     async acquireIn(tx, attempt, waitMs) {
       checkOpen(tx)
       const reply = acquireIn(tx, attempt)
-      const others = [...rowOf(attempt.name).lockedBy].filter((other) => other !== tx)
+      const others = [...rowOf(attempt.name, null).lockedBy].filter((other) => other !== tx)
       if (reply.granted || reply.holders.length > 0 || reply.queued || others.length === 0) return reply
       await endOfOne(others, waitMs)
       checkOpen(tx)
@@ -138,13 +161,44 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       checkOpen(tx)
       const found = rows.get(hold.name)
       if (found === undefined) return 'lost'
-      const { row, reply } = lockRow.releaseIn(found.row, hold, world(found, tx))
+      const { reply } = lockRow.releaseIn(found.row, hold, world(found, tx))
       if (reply === 'lost') return reply
-      lockUntilEnd(found, tx)
-      tx.onCommit.push(() => {
-        found.row = { ...row, queue: found.row.queue }
-      })
+      lockUntilEnd(found, hold, tx)
+      releaseOnCommit(found, hold, tx)
       return reply
+    },
+
+    adoptIn(tx, hold) {
+      checkOpen(tx)
+      const result = guard(tx, hold)
+      if (result === 'stands') releaseOnCommit(rowOf(hold.name, null), hold, tx)
+      return result
+    },
+
+    async downgrade(hold, process) {
+      return step(hold.name, { outcome: 'lost' }, (row, world) => lockRow.downgrade(row, hold, world), process)
+    },
+
+    async openSemaphore(name, permits) {
+      const found = rows.get(name) ?? newRow(name, permits)
+      if (!rows.has(name)) found.row = lockRow.newSemaphore(name, permits, world(found))
+      rows.set(name, found)
+      return lockRow.kindOf(found.row)
+    },
+
+    async resize(name, permits, process) {
+      rowOf(name, permits)
+      return step(
+        name,
+        { outcome: 'resized', grants: [] },
+        (row, world) => lockRow.resize(row, permits, world),
+        process,
+      )
+    },
+
+    async available(name) {
+      const found = rows.get(name)
+      return found === undefined ? null : lockRow.available(found.row, world(found))
     },
 
     async renew(holds) {
@@ -155,12 +209,7 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
 
     guard(tx, holds) {
       checkOpen(tx)
-      return holds.map((hold) => {
-        const found = rows.get(hold.name)
-        const result = found === undefined ? 'lost' : lockRow.guard(found.row, hold, world(found, tx))
-        if (found !== undefined && result === 'stands') lockUntilEnd(found, tx)
-        return result
-      })
+      return holds.map((hold) => guard(tx, hold))
     },
 
     async query() {
@@ -179,11 +228,14 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
         .sort((a, b) => Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)))
     },
 
-    async forceRelease(name) {
-      return step(name, 'free', lockRow.forceRelease)
+    async forceRelease(name, token) {
+      return step(name, 'free', (row, world) => lockRow.forceRelease(row, token, world))
     },
 
+    ...waits(database),
+
     async purge(idleMs) {
+      purgeWaits(database)
       const idle = [...rows].filter(([, found]) => lockRow.isPurgeable(found.row, idleMs, world(found)))
       for (const [name] of idle) rows.delete(name)
       return idle.length

@@ -1,14 +1,16 @@
 import { sql } from 'kysely'
 import type { Result, Statement } from '../../adapters/adapter.ts'
+import { acquire as decide, kindOf, type LockRow, suits, type World } from '../../protocol/lock-row.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { databaseError } from '../failures.ts'
-import { type Context, inBatches } from './context.ts'
+import { byItsName, type Context, inBatches, inTwoKinds } from './context.ts'
 import { errnoOf, LOCK_WAIT_TIMEOUT } from './errors.ts'
 import { ASKED, BATCH, batched, type Fragments, limited, now } from './fragments.ts'
-import { A_MOMENT } from './row-waits.ts'
-import { type AskedAttempt, type Row, toAskedAttempt, tokenOf } from './values.ts'
+import { A_MOMENT, isLocked } from './row-waits.ts'
+import { rowMaker } from './semaphores.ts'
+import { type AskedAttempt, bytes, type Row, toAskedAttempt, tokenOf } from './values.ts'
 
-export function acquireStatements({ locks, askedLocks }: Fragments) {
+export function acquireStatements({ locks, askedLocks, unshared }: Fragments) {
   // Not IGNORE: it locks the row that is in its way shared at first, and two of them, at a row just purged, deadlock. These
   // do so hardly ever, and are repeated.
   const create = batched<AskedAttempt>(sql`
@@ -26,7 +28,7 @@ export function acquireStatements({ locks, askedLocks }: Fragments) {
                  case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
           from ${askedLocks}
           where l.owner = asked.owner
-             or l.queue is null and (l.expires_at <= ${now} or l.session = asked.deadSession)
+             or l.queue is null and ${unshared} and (l.expires_at <= ${now} or l.session = asked.deadSession)
           limit ${sql.lit(BATCH)}
           for update skip locked
         ) as free
@@ -44,8 +46,18 @@ export function acquireStatements({ locks, askedLocks }: Fragments) {
   }
 }
 
-export function acquire({ runner, server, fragments, read }: Context<never>): Store<never>['acquire'] {
+export function acquire(context: Context<never>): Store<never>['acquire'] {
+  const onPool = acquireOver(context, (query) => context.runner.run(query))
+  const onOwn = acquireOver(context, (query) => context.runner.keep(query))
+  return (attempts, beside) => (beside ? onOwn(attempts) : onPool(attempts))
+}
+
+function acquireOver(
+  { server, fragments, read, steps }: Context<never>,
+  send: (query: Statement) => Promise<Result>,
+): (attempts: readonly Attempt[]) => Promise<AttemptResult[]> {
   const statements = acquireStatements(fragments)
+  const makeRow = rowMaker({ server, fragments })
 
   async function acquireBatch(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
     const answers = new Map<string, AttemptResult>()
@@ -55,7 +67,39 @@ export function acquire({ runner, server, fragments, read }: Context<never>): St
     if (abandoned.length > 0) await take(abandoned, ({ name }) => rows.get(name)!.session, answers)
     const missing = refused.filter(({ name }) => !rows.has(name))
     if (missing.length > 0) await create(missing, answers)
+    for (const attempt of refused.filter(({ name }) => rows.get(name)?.shared)) {
+      const [answer] = (await step(attempt.name, [attempt])) ?? [REFUSED]
+      answers.set(attempt.name, answer!)
+    }
     return attempts.map(({ name }) => answers.get(name)!)
+  }
+
+  /**
+   * All of one name together: others could else come in between, and each would have to wait for the one before. Null if there
+   * is no row.
+   */
+  function step(name: string, attempts: readonly Attempt[]): Promise<readonly AttemptResult[] | null> {
+    return steps.step<readonly AttemptResult[] | null>(name, null, (row, world) => decideAll(row, attempts, world), {
+      send,
+      failsIfOvertaken: true,
+      renumbered: (results, tokens) => results && withTokens(results, tokens),
+      slots: attempts.length,
+    })
+  }
+
+  async function acquireShared(name: string, attempts: readonly Attempt[]): Promise<readonly AttemptResult[]> {
+    const answers = await step(name, attempts)
+    if (answers !== null) return answers
+    const makes = attempts.find((attempt) => suits(attempt, attempt))
+    // What cannot be had makes no row.
+    if (makes === undefined) return attempts.map((attempt) => ({ ...REFUSED, kind: kindOf(attempt) }))
+    try {
+      await makeRow(send, { name: bytes(name), permits: makes.permits })
+    } catch (error) {
+      // Somebody has it who is seen by nobody yet.
+      if (!isLocked(error)) throw error
+    }
+    return (await step(name, attempts)) ?? attempts.map(() => REFUSED)
   }
 
   /** Takes what is free, and answers the rows unless that is clear without them. */
@@ -65,7 +109,7 @@ export function acquire({ runner, server, fragments, read }: Context<never>): St
     answers: Map<string, AttemptResult>,
   ): Promise<Map<string, Row>> {
     const sentAt = performance.now()
-    const taken = await runner.run(
+    const taken = await send(
       statements.acquire(attempts.map((attempt) => toAskedAttempt(attempt, deadSession(attempt)))),
     )
     if (attempts.length === 1 && tokenOf(taken) !== 0n) {
@@ -91,7 +135,7 @@ export function acquire({ runner, server, fragments, read }: Context<never>): St
     const sentAt = performance.now()
     let created: Result
     try {
-      created = await runner.run(
+      created = await send(
         dialect === 'mariadb' ? statements.createInMariadb(asked, A_MOMENT) : statements.create(asked),
       )
     } catch (error) {
@@ -109,7 +153,34 @@ export function acquire({ runner, server, fragments, read }: Context<never>): St
     for (const attempt of attempts) answers.set(attempt.name, judge(attempt, rows.get(attempt.name), elapsedMs))
   }
 
-  return (attempts) => inBatches(attempts, acquireBatch)
+  return (attempts) =>
+    inTwoKinds(
+      attempts,
+      (attempt): attempt is Attempt => attempt.weight !== null,
+      (shared) => byItsName(shared, acquireShared),
+      (exclusive) => inBatches(exclusive, acquireBatch),
+    )
+}
+
+/** With the tokens that the holds which are new turned out to have. */
+function withTokens(
+  results: readonly AttemptResult[],
+  { planned, first }: { readonly planned: bigint; readonly first: bigint },
+): readonly AttemptResult[] {
+  return results.map((result) =>
+    result.granted && result.token >= planned ? { ...result, token: result.token - planned + first } : result,
+  )
+}
+
+/** One after the other, in one step. */
+function decideAll(row: LockRow, attempts: readonly Attempt[], world: World) {
+  let after = row
+  const reply = attempts.map((attempt) => {
+    const step = decide(after, attempt, world)
+    after = step.row
+    return step.reply
+  })
+  return { row: after, reply, grants: [] }
 }
 
 const REFUSED: AttemptResult = { granted: false, holders: [], queued: false }

@@ -6,6 +6,7 @@ import type { Naming } from '../migrations.ts'
 import type { Runner } from '../runner.ts'
 import { afterAllCommits, readTopology, type Topology } from '../topology.ts'
 import { BATCH, type Fragments, NAMES, named } from './fragments.ts'
+import type { Steps } from './steps.ts'
 import { byName, bytes, type Row, toRow } from './values.ts'
 
 export interface Named {
@@ -22,6 +23,7 @@ export interface Context<Tx> {
   readonly server: Server
   /** The rows of these locks, by name. */
   read(items: readonly Named[]): Promise<Map<string, Row>>
+  readonly steps: Steps
 }
 
 /** What is known of the server. */
@@ -50,8 +52,8 @@ export class Server {
     return this.#topology
   }
 
-  async topology(): Promise<Topology> {
-    return this.#topology ?? this.ask(this.#send)
+  async topology(send = this.#send): Promise<Topology> {
+    return this.#topology ?? this.ask(send)
   }
 }
 
@@ -76,6 +78,44 @@ export function reader({
       if (!asked.has(name)) throw otherShape('the name of a lock that was asked for', name)
     return found
   }
+}
+
+/** Items of the same name together, in their order; `run` answers for each of them. */
+export async function byItsName<Item extends Named, Answer>(
+  items: readonly Item[],
+  run: (name: string, same: readonly Item[]) => Promise<readonly Answer[]>,
+): Promise<Answer[]> {
+  const groups = new Map<string, Item[]>()
+  for (const item of items) {
+    if (!groups.has(item.name)) groups.set(item.name, [])
+    groups.get(item.name)!.push(item)
+  }
+  const answers = new Map<Item, Answer>()
+  for (const [name, same] of groups) {
+    for (const [index, answer] of (await run(name, same)).entries()) answers.set(same[index]!, answer)
+  }
+  return items.map((item) => answers.get(item)!)
+}
+
+/** Those of one kind, and then the others; answers in the order asked. */
+export async function inTwoKinds<Item, Kind extends Item, Answer>(
+  items: readonly Item[],
+  isOfKind: (item: Item) => item is Kind,
+  ofKind: (items: readonly Kind[]) => Promise<readonly Answer[]>,
+  ofOthers: (items: readonly Item[]) => Promise<readonly Answer[]>,
+): Promise<Answer[]> {
+  const some = items.filter(isOfKind)
+  const others = items.filter((item) => !isOfKind(item))
+  const [first, second] = [
+    some.length === 0 ? [] : [...(await ofKind(some))],
+    others.length === 0 ? [] : [...(await ofOthers(others))],
+  ]
+  return items.map((item) => (isOfKind(item) ? first.shift()! : second.shift()!))
+}
+
+/** Each name once. */
+export function distinct(items: readonly Named[]): Named[] {
+  return [...new Set(items.map(({ name }) => name))].map((name) => ({ name }))
 }
 
 /** In name order, so that no two batches wait for each other; answers in the order asked. */

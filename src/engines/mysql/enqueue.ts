@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { sql } from 'kysely'
 import { wentTo } from '../../protocol/ids.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
 import type { EnqueueResult, NewTicket, Store, Withdrawal, WithdrawalResult } from '../../protocol/store.ts'
 import { type Context, inBatches, type Named } from './context.ts'
 import { BATCH, batched, type Fragments, NAMES, named, now } from './fragments.ts'
-import { byName, bytes, bytesOrNull, toGrants, toList, toRow, toView } from './values.ts'
+import { byName, bytes, bytesOrNull, type Row, toGrants, toList, toRow, toView } from './values.ts'
+import { toLockView, unlocked, type Whole } from './whole.ts'
 
 /** A ticket is dead after that time, even if somebody waits for longer; that caller queues again. */
 const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
@@ -14,6 +16,8 @@ export interface AskedTicket {
   readonly ticket: Buffer
   readonly joins: Buffer | null
   readonly count: number
+  readonly weight: number | null
+  readonly permits: number | null
   readonly ttl: number
   readonly holder: Buffer
   readonly session: Buffer | null
@@ -34,7 +38,9 @@ export function enqueueStatements({ locks, askedLocks, view, waiters }: Fragment
             select asked.*, coalesce(json_length(l.queue), 0) as length,
                    cast(json_extract(l.queue, concat('$[', json_length(l.queue) - 1, ']')) as char(1000)) as last
             from ${askedLocks}
-            where ${waiters} + asked.count <= asked.most
+            where ${waiters} + asked.count <= asked.most and (l.permits is null) = (asked.permits is null)
+              and case when l.permits is null then coalesce(asked.weight, 1) >= 1
+                       else asked.weight between 1 and l.permits end
             limit ${sql.lit(BATCH)}
             for update skip locked
           ) as place
@@ -46,7 +52,10 @@ export function enqueueStatements({ locks, askedLocks, view, waiters }: Fragment
           json_object(
             'id', convert(case when place.joined then place.joins else place.ticket end using utf8mb4),
             'n', cast(place.count + place.joined * coalesce(json_value(place.last, '$.n'), 0) as signed),
+            'weight', cast(place.weight as signed),
             'ttl', cast(place.ttl as signed),
+            'since', coalesce(
+              case when place.joined = 1 then cast(json_value(place.last, '$.since') as signed) end, ${now}),
             'until', greatest(
               cast(${now} + place.wait * 1000 as signed),
               place.joined * cast(coalesce(json_value(place.last, '$.until'), 0) as signed)),
@@ -82,7 +91,7 @@ export function enqueueStatements({ locks, askedLocks, view, waiters }: Fragment
   }
 }
 
-export function enqueue({ runner, fragments }: Context<never>): Pick<Store<never>, 'enqueue' | 'withdraw'> {
+export function enqueue({ runner, fragments, steps }: Context<never>): Pick<Store<never>, 'enqueue' | 'withdraw'> {
   const statements = enqueueStatements(fragments)
 
   async function readChanges(items: readonly Named[]) {
@@ -95,16 +104,26 @@ export function enqueue({ runner, fragments }: Context<never>): Pick<Store<never
       statements.enqueue(asked.map((ticket) => toAskedTicket(ticket, maxWaiters))),
     )
     const queues = await readChanges(asked)
-    return asked.map(({ name, ticket, joins, count }) => {
+    const wholes = await readShared(queues)
+    return asked.map((each) => {
+      const { name, ticket, joins, count } = each
       const row = queues.get(name)
       if (row === undefined) return { outcome: 'missing' }
+      if (!lockRow.suits(row, each)) return { outcome: 'unfit', kind: lockRow.kindOf(row) }
+      const whole = wholes.get(name)
       // A ticket whose turn has come since is not in the queue any more.
-      const isOurs = row.tickets.includes(ticket) || wentTo(row.owner, ticket)
+      const owners = [row.owner, ...(whole?.row.holders.map(({ owner }) => owner) ?? [])]
+      const isOurs = row.tickets.includes(ticket) || owners.some((owner) => wentTo(owner, ticket))
       if (isOurs || row.changes.includes(ticket) || Number(affectedRows) === asked.length) {
-        return { outcome: 'queued', ticket: isOurs ? ticket : (joins ?? ticket), view: toView(row) }
+        const view = whole === undefined ? toView(row) : toLockView(whole)
+        return { outcome: 'queued', ticket: isOurs ? ticket : (joins ?? ticket), view }
       }
       return { outcome: row.waiters + count > maxWaiters ? 'full' : 'locked' }
     })
+  }
+
+  function readShared(rows: ReadonlyMap<string, Row>): Promise<Map<string, Whole>> {
+    return steps.read([...rows.values()].filter(({ shared }) => shared))
   }
 
   async function withdrawBatch(asked: readonly Withdrawal[]): Promise<WithdrawalResult[]> {
@@ -120,11 +139,16 @@ export function enqueue({ runner, fragments }: Context<never>): Pick<Store<never
       ),
     )
     const rows = await readChanges(asked)
+    const wholes = await readShared(rows)
     const isAll = Number(affectedRows) === asked.length
     return asked.map(({ name, ticket }) => {
       const row = rows.get(name)
       const withdrawn = isAll || !row?.tickets.includes(ticket) || row.changes.includes(changeId)
-      return { withdrawn, grants: toGrants(row).filter(({ owner }) => wentTo(owner, ticket)) }
+      const whole = wholes.get(name)
+      if (whole === undefined) return { withdrawn, grants: toGrants(row).filter(({ owner }) => wentTo(owner, ticket)) }
+      // Asked of a queue that they have left already.
+      const { reply } = lockRow.withdraw(whole.row, { name, ticket, count: 0 }, unlocked(whole.world))
+      return withdrawn ? reply : { withdrawn, grants: reply.grants }
     })
   }
 
@@ -135,12 +159,14 @@ export function enqueue({ runner, fragments }: Context<never>): Pick<Store<never
 }
 
 function toAskedTicket(asked: NewTicket, maxWaiters: number): AskedTicket {
-  const { name, ticket, joins, count, ttlMs, holder, session, process, transaction, waitMs } = asked
+  const { name, ticket, joins, count, weight, permits, ttlMs, holder, session, process, transaction, waitMs } = asked
   return {
     name: bytes(name),
     ticket: bytes(ticket),
     joins: bytesOrNull(joins),
     count,
+    weight,
+    permits,
     ttl: ttlMs,
     holder: bytes(holder),
     session: bytesOrNull(session),

@@ -13,6 +13,8 @@ import {
 /** What ends a wait whose statement has a limit of its own: MySQL's, and MariaDB's. */
 export const WAIT_LIMITED = 3024
 export const WAIT_LIMITED_MARIADB = 1969
+/** Of a slot, by an attempt that was sent twice at once. */
+const DUPLICATE = 1062
 export const DEADLOCK = 1213
 export const LOCK_WAIT_TIMEOUT = 1205
 export const NO_WAIT_REFUSED = 3572
@@ -20,6 +22,7 @@ export const CHANGED_SINCE_SNAPSHOT = 1020
 /** Multi-primary Group Replication: another member was faster. */
 export const ROLLED_BACK_BY_CERTIFICATION = 3101
 export const CONFLICTS = [
+  DUPLICATE,
   ROLLED_BACK_BY_CERTIFICATION,
   DEADLOCK,
   LOCK_WAIT_TIMEOUT,

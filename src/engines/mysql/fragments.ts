@@ -33,19 +33,30 @@ export const NAMES = sql.raw('/* names */')
  * with one comes back as last_insert_id(). affectedRows counts rows that were matched or rows that were changed, as the
  * client wishes, so it proves something where both are the same, or when it counts every row.
  *
- * The queue is an array of { id, n, ttl, until, holder, session, process, transaction, change }: `change` is the id of what
- * changed that ticket last. Free text in it is hex, which no character set can spoil.
+ * The queue is an array of { id, n, weight, ttl, since, until, holder, session, process, transaction, change }: `change` is the
+ * id of what changed that ticket last, `weight` is null of who waits for all of it. Free text is hex, which no character set
+ * can spoil.
  */
 export function fragmentsFor(naming: Naming) {
   const table = tableName('mysql', 'locks', naming)
   const locks = sql.raw(table)
   const gates = sql.raw(tableName('mysql', 'gates', naming))
+  const slots = sql.raw(tableName('mysql', 'slots', naming))
+  const waits = sql.raw(tableName('mysql', 'waits', naming))
 
   /** The rows of `asked`, in their order, each with its lock's row. */
   const askedLocks = sql`${ASKED} as asked straight_join ${locks} as l force index (primary) on l.name = asked.name`
 
+  /** The same of slots. */
+  const askedSlots = sql`${ASKED} as asked straight_join ${slots} as s force index (primary)
+            on s.name = asked.name and s.slot = asked.slot`
+
   /** Tickets are dead when their time is over. */
   const firstIsAlive = sql`cast(json_value(l.queue, '$[0].until') as signed) > ${now}`
+  /** Waits for all of it. */
+  const firstIsExclusive = sql`json_value(l.queue, '$[0].weight') is null`
+  /** Nobody shares it, and nobody did who would have to be taken off first; and it is a lock. */
+  const unshared = sql`l.used = 0 and l.permits is null`
   const nobodyIsAlive = sql`coalesce(
     (select max(ticket.until) from json_table(l.queue, '$[*]' columns (until bigint path '$.until')) as ticket), 0) <= ${now}`
   const waiters = sql`coalesce(
@@ -59,11 +70,15 @@ export function fragmentsFor(naming: Naming) {
   const view = sql`
     l.name, ${leasesWait} as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - ${now}) / 1000 as remaining,
     case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
-    l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets`
+    l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
+    coalesce(l.permits, 0) as permits`
 
   const isHeld = sql`l.owner is not null and l.expires_at > ${now} and (l.session is null or is_free_lock(l.session) = 0)`
 
-  return { table, locks, gates, askedLocks, firstIsAlive, nobodyIsAlive, waiters, view, isHeld }
+  return {
+    ...{ table, locks, gates, slots, waits, askedLocks, askedSlots, view, waiters },
+    ...{ firstIsAlive, firstIsExclusive, nobodyIsAlive, unshared, isHeld },
+  }
 }
 
 /** Of MariaDB: limits for one statement. */
@@ -75,7 +90,7 @@ export function limited({ text, values }: Statement, limits: string): Statement 
  * `sql_safe_updates` refuses to change rows that a join with another table has found, rather than a constant. What lifts it for
  * one statement is a comment on the other of the two servers.
  */
-const UNGUARDED = '/*M! set statement sql_safe_updates = 0 for */ $1 /*+ set_var(sql_safe_updates = off) */'
+export const UNGUARDED = '/*M! set statement sql_safe_updates = 0 for */ $1 /*+ set_var(sql_safe_updates = off) */'
 
 /** A statement with a table of what is asked of it. It is compiled once; the rows are put in later, whatever their number. */
 export function batched<Row extends object>(query: RawBuilder<unknown>): (rows: readonly Row[]) => Statement {
@@ -92,8 +107,11 @@ export function batched<Row extends object>(query: RawBuilder<unknown>): (rows: 
   }
 }
 
-/** A statement with a list of names, compiled in the same way. */
+/** A statement with a list of names, which may stand there several times; compiled in the same way. */
 export function named(query: RawBuilder<unknown>): (names: readonly Buffer[]) => Statement {
-  const [before, after] = compile('mysql', query).text.split('/* names */')
-  return (names) => ({ text: `${before}(?${', ?'.repeat(names.length - 1)})${after}`, values: names })
+  const parts = compile('mysql', query).text.split('/* names */')
+  return (names) => ({
+    text: parts.join(`(?${', ?'.repeat(names.length - 1)})`),
+    values: Array.from({ length: parts.length - 1 }, () => names).flat(),
+  })
 }

@@ -1,21 +1,22 @@
 import { type RawBuilder, sql } from 'kysely'
+import * as lockRow from '../../protocol/lock-row.ts'
 import { CONFIRM_MS, type Promotion, type Store } from '../../protocol/store.ts'
-import { statement } from '../statement.ts'
 import { type Context, inBatches } from './context.ts'
-import { BATCH, batched, engine, type Fragments, now } from './fragments.ts'
-import { bytes, type Row, text, toGrants, toRow } from './values.ts'
+import { BATCH, batched, type Fragments, now } from './fragments.ts'
+import { bytes, type Row, toGrants } from './values.ts'
 
 /**
- * Frees the locks of which `condition` is true, and gives each to the first ticket of its queue, if that is alive. insertId is
- * the new token then, the negative one if others wait but the first is dead, and 0 if nobody waits.
+ * Frees the locks of which `condition` is true, and gives each to the first ticket of its queue, if that is alive and waits
+ * for all of it. insertId is the new token then, the negative one if others wait but that is not so, and 0 if nobody waits.
  */
-export function handOverFor({ locks, askedLocks, firstIsAlive }: Fragments) {
+export function handOverFor({ locks, askedLocks, firstIsAlive, firstIsExclusive }: Fragments) {
   return <Row extends object>(condition: RawBuilder<unknown>, takeover: RawBuilder<unknown>) =>
     batched<Row>(sql`
         update (
           select l.name, l.token, greatest(l.token + 1, ${now}) as next_token, ${takeover} as takeover,
                  l.queue is not null as awaited,
-                 case when ${firstIsAlive} then cast(json_extract(l.queue, '$[0]') as char(1000)) end as heir
+                 case when ${firstIsAlive} and ${firstIsExclusive}
+                      then cast(json_extract(l.queue, '$[0]') as char(1000)) end as heir
           from ${askedLocks}
           where ${condition}
           limit ${sql.lit(BATCH)}
@@ -41,86 +42,40 @@ export function handOverFor({ locks, askedLocks, firstIsAlive }: Fragments) {
 }
 
 export function promoteStatements(fragments: Fragments) {
-  const { locks, view, firstIsAlive } = fragments
+  const { firstIsAlive, firstIsExclusive, unshared } = fragments
   const handOver = handOverFor(fragments)
   return {
-    // Not after a hand-off that ran out before it was confirmed: the tickets of that process go first, by `prune`.
-    promote: handOver<{ name: Buffer; deadSession: Buffer | null }>(
-      sql`(l.expires_at <= ${now} or l.session = asked.deadSession) and ${firstIsAlive}
+    // Not after a hand-off that ran out before it was confirmed: the tickets of that process have to go first.
+    promote: handOver<{ name: Buffer }>(
+      sql`l.expires_at <= ${now} and ${firstIsAlive} and ${firstIsExclusive} and ${unshared}
              and (l.owner is null or l.handed_to is null)`,
       sql`l.owner is not null`,
-    ),
-
-    queue: statement<{ name: Buffer }>(
-      engine,
-      (p) => sql`
-        select ${view}, ${now} as clock, cast(l.queue as binary) as queue
-        from ${locks} as l
-        where l.name = ${p.name}`,
-    ),
-
-    // Only if nothing has changed since it was read.
-    prune: statement<{ name: Buffer; token: bigint; seen: Buffer; living: Buffer | null }>(
-      engine,
-      (p) => sql`
-        update (
-          select name from ${locks} force index (primary)
-          where name = ${p.name} and token = ${p.token} and cast(queue as binary) = ${p.seen}
-          limit 1
-          for update skip locked
-        ) as same
-        straight_join ${locks} as l force index (primary) on l.name = same.name
-        set l.queue = convert(${p.living} using utf8mb4), l.handed_to = null`,
     ),
   }
 }
 
 export interface Promoter {
   readonly promote: Store<never>['promote']
-  /** In two steps if the first one in the queue is dead: it is free in between, but nobody can barge. */
-  behindTheDead(name: string): Promise<Promotion>
+  /** Of whatever else is in the way than a holder: the dead, those who missed a hand-off; and to those who share. */
+  step(name: string): Promise<Promotion>
 }
 
-export function promoter({ runner, fragments, read }: Context<never>): Promoter {
+const IDLE: Promotion = { outcome: 'idle', grants: [] }
+
+export function promoter({ runner, fragments, read, steps }: Context<never>): Promoter {
   const statements = promoteStatements(fragments)
+  const step = (name: string) => steps.step(name, IDLE, lockRow.promote)
 
   async function promoteBatch(names: readonly { readonly name: string }[]): Promise<Promotion[]> {
-    const result = await runner.keep(
-      statements.promote(names.map(({ name }) => ({ name: bytes(name), deadSession: null }))),
-    )
+    const result = await runner.keep(statements.promote(names.map(({ name }) => ({ name: bytes(name) }))))
     const rows = await read(names)
     const promotions: Promotion[] = []
     for (const { name } of names) {
-      const promotion = toPromotion(rows.get(name), Number(result.affectedRows) > 0)
-      promotions.push(promotion.outcome === 'locked' ? await promoteBehindTheDead(name) : promotion)
+      const row = rows.get(name)
+      const promotion = toPromotion(row, Number(result.affectedRows) > 0)
+      promotions.push(row?.shared || promotion.outcome === 'locked' ? await step(name) : promotion)
     }
     return promotions
-  }
-
-  async function promoteBehindTheDead(name: string): Promise<Promotion> {
-    const [record] = (await runner.keep(statements.queue({ name: bytes(name) }))).rows
-    const row = record && toRow(record)
-    const promotion = toPromotion(row, false)
-    if (row === undefined || promotion.outcome !== 'locked') return promotion
-    const seen = bytes(text(record!.queue))
-    const tickets: QueuedTicket[] = JSON.parse(text(seen))
-    // A hand-off that ran out unconfirmed: its process is gone or stands still, so none of its waiters is next.
-    const gone = row.owner === null || row.handedTo === null ? undefined : bytes(row.handedTo).toString('hex')
-    const living = tickets.filter(
-      ({ until, process }) => until > Number(record!.clock) && process.toLowerCase() !== gone,
-    )
-    if (gone !== undefined || living.length < tickets.length) {
-      const left = living.length === 0 ? null : bytes(JSON.stringify(living))
-      const { affectedRows } = await runner.keep(
-        statements.prune({ name: bytes(name), token: row.token, seen, living: left }),
-      )
-      if (Number(affectedRows) === 0) return promotion
-    } else if (!row.sessionGone) {
-      return promotion
-    }
-    const deadSession = row.sessionGone ? row.session : null
-    const result = await runner.keep(statements.promote([{ name: bytes(name), deadSession }]))
-    return toPromotion((await read([{ name }])).get(name), Number(result.affectedRows) > 0)
   }
 
   return {
@@ -129,15 +84,8 @@ export function promoter({ runner, fragments, read }: Context<never>): Promoter 
         names.map((name) => ({ name })),
         promoteBatch,
       ),
-    behindTheDead: promoteBehindTheDead,
+    step,
   }
-}
-
-/** What matters here of a ticket in the queue. */
-interface QueuedTicket {
-  readonly until: number
-  /** In hex. */
-  readonly process: string
 }
 
 /** Of a lock that was to be promoted. */
@@ -145,5 +93,5 @@ function toPromotion(row: Row | undefined, changed: boolean): Promotion {
   const grants = changed ? toGrants(row) : []
   if (grants.length > 0) return { outcome: 'handed over', grants }
   if (row?.held) return { outcome: 'held', grants: [] }
-  return { outcome: row?.awaited ? 'locked' : 'idle', grants: [] }
+  return row?.awaited ? { outcome: 'locked', grants: [] } : IDLE
 }

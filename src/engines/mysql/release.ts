@@ -1,17 +1,33 @@
 import { sql } from 'kysely'
+import type { Statement } from '../../adapters/adapter.ts'
 import { toNumber } from '../../adapters/shape.ts'
 import { wasHandedOver } from '../../protocol/ids.ts'
-import type { Hold, ReleaseResult, Store } from '../../protocol/store.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
+import type { GuardResult, Hold, ReleaseResult, Store } from '../../protocol/store.ts'
 import { noTransaction } from '../failures.ts'
 import { statement } from '../statement.ts'
-import { type Context, inBatches } from './context.ts'
+import { byItsName, type Context, inBatches, inTwoKinds } from './context.ts'
 import { BATCH, batched, engine, type Fragments, now } from './fragments.ts'
 import { handOverFor, type Promoter } from './promote.ts'
+import { stepStatements } from './steps.ts'
 import { tokenAfter } from './token-after.ts'
-import { type AskedHold, bytes, isOurs, type Row, toAskedHold, toGrants, tokenOf } from './values.ts'
+import {
+  type AskedHold,
+  type AskedSlot,
+  bytes,
+  isOurs,
+  isSameHold,
+  isShared,
+  type Row,
+  type SharedHold,
+  toAskedHold,
+  toAskedSlot,
+  toGrants,
+  tokenOf,
+} from './values.ts'
 
 export function releaseStatements(fragments: Fragments) {
-  const { locks, askedLocks } = fragments
+  const { locks, slots, askedLocks } = fragments
   const handOver = handOverFor(fragments)
   return {
     // Where nobody waits. It leaves the queue alone, since MariaDB has joined updates of long texts go through the disk.
@@ -38,6 +54,25 @@ export function releaseStatements(fragments: Fragments) {
         where name = ${p.name} and owner = ${p.owner} and token = ${p.token}`,
     ),
 
+    // What it takes counts until the transaction ends, as nobody else can lock the slot; then it is taken off by whoever
+    // changes the lock next.
+    releaseSlotIn: statement<AskedSlot>(
+      engine,
+      (p) => sql`
+        update ${slots}
+        set owner = null, session = null, handed_to = null, expires_at = least(expires_at, ${now})
+        where name = ${p.name} and slot = ${p.slot} and owner = ${p.owner} and token = ${p.token}`,
+    ),
+
+    // The same, if it has not run out.
+    adoptIn: statement<AskedSlot>(
+      engine,
+      (p) => sql`
+        update ${slots}
+        set owner = null, session = null, handed_to = null, expires_at = least(expires_at, ${now})
+        where name = ${p.name} and slot = ${p.slot} and owner = ${p.owner} and token = ${p.token} and expires_at > ${now}`,
+    ),
+
     awaited: statement<{ name: Buffer }>(
       engine,
       (p) => sql`select queue is not null as awaited from ${locks} where name = ${p.name}`,
@@ -51,10 +86,11 @@ const RELEASED: ReleaseResult = { ...LOST, outcome: 'released' }
 
 export function release<Tx>(
   context: Context<Tx>,
-  { behindTheDead }: Promoter,
-): Pick<Store<Tx>, 'release' | 'releaseIn'> {
-  const { adapter, runner, fragments, read } = context
+  promotion: Promoter,
+): Pick<Store<Tx>, 'release' | 'releaseIn' | 'adoptIn'> {
+  const { adapter, runner, fragments, read, steps, own } = context
   const statements = releaseStatements(fragments)
+  const { endInSlot } = stepStatements(fragments)
 
   async function releaseBatch(holds: readonly Hold[]): Promise<ReleaseResult[]> {
     const [only] = holds
@@ -97,24 +133,83 @@ export function release<Tx>(
     return { ...RELEASED, handedOver: token > 0n, promoteLater: token < 0n }
   }
 
-  /** In two steps if the first one in the queue is dead: it is free in between, but nobody can barge. */
-  async function passOverTheDead(holds: readonly Hold[], results: readonly ReleaseResult[]): Promise<ReleaseResult[]> {
+  /** In two steps if the first one in the queue is dead, or shares it: it is free in between, but nobody can barge. */
+  async function handOn(holds: readonly Hold[], results: readonly ReleaseResult[]): Promise<ReleaseResult[]> {
     const promoted: ReleaseResult[] = []
     for (const [index, result] of results.entries()) {
       if (!result.promoteLater) {
         promoted.push(result)
         continue
       }
-      const { outcome, grants } = await behindTheDead(holds[index]!.name)
+      const { outcome, grants } = await promotion.step(holds[index]!.name)
       promoted.push({ ...RELEASED, handedOver: outcome === 'handed over', grants, promoteLater: outcome === 'locked' })
     }
     return promoted
   }
 
+  /** All of one name in one step; where the lock's row is locked, each ends in its slot. */
+  async function releaseShared(name: string, holds: readonly SharedHold[]): Promise<readonly ReleaseResult[]> {
+    const lost = holds.map(() => LOST)
+    const results = await steps.step<readonly ReleaseResult[] | 'locked'>(
+      name,
+      lost,
+      (row, world) => {
+        if (world.locked) return { row, reply: 'locked', grants: [] }
+        let after = row
+        const reply = holds.map((hold) => {
+          const step = lockRow.release(after, hold, world)
+          // What a transaction has locked cannot be changed.
+          if (step.reply.outcome === 'released' && world.protects(hold.slot)) return LOCKED
+          after = step.row
+          return step.reply
+        })
+        return { row: after, reply, grants: [] }
+      },
+      { renumbered: (reply) => reply },
+    )
+    if (results !== 'locked') return results
+    const ended: ReleaseResult[] = []
+    for (const hold of holds) ended.push(await endShared(hold))
+    return ended
+  }
+
+  async function endShared(hold: SharedHold): Promise<ReleaseResult> {
+    const { affectedRows } = await runner.keep(endInSlot(toAskedSlot(hold)))
+    const found = (await steps.read([hold])).get(hold.name)
+    if (Number(affectedRows) > 0) return { ...RELEASED, promoteLater: (found?.row.queue.length ?? 0) > 0 }
+    return found?.row.holders.some((holder) => isSameHold(holder, hold)) ? LOCKED : LOST
+  }
+
+  /** Whether that was one of ours, which has ended with it. */
+  async function endIn(tx: Tx, query: Statement, verb: string): Promise<boolean> {
+    // Asked beforehand: what has committed cannot be taken back.
+    await runner.runIn(tx, { text: 'do 0', values: [] }, ({ inTransaction }) => {
+      if (inTransaction === false) throw noTransaction(verb)
+    })
+    return runner.runIn(tx, query, ({ affectedRows }) => Number(affectedRows ?? 0) > 0)
+  }
+
   return {
-    release: (holds) => inBatches(holds, async (batch) => passOverTheDead(batch, await releaseBatch(batch))),
+    release: (holds) =>
+      inTwoKinds(
+        holds,
+        isShared,
+        (shared) => byItsName(shared, releaseShared),
+        (exclusive) => inBatches(exclusive, async (batch) => handOn(batch, await releaseBatch(batch))),
+      ),
+
+    async adoptIn(tx, hold): Promise<GuardResult> {
+      if (!isShared(hold)) return 'lost'
+      return (await endIn(tx, statements.adoptIn(toAskedSlot(hold)), 'within(tx)')) ? 'stands' : 'lost'
+    },
 
     async releaseIn(tx, hold) {
+      if (isShared(hold)) {
+        if (!(await endIn(tx, statements.releaseSlotIn(toAskedSlot(hold)), 'release(tx)'))) return 'lost'
+        // Not asked in the transaction, as that would fix its snapshot.
+        const rows = await own.outside(() => read([hold]))
+        return { awaited: rows?.get(hold.name)?.awaited ?? true }
+      }
       // Asked beforehand: a release that has committed cannot be taken back.
       await runner.runIn(tx, { text: 'do 0', values: [] }, ({ inTransaction }) => {
         if (inTransaction === false) throw noTransaction('release(tx)')

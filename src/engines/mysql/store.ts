@@ -17,8 +17,11 @@ import { migrate } from './migrate.ts'
 import { promoter, promoteStatements } from './promote.ts'
 import { release, releaseStatements } from './release.ts'
 import { renew, renewStatements } from './renew.ts'
+import { createStatements, semaphores } from './semaphores.ts'
 import { sessions } from './sessions.ts'
+import { stepper, stepStatements } from './steps.ts'
 import { tokenStatements } from './token-after.ts'
+import { waitStatements, waits } from './waits.ts'
 import { within, withinStatements } from './within.ts'
 
 /** All statements on the tables of locks, by name. */
@@ -36,6 +39,9 @@ export function mysqlStatements(naming: Naming) {
     ...tokenStatements(fragments),
     ...readStatements(fragments),
     ...administrationStatements(fragments),
+    ...waitStatements(fragments),
+    ...stepStatements(fragments),
+    ...createStatements(fragments),
   }
 }
 
@@ -47,8 +53,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
   const fragments = fragmentsFor(naming)
   const runner = new Runner(adapter, (error, inTransaction) => explain(error, inTransaction, fragments.table), own)
   const server = new Server((query) => runner.keep(query))
-  const read = reader({ runner: runner as Runner<never>, server, fragments })
-  const context: Context<Tx> = { adapter, naming, own, runner, fragments, server, read }
+  const parts = { runner: runner as Runner<never>, server, fragments }
+  const read = reader(parts)
+  const context: Context<Tx> = { adapter, naming, own, runner, fragments, server, read, steps: stepper(parts) }
   // These know of no transaction.
   const outside = context as Context<never>
   const promotion = promoter(outside)
@@ -64,7 +71,9 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     ...release(context, promotion),
     renew: renew(outside),
     ...guard(context),
+    ...semaphores(outside),
     ...administration(outside),
+    ...waits(outside),
     ...sessions(outside),
     async assess(beside = false) {
       // The pool's sessions take the locks, and its driver's answers are what will be read; what another one says is not kept.

@@ -1,6 +1,7 @@
 import type { Result } from '../../adapters/adapter.ts'
 import { checkRow, otherShape, toNumber } from '../../adapters/shape.ts'
-import type { Attempt, Grant, Hold, LockState, LockView } from '../../protocol/store.ts'
+import type { RowHolder } from '../../protocol/lock-row.ts'
+import { type Attempt, EXCLUSIVE, type Grant, type Hold, type LockView } from '../../protocol/store.ts'
 
 /** A lock's row as it was when it was read. */
 export interface Row {
@@ -17,6 +18,10 @@ export interface Row {
   readonly awaited: boolean
   readonly leasesWait: boolean
   readonly tickets: readonly string[]
+  /** Of a semaphore. */
+  readonly permits: number | null
+  /** A semaphore, or a lock that others share, or shared: what is to be made of it, lock-row.ts says (see steps.ts). */
+  readonly shared: boolean
 }
 
 export function toRow(row: Record<string, unknown>): Row {
@@ -38,7 +43,14 @@ export function toRow(row: Record<string, unknown>): Row {
     awaited: toNumber(row.awaited) === 1,
     leasesWait: toNumber(row.leases_wait) === 1,
     tickets: toList(row.tickets),
+    permits: toPermits(row.permits),
+    shared: toNumber(row.used) > 0 || toPermits(row.permits) !== null,
   }
+}
+
+/** A lock has none, which is read as 0: where an application has the driver turn numbers into something else, NULL may be lost. */
+export function toPermits(stored: unknown): number | null {
+  return toNumber(stored) || null
 }
 
 export function toList(json: unknown): string[] {
@@ -54,11 +66,17 @@ export function isOurs(hold: Hold, rows: ReadonlyMap<string, Row>): boolean {
   return row?.owner === hold.owner && row.token === hold.token
 }
 
+/** The same of a shared hold. */
+export function isSameHold({ owner, token, slot, released }: RowHolder, hold: Hold): boolean {
+  return owner === hold.owner && token === hold.token && slot === hold.slot && !released
+}
+
 export function toView(row: Row): LockView {
   const { name, owner, token, label, remainingMs, takeover, tickets } = row
   return {
     name,
-    holders: row.held ? [{ name, owner: owner!, token, label, remainingMs, takeover }] : [],
+    token,
+    holders: row.held ? [{ name, owner: owner!, token, label, remainingMs, takeover, weight: EXCLUSIVE.weight }] : [],
     bySession: row.held && row.session !== null,
     promotable: !row.held && row.awaited,
     leasesWait: row.leasesWait,
@@ -68,10 +86,10 @@ export function toView(row: Row): LockView {
 
 /** What was handed over and is not confirmed yet. */
 export function toGrants(row: Row | undefined): Grant[] {
-  // A transaction that took the lock has left its mark there.
-  if (!row?.held || row.handedTo === null || row.handedTo.startsWith('transaction ')) return []
-  const { name, owner, token, handedTo: process, remainingMs, takeover } = row
-  return [{ name, owner: owner!, token, process, remainingMs, takeover }]
+  const process = toHandedTo(row?.handedTo ?? null)
+  if (!row?.held || process === null) return []
+  const { name, owner, token, remainingMs, takeover } = row
+  return [{ name, owner: owner!, token, process, remainingMs, takeover, weight: EXCLUSIVE.weight }]
 }
 
 export function toAskedAttempt({ name, owner, ttlMs, holder, session }: Attempt, deadSession: Buffer | null) {
@@ -89,8 +107,22 @@ export function toAskedHold({ name, owner, token }: Hold) {
   return { name: bytes(name), owner: bytes(owner), token }
 }
 
+export function toAskedSlot(hold: SharedHold) {
+  return { ...toAskedHold(hold), slot: hold.slot }
+}
+
+export function isShared<Each extends Hold>(hold: Each): hold is Each & SharedHold {
+  return hold.slot !== undefined
+}
+
 export function toAskedLease(hold: Hold & { readonly ttlMs: number }) {
   return { ...toAskedHold(hold), ttl: hold.ttlMs }
+}
+
+/** The process; a transaction that took the lock has left its mark there instead. */
+export function toHandedTo(stored: unknown): string | null {
+  const handedTo = textOrNull(stored)
+  return handedTo?.startsWith('transaction ') ? null : handedTo
 }
 
 export function bytes(value: string): Buffer {
@@ -115,17 +147,8 @@ export function tokenOf({ insertId }: Result): bigint {
   return BigInt(insertId ?? 0)
 }
 
-export function toState(record: Record<string, unknown>): LockState {
-  const { name, owner, token, label, remainingMs } = toRow(record)
-  return {
-    name,
-    owner: owner!,
-    token,
-    holder: label,
-    expiresInMs: Math.max(0, remainingMs),
-    waiters: Number(record.waiters),
-  }
-}
+/** One that is kept in a slot. */
+export type SharedHold = Hold & { readonly slot: number }
 
 export interface AskedHold {
   readonly name: Buffer
@@ -135,6 +158,11 @@ export interface AskedHold {
 
 export interface AskedLease extends AskedHold {
   readonly ttl: number
+}
+
+/** Found by the whole key of its slot. */
+export interface AskedSlot extends AskedHold {
+  readonly slot: number
 }
 
 export interface AskedAttempt {

@@ -3,7 +3,8 @@ import { sql } from 'kysely'
 import type { Statement } from '../../adapters/adapter.ts'
 import { toNumber } from '../../adapters/shape.ts'
 import type { LockError } from '../../base/errors.ts'
-import type { Attempt, AttemptInResult, Hold, Store } from '../../protocol/store.ts'
+import { acquireIn as decide, kindOf, suits } from '../../protocol/lock-row.ts'
+import type { Attempt, AttemptInResult, ExclusiveAttempt, Hold, Store } from '../../protocol/store.ts'
 import { noTransaction, transactionAborted } from '../failures.ts'
 import { statement } from '../statement.ts'
 import { administrationStatements } from './administration.ts'
@@ -35,7 +36,7 @@ export interface OwnHold {
   readonly mark: Buffer
 }
 
-export function withinStatements({ locks, askedLocks }: Fragments) {
+export function withinStatements({ locks, askedLocks, unshared }: Fragments) {
   const createFree = statement<{ name: Buffer }>(
     engine,
     (p) => sql`
@@ -53,13 +54,13 @@ export function withinStatements({ locks, askedLocks }: Fragments) {
   const takeRow = statement<AskedWithin>(
     engine,
     (p) => sql`
-        update ${locks}
+        update ${locks} as l
         set token = last_insert_id(case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end),
             owner = case when ${p.ttl} is not null then ${p.owner} end,
             holder = ${p.holder}, session = null, handed_to = ${p.mark}, takeover = 0,
             expires_at = coalesce(${now} + ${p.ttl} * 1000, least(expires_at, ${now}))
         where name = ${p.name}
-          and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})`,
+          and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession}) and ${unshared}`,
   )
 
   const ownHold = statement<OwnHold>(
@@ -100,9 +101,9 @@ export function withinStatements({ locks, askedLocks }: Fragments) {
       (p) => sql`
         update (
           select name, case when owner = ${p.owner} then token else greatest(token + 1, ${now}) end as next_token
-          from ${locks} force index (primary)
+          from ${locks} as l force index (primary)
           where name = ${p.name}
-            and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession})
+            and (owner is null or owner = ${p.owner} or expires_at <= ${now} or session = ${p.deadSession}) and ${unshared}
           limit 1
           for update nowait
         ) as free
@@ -118,7 +119,7 @@ export function withinStatements({ locks, askedLocks }: Fragments) {
         update (
           select l.name, asked.holder, asked.mark, greatest(l.token + 1, ${now}) as next_token
           from ${askedLocks}
-          where l.owner is null or l.expires_at <= ${now} or l.session = asked.deadSession
+          where (l.owner is null or l.expires_at <= ${now} or l.session = asked.deadSession) and ${unshared}
           limit ${sql.lit(BATCH)}
           for update nowait
         ) as free
@@ -177,10 +178,12 @@ function isOver({ owner, token, mark }: TransactionHold, seen: Row): boolean {
 /** In seconds; 0 is none. */
 const IDLE_LIMITS = ['idle_transaction_timeout', 'idle_write_transaction_timeout', 'idle_readonly_transaction_timeout']
 
-const BY_A_TRANSACTION: AttemptInResult = { granted: false, holders: [], queued: false }
+type Refusal = Extract<AttemptInResult, { granted: false }>
+
+const BY_A_TRANSACTION: Refusal = { granted: false, holders: [], queued: false }
 
 export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acquireIn' | 'acquireFreeIn'> {
-  const { runner, own, server, fragments, read } = context
+  const { runner, own, server, fragments, read, steps } = context
   const statements = withinStatements(fragments)
   const { forceRelease } = administrationStatements(fragments)
 
@@ -192,11 +195,18 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
    * locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew. Then it takes what is
    * free, by a statement that waits for nobody, and else waits behind the transactions that have the row.
    */
-  async function acquireIn(tx: Tx, attempt: Attempt, waitMs: number): Promise<AttemptInResult> {
+  async function acquireIn(tx: Tx, attempt: ExclusiveAttempt, waitMs: number): Promise<AttemptInResult> {
     await knowServer(tx)
     const { row, maybeLocked } = await lookFromOutside(attempt.name)
     const same = await ownHold(tx, attempt, row)
     if (same !== undefined) return { granted: true, ...same }
+    if (row !== undefined && !suits(row, attempt)) {
+      return { granted: false, holders: [], queued: false, kind: kindOf(row) }
+    }
+    if (row?.shared) {
+      const refusal = await clearFromOutside(attempt)
+      if (refusal !== undefined) return { ...refusal, idleLimitMs: await showLife(tx) }
+    }
     if (row !== undefined && row.owner !== attempt.owner && (row.held || row.leasesWait)) {
       const idleLimitMs = await showLife(tx)
       return { granted: false, holders: row.held ? [row.label] : [], queued: !row.held, idleLimitMs }
@@ -228,7 +238,7 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
     const taken = holdsOf.get(tx as object)
     const isFree = ({ name }: Attempt) => {
       const row = rows.get(name)
-      return row !== undefined && !row.held && !row.leasesWait && taken?.has(name) !== true
+      return row !== undefined && !row.held && !row.leasesWait && !row.shared && taken?.has(name) !== true
     }
     const unfree = attempts.findIndex((attempt) => !isFree(attempt))
     const free = unfree === -1 ? attempts : attempts.slice(0, unfree)
@@ -286,6 +296,18 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
   function remember(tx: Tx, name: string, hold: TransactionHold): void {
     if (!holdsOf.has(tx as object)) holdsOf.set(tx as object, new Map())
     holdsOf.get(tx as object)!.set(name, hold)
+  }
+
+  /**
+   * Takes off what shared holds have left that have ended: in the transaction, that would lock their slots until it ends. Answers
+   * why the lock cannot be had, if holds are left.
+   */
+  async function clearFromOutside(attempt: ExclusiveAttempt): Promise<Refusal | undefined> {
+    const asked = { ...attempt, ttlMs: null }
+    const reply = await own.outside(() =>
+      steps.step<AttemptInResult>(attempt.name, BY_A_TRANSACTION, (row, world) => decide(row, asked, undefined, world)),
+    )
+    return reply === undefined || reply.granted ? undefined : reply
   }
 
   /** MariaDB may end transactions in which nothing is sent for some time: this one is about to wait elsewhere. Answers that time. */
@@ -353,7 +375,7 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
   /** What is committed, or followed by another hold, is not what an open transaction holds: its handle serves another one now. */
   async function ownHold(
     tx: Tx,
-    { name, ttlMs }: Attempt,
+    { name, ttlMs }: ExclusiveAttempt,
     seen: Row | undefined,
   ): Promise<Pick<TransactionHold, 'owner' | 'token'> | undefined> {
     const hold = holdsOf.get(tx as object)?.get(name)
@@ -397,7 +419,7 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
       const result = await runner.runIn(tx, query, (answer) => answer)
       if (result.inTransaction === false) {
         // It has committed: a lease must be undone.
-        if (asked.ttl !== null) await runner.run(forceRelease({ name: asked.name }))
+        if (asked.ttl !== null) await runner.run(forceRelease({ name: asked.name, token: null }))
         throw noTransaction('within(tx)')
       }
       const token = await tokenAfter(context, tx, text(asked.name), result)

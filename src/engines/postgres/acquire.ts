@@ -1,10 +1,11 @@
 import { type RawBuilder, sql } from 'kysely'
-import { toBoolean } from '../../adapters/shape.ts'
+import type { Result, Statement } from '../../adapters/adapter.ts'
+import { toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { clockToken, durable, type Fragments, few, free, lookedUp, unlessAll, unseen } from './fragments.ts'
-import { array, indicesOf, inOrder, keysOf, type Row, unanswered } from './rows.ts'
+import { array, indicesOf, inOrder, keysOf, ofEachKind, type Row, toKind, toLabels, unanswered } from './rows.ts'
 
 export interface AskedAttempts {
   readonly names: string
@@ -12,6 +13,11 @@ export interface AskedAttempts {
   readonly ttls: string
   readonly holders: string
   readonly sessions: string
+}
+
+export interface AskedShares extends AskedAttempts {
+  readonly weights: string
+  readonly permits: string
 }
 
 /** Attempts of which each wants the same. */
@@ -31,7 +37,7 @@ export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments)
    */
   const obtained = (which: RawBuilder<unknown>, owner: RawBuilder<unknown>) => sql`
             select l.ctid from ${locks} as l
-            where ${which} and (l.queue is null and ${free} or l.owner = ${owner})
+            where ${which} and (l.queue is null and ${free} or l.owner = ${owner}) and l.used = 0 and l.permits is null
             for update skip locked`
 
   /** Makes `l` a hold of `owner`'s. The clock is read once for all new tokens. */
@@ -49,7 +55,7 @@ export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments)
     acquireOne: statement<Attempt>(
       'postgres',
       (p) => sql`
-        select token, takeover, holder, queued, ours
+        select token, takeover, holders::text, queued, ours, permits
         from ${named('acquire_1')}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint)`,
     ),
 
@@ -96,37 +102,76 @@ export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments)
           on conflict (name) do nothing
           returning name, token
         )
-        select i::int, token::text, takeover, null as holder, false as queued, false as ours, (select ${durable}) from taken
+        select i::int, token::text, takeover, null as holders, false as queued, false as ours, null::int as permits, false as shared,
+               (select ${durable})
+        from taken
         union all
-        select m.i::int, c.token::text, false, null, false, false, (select ${durable}) from created as c join missed as m on m.name = c.name
+        select m.i::int, c.token::text, false, null, false, false, null, false, (select ${durable})
+        from created as c join missed as m on m.name = c.name
         union all
-        select m.i::int, null, false, case when not ${free} then l.holder end,
-               l.queue is not null and ${free}, l.owner is not distinct from m.owner, null
+        select m.i::int, null, false, case when not ${free} then json_build_array(l.holder)::text end,
+               l.queue is not null and ${free}, l.owner is not distinct from m.owner, l.permits, l.used > 0, null
         from missed as m, ${rowOf(sql`m`)}`,
+    ),
+
+    // Of those that others share: what has ended comes off before.
+    acquireEach: statement<AskedAttempts>(
+      'postgres',
+      (p) => sql`
+        select a.i::int, r.token, r.takeover, r.holders::text, r.queued, r.ours, r.permits
+        from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
+                    ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality as a(name, owner, ttl, holder, session, i),
+             lateral ${named('acquire_1')}(a.name, a.owner, a.ttl, a.holder, a.session) as r`,
+    ),
+
+    acquireShared: statement<AskedShares>(
+      'postgres',
+      (p) => sql`
+        select a.i::int, r.token, r.slot, r.takeover, r.holders::text, r.queued, r.ours, r.unfit, r.permits
+        from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.weights)}::int[], ${unseen(p.permits)}::int[],
+                    ${unseen(p.ttls)}::float8[], ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[])
+               with ordinality as a(name, owner, weight, permits, ttl, holder, session, i),
+             lateral ${named('share_1')}(a.name, a.owner, a.weight, a.permits, a.ttl, a.holder, a.session) as r`,
     ),
   }
 }
 
 export function acquire(context: Context<never>): Store<never>['acquire'] {
   const { runner } = context
+  const onPool = acquireOver(context, (query) => runner.run(query))
+  const onOwn = acquireOver(context, (query) => runner.keep(query))
+  return (attempts, beside) => (beside ? onOwn(attempts) : onPool(attempts))
+}
+
+function acquireOver(
+  context: Context<never>,
+  send: (query: Statement) => Promise<Result>,
+): (attempts: readonly Attempt[]) => Promise<AttemptResult[]> {
   const statements = compiled(context, acquireStatements)
 
   async function acquireMany(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
-    const { rows } = await runner.run(
-      statements().acquireMany({
-        ...keysOf(attempts),
-        ttls: array(attempts.map(({ ttlMs }) => ttlMs)),
-        holders: array(attempts.map(({ holder }) => holder)),
-        sessions: array(attempts.map(({ session }) => session)),
-      }),
-    )
-    return inOrder(rows, attempts.length).map(toAttemptResult)
+    const rows = inOrder((await send(statements().acquireMany(toArrays(attempts)))).rows, attempts.length)
+    const shared = [...rows.keys()].filter((index) => toBoolean(rows[index]?.shared ?? null))
+    if (shared.length > 0) {
+      const some = shared.map((index) => attempts[index]!)
+      const again = inOrder((await send(statements().acquireEach(toArrays(some)))).rows, some.length)
+      for (const [at, index] of shared.entries()) rows[index] = again[at]
+    }
+    return rows.map(toAttemptResult)
+  }
+
+  async function acquireShared(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
+    const weights = array(attempts.map(({ weight }) => weight))
+    const permits = array(attempts.map(({ permits }) => permits))
+    const asked = { ...toArrays(attempts), weights, permits }
+    const { rows } = await send(statements().acquireShared(asked))
+    return inOrder(rows, attempts.length).map((row) => toSharedResult(row!))
   }
 
   async function acquireAlike(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
     const [{ owner, ttlMs, holder, session }] = attempts as [Attempt]
     const names = array(attempts.map(({ name }) => name))
-    const { rows } = await runner.run(
+    const { rows } = await send(
       statements().acquireAlike({ names, count: attempts.length, owner, ttlMs, holder, session }),
     )
     const results = new Array<AttemptResult | undefined>(attempts.length).fill(undefined)
@@ -140,11 +185,26 @@ export function acquire(context: Context<never>): Store<never>['acquire'] {
     return results as AttemptResult[]
   }
 
-  return async (attempts) => {
+  async function acquireExclusive(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
     const [first] = attempts
     if (first === undefined) return []
-    if (attempts.length === 1) return [toAttemptResult((await runner.run(statements().acquireOne(first))).rows[0])]
+    if (attempts.length === 1) return [toAttemptResult((await send(statements().acquireOne(first))).rows[0])]
     return attempts.every((one) => isAlike(one, first)) ? acquireAlike(attempts) : acquireMany(attempts)
+  }
+
+  return (attempts) => ofEachKind(attempts, isExclusive, acquireExclusive, acquireShared)
+}
+
+function isExclusive({ weight, permits }: Attempt): boolean {
+  return weight === null && permits === null
+}
+
+function toArrays(attempts: readonly Attempt[]): AskedAttempts {
+  return {
+    ...keysOf(attempts),
+    ttls: array(attempts.map(({ ttlMs }) => ttlMs)),
+    holders: array(attempts.map(({ holder }) => holder)),
+    sessions: array(attempts.map(({ session }) => session)),
   }
 }
 
@@ -161,6 +221,20 @@ function toAttemptResult(row: Row | undefined): AttemptResult {
   if (row === undefined) return { granted: false, holders: [], queued: false }
   if (row.token !== null)
     return { granted: true, token: BigInt(row.token as string), takeover: toBoolean(row.takeover) }
-  const holders = row.holder === null ? [] : [row.holder as string]
-  return { granted: false, holders, queued: toBoolean(row.queued), ...(toBoolean(row.ours) && { ours: true }) }
+  // Nobody is in the way of what cannot be had.
+  if (row.permits !== null) return { granted: false, holders: [], queued: false, kind: toKind(row.permits) }
+  return toRefusal(row)
+}
+
+function toSharedResult(row: Row): AttemptResult {
+  if (row.token !== null) {
+    const { token, slot, takeover } = row
+    return { granted: true, token: BigInt(token as string), takeover: toBoolean(takeover), slot: toNumber(slot) }
+  }
+  return { ...toRefusal(row), ...(toBoolean(row.unfit) && { kind: toKind(row.permits) }) }
+}
+
+function toRefusal({ holders, queued, ours }: Row): AttemptResult & { readonly granted: false } {
+  const told = { granted: false, holders: toLabels(holders), queued: toBoolean(queued) } as const
+  return toBoolean(ours) ? { ...told, ours: true } : told
 }

@@ -1,5 +1,5 @@
 import { type RawBuilder, sql } from 'kysely'
-import { CONFIRM_MS } from '../../protocol/store.ts'
+import type { Hold } from '../../protocol/store.ts'
 import { type Naming, tableName } from '../migrations.ts'
 
 /** What the statements of PostgreSQL have in common. */
@@ -35,11 +35,22 @@ export const lookedUp = sql`case when l.token < 0 then (select count(*) from gen
 export const unlessAll = (count: RawBuilder<number>) =>
   sql`case when count(*) < ${count}::int then json_agg(name)::text end as names`
 
+export type SharedHold = Hold & { readonly slot: number }
+
+/** Its slot, found by the whole key. */
+export const shared = (p: { [Key in 'name' | 'slot' | 'owner' | 'token']: RawBuilder<unknown> }) =>
+  sql`name = ${p.name}::text and slot = ${p.slot}::int and owner = ${p.owner}::text and token = ${p.token}::bigint`
+
 /** Holds that are asked for, as arrays in the server's notation. */
 export interface HoldArrays {
   readonly names: string
   readonly owners: string
   readonly tokens: string
+}
+
+/** Shared ones. */
+export interface SharedArrays extends HoldArrays {
+  readonly slots: string
 }
 
 /** One row for each. */
@@ -49,6 +60,14 @@ export const holds = (p: {
   readonly tokens: RawBuilder<string>
 }) =>
   sql`unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
+
+export const sharedHolds = (p: {
+  readonly names: RawBuilder<string>
+  readonly slots: RawBuilder<string>
+  readonly owners: RawBuilder<string>
+  readonly tokens: RawBuilder<string>
+}) =>
+  sql`unnest(${unseen(p.names)}::text[], ${unseen(p.slots)}::int[], ${unseen(p.owners)}::text[], ${unseen(p.tokens)}::bigint[]) with ordinality`
 
 /**
  * Who is told of a grant counts on it, also where commits are asynchronous by default. Read at the commit, so its place in
@@ -69,14 +88,13 @@ const sessionEnded = (key: RawBuilder<unknown>) => sql`case
       when ${key}::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
       else pg_try_advisory_xact_lock_shared(${key}) end`
 
-/** Nobody holds `l`. Released is free even if the clock was set back since. */
+/** Nobody holds `l` exclusively. Released is free even if the clock was set back since. */
 export const free = sql`(l.owner is null or l.expires_at <= clock_timestamp()
        or case when l.session is null then false else ${sessionEnded(sql`l.session`)} end)`
 
-/** Nobody of the ticket is there any more. A process with a listening session holds an advisory lock there. */
-const dead = sql`((ticket->>'until')::float8 <= ${clockToken}
-              or case when (ticket->>'provenAlive')::boolean
-                      then ${sessionEnded(sql`(ticket->>'process')::bigint`)} else false end)`
+/** The shared hold `s` has not ended. */
+const standing = sql`s.owner is not null and s.expires_at > clock_timestamp()
+                     and not case when s.session is null then false else ${sessionEnded(sql`s.session`)} end`
 
 /** How many wait for `l`. */
 export const waiting = sql`select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e`
@@ -113,20 +131,48 @@ export function advisoryKey(table: string, name: RawBuilder<unknown>): RawBuilde
 export function fragmentsFor(naming: Naming) {
   const table = tableName('postgres', 'locks', naming)
   const locks = sql.raw(table)
+  const slots = sql.raw(tableName('postgres', 'slots', naming))
+  const named = (name: string) => sql.raw(tableName('postgres', name, naming))
   const gates = sql.raw(tableName('postgres', 'gates', naming))
+  const waits = sql.raw(tableName('postgres', 'waits', naming))
   const gateClosed = sql`exists (select from ${gates} as g where g.name = l.name and g.closed_until > clock_timestamp())`
   /** Leases wait for `l`, so that transactions have to. */
   const leasesWait = sql`(coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or ${gateClosed})`
+
+  /** Those who hold `l`, as JSON. */
+  const holders = sql`(
+                 select json_agg(json_build_object(
+                   'owner', h.owner, 'token', h.token::text, 'label', h.holder, 'remaining', ${leftOf(sql`h.expires_at`)},
+                   'takeover', h.takeover, 'session', h.session is not null, 'process', h.handed_to,
+                   'weight', h.weight, 'slot', h.slot) order by h.token)
+                 from (
+                   select l.owner, l.token, l.holder, l.expires_at, l.takeover, l.session, l.handed_to, null::int as weight, null::int as slot
+                   where not ${free}
+                   union all
+                   select s.owner, s.token, s.holder, s.expires_at, s.takeover, s.session, s.handed_to, s.weight, s.slot
+                   from ${slots} as s
+                   where l.used > 0 and s.name = l.name and ${standing}
+                 ) as h)::text`
+
+  /** Somebody waits for `l`, and those who hold it leave room for the first. */
+  const promotable = sql`case when l.queue is null or not ${free} then false
+                 when l.used = 0 then true
+                 else ${named('leaves_room_1')}(l.name, l.queue, l.permits) end`
 
   return {
     /** Quoted. */
     table,
     locks,
+    slots,
     gates,
+    waits,
     leasesWait,
 
     /** A function of migrations/postgres. */
-    named: (name: string) => sql.raw(tableName('postgres', name, naming)),
+    named,
+
+    holders,
+    promotable,
 
     /**
      * There is no row of that name, and nobody else makes one now: of two inserts of one new name, one would wait for the
@@ -144,45 +190,7 @@ export function fragmentsFor(naming: Naming) {
     /** What a waiter sees of `l`. */
     view: sql`
                ${leasesWait} as leases_wait,
-               l.owner, l.token::text, l.holder as label, l.takeover,
-               ${leftOf(sql`l.expires_at`)} as remaining,
-               l.session is not null as by_session, ${free} as free,
+               l.token::text as row_token, ${holders} as holders, ${promotable} as promotable,
                jsonb_path_query_array(l.queue, '$[*].id')::text as tickets`,
-
-    /**
-     * Releases each lock that `source` has locked, or rather hands it to the first living waiter in its queue. Those before it
-     * in the queue are dead and leave it. LIMIT without ORDER BY: the elements come in their order, and sorting them would
-     * first ask for all of them whether they live.
-     */
-    handOver: (process: RawBuilder<string>) => sql`
-        update ${locks} as l
-        set owner = case when n.ticket is not null then (n.ticket->>'id') || lpad(to_hex(n.next_token), 16, '0')
-                         when n.takeover then l.owner end,
-            token = case when n.ticket is null then l.token else n.next_token end,
-            expires_at = case when n.ticket is null then case when n.takeover then l.expires_at else least(l.expires_at, clock_timestamp()) end
-                              else clock_timestamp() + least((n.ticket->>'ttl')::float8, ${sql.lit(CONFIRM_MS)}) * interval '1 ms' end,
-            holder = coalesce(n.ticket->>'holder', l.holder),
-            session = case when n.ticket is not null then (n.ticket->>'session')::bigint when n.takeover then l.session end,
-            handed_to = n.ticket->>'process',
-            takeover = case when n.ticket is null then l.takeover else n.takeover end,
-            queue = case when n.ticket is null then null
-                         when (n.ticket->>'n')::int > 1
-                           then jsonb_set(jsonb_path_query_array(n.queue, ('$[' || n.position - 1 || ' to last]')::jsonpath),
-                                          '{0,n}', to_jsonb((n.ticket->>'n')::int - 1))
-                         else nullif(jsonb_path_query_array(n.queue, ('$[' || n.position || ' to last]')::jsonpath), '[]') end
-        from (
-          select s.name, s.takeover, s.queue, greatest(s.token + 1, ${clockToken}) as next_token, t.ticket, t.position
-          from source as s left join lateral (
-            select ticket, position from jsonb_array_elements(s.queue) with ordinality as t(ticket, position)
-            where not ${dead}
-            limit 1
-          ) as t on true
-        ) as n
-        where l.name = n.name
-        returning l.name, case when n.ticket is not null then l.owner end as owner, l.token::text as token, l.takeover, l.handed_to as process, ${leftOf(sql`l.expires_at`)} as remaining,
-                  case when (n.ticket->>'listening')::boolean and l.handed_to <> ${process}::text
-                       then pg_notify('rowlock_' || l.handed_to,
-                                      json_build_object('name', l.name, 'owner', l.owner, 'token', l.token::text, 'takeover', l.takeover,
-                                                        'expiresAt', extract(epoch from l.expires_at)::float8 * 1000)::text)::text end as notified`,
   }
 }

@@ -6,10 +6,18 @@ import type { CallerQuery, GuardResult, Hold, Store } from '../../protocol/store
 import { statement, statementName } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { explain, sqlState } from './errors.ts'
-import { type Fragments, type HoldArrays, holds } from './fragments.ts'
-import { arraysOf, inOrder, type Row } from './rows.ts'
+import {
+  type Fragments,
+  type HoldArrays,
+  holds,
+  type SharedArrays,
+  type SharedHold,
+  shared,
+  sharedHolds,
+} from './fragments.ts'
+import { areShared, arraysOf, inOrder, isShared, ofEachKind, type Row, sharedArraysOf } from './rows.ts'
 
-export function guardStatements({ locks }: Fragments) {
+export function guardStatements({ locks, slots }: Fragments) {
   return {
     // Needs no expiry to be safe: as long as this row lock lasts, no statement that grants the lock gets past it. Finds its
     // row by the key, so that at SERIALIZABLE it conflicts with no other; and may be folded into a statement of the caller's.
@@ -32,6 +40,27 @@ export function guardStatements({ locks }: Fragments) {
         order by l.name
         for key share of l`,
     ),
+
+    // The same of a shared hold: only whoever wants to take that off finds its slot locked.
+    guardShared: statement<SharedHold>(
+      'postgres',
+      (p) => sql`
+        select expires_at > clock_timestamp() as stands
+        from ${slots}
+        where ${shared(p)}
+        for key share`,
+    ),
+
+    guardManyShared: statement<SharedArrays>(
+      'postgres',
+      (p) => sql`
+        select a.i::int, l.expires_at > clock_timestamp() as stands
+        from ${slots} as l
+        join ${sharedHolds(p)} as a(name, slot, owner, token, i)
+          on (a.name, a.slot, a.owner, a.token) = (l.name, l.slot, l.owner, l.token)
+        order by l.name, l.slot
+        for key share of l`,
+    ),
   }
 }
 
@@ -40,15 +69,25 @@ export function guard<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'guar
   const statements = compiled(context, guardStatements)
   const prepared = preparedNames()
 
+  const guardOne = (hold: Hold) => (isShared(hold) ? statements().guardShared(hold) : statements().guardOne(hold))
+
+  function guardAll(tx: Tx, asked: readonly Hold[]): GuardResult[] | Promise<GuardResult[]> {
+    const [hold] = asked
+    if (asked.length === 1 && hold !== undefined) {
+      return runner.runIn(tx, guardOne(hold), ({ rows: [row] }) => [toGuardResult(row)])
+    }
+    const query = areShared(asked)
+      ? statements().guardManyShared(sharedArraysOf(asked))
+      : statements().guardMany(arraysOf(asked))
+    return runner.runIn(tx, query, ({ rows }) => inOrder(rows, asked.length).map(toGuardResult))
+  }
+
   return {
     guard(tx, asked) {
-      const [hold] = asked
-      if (asked.length === 1 && hold !== undefined) {
-        return runner.runIn(tx, statements().guardOne(hold), ({ rows: [row] }) => [toGuardResult(row)])
-      }
-      return runner.runIn(tx, statements().guardMany(arraysOf(asked)), ({ rows }) =>
-        inOrder(rows, asked.length).map(toGuardResult),
-      )
+      const areAlike = asked.every((hold) => isShared(hold) === isShared(asked[0]!))
+      if (areAlike) return guardAll(tx, asked)
+      const guardSome = async (some: readonly Hold[]) => guardAll(tx, some)
+      return ofEachKind(asked, isShared, guardSome, guardSome)
     },
 
     async query(tx, query) {
@@ -56,7 +95,7 @@ export function guard<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'guar
     },
 
     async guardedQuery(tx, hold, query) {
-      const folded = prepared(foldGuard(statements().guardOne(hold), query), query)
+      const folded = prepared(foldGuard(guardOne(hold), query), query)
       try {
         return (await adapter.queryIn(tx, folded)).rows
       } catch (error) {

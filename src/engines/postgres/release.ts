@@ -1,13 +1,36 @@
-import { sql } from 'kysely'
-import { toBoolean, toNumber } from '../../adapters/shape.ts'
+import { type RawBuilder, sql } from 'kysely'
+import { toBoolean } from '../../adapters/shape.ts'
 import { wasHandedOver } from '../../protocol/ids.ts'
 import type { Hold, Release, ReleaseResult, Store } from '../../protocol/store.ts'
+import { transactionAborted } from '../failures.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
-import { durable, type Fragments, few, type HoldArrays, holds, lookedUp, notDurable, unlessAll } from './fragments.ts'
-import { arraysOf, indicesOf, inOrder, type Row, toGrants, unanswered } from './rows.ts'
+import {
+  durable,
+  type Fragments,
+  few,
+  type HoldArrays,
+  holds,
+  lookedUp,
+  notDurable,
+  type SharedArrays,
+  type SharedHold,
+  shared,
+  sharedHolds,
+  unlessAll,
+} from './fragments.ts'
+import { arraysOf, indicesOf, inOrder, isShared, type Row, sharedArraysOf, toGrants, unanswered } from './rows.ts'
 
-export function releaseStatements({ locks, named, handOver }: Fragments) {
+export function releaseStatements({ locks, slots, named }: Fragments) {
+  /** Whoever waits is handed the lock, which makes the commit wait for the disk after all. */
+  const released = (asked: RawBuilder<unknown>, one: RawBuilder<unknown>) => sql`with released as materialized (
+          select a.i, r.outcome, r.promote_later, r.grants
+          from (${asked} order by name collate "C" ${few}) as a, lateral ${one} as r
+        )
+        select i::int, outcome, promote_later, grants::text,
+               (select case when exists (select from released where grants is not null) then ${durable} else ${notDurable} end)
+        from released`
+
   /** Nobody holds it any more. */
   const freed = sql`set owner = null, session = null, handed_to = null, expires_at = least(l.expires_at, clock_timestamp())`
 
@@ -15,7 +38,7 @@ export function releaseStatements({ locks, named, handOver }: Fragments) {
     releaseOne: statement<Hold & { process: string }>(
       'postgres',
       (p) => sql`
-        select outcome, promote_later, owner, token, takeover, process, remaining
+        select outcome, promote_later, grants::text, case when grants is null then ${notDurable} end
         from ${named('release_1')}(${p.name}::text, ${p.owner}::text, ${p.token}::bigint, ${p.process}::text)`,
     ),
 
@@ -41,50 +64,22 @@ export function releaseStatements({ locks, named, handOver }: Fragments) {
         select ${unlessAll(p.count)}, ${notDurable} from released having count(*) > 0`,
     ),
 
-    // Whoever waits is handed the lock, which makes the commit wait for the disk after all.
     releaseMany: statement<HoldArrays & { process: string }>(
       'postgres',
       (p) => sql`
-        with asked as materialized (
-          select * from ${holds(p)} as a(name, owner, token, i)
-        ), source as materialized (
-          select l.* from asked as a, lateral (
-            select l.name, l.token, l.queue, false as takeover
-            from ${locks} as l
-            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
-            for update skip locked
-          ) as l
-          ${few}
-        ), changed as (${handOver(p.process)})
-        select a.i::int, c.name is not null as released,
-               case when c.name is null
-                    then (select true from ${locks} as l where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)) end as ours,
-               c.owner, c.token, c.takeover, c.process, c.remaining,
-               (select case when exists (select from changed where owner is not null) then ${durable}
-                            else ${notDurable} end)
-        from asked as a left join changed as c on c.name = a.name`,
+        ${released(
+          sql`select * from ${holds(p)} as a(name, owner, token, i)`,
+          sql`${named('release_1')}(a.name, a.owner, a.token, ${p.process}::text)`,
+        )}`,
     ),
 
-    // While a guarded transaction is open, nobody can be given the lock; but its lease may end.
-    releaseGuarded: statement<HoldArrays>(
+    releaseShared: statement<SharedArrays & { process: string }>(
       'postgres',
       (p) => sql`
-        with asked as materialized (
-          select * from ${holds(p)} as a(name, owner, token, i) order by name collate "C"
-        ), mine as (
-          select a.i, l.ctid as place
-          from asked as a, lateral (
-            select l.ctid from ${locks} as l
-            where (l.name, l.owner, l.token) = (a.name, a.owner, a.token)
-            for no key update skip locked
-          ) as l
-          ${few}
-        )
-        update ${locks} as l
-        ${freed}
-        from mine
-        where l.ctid = mine.place
-        returning mine.i::int, l.queue is not null as awaited`,
+        ${released(
+          sql`select * from ${sharedHolds(p)} as a(name, slot, owner, token, i)`,
+          sql`${named('unshare_1')}(a.name, a.slot, a.owner, a.token, ${p.process}::text)`,
+        )}`,
     ),
 
     releaseIn: statement<Hold>(
@@ -95,10 +90,33 @@ export function releaseStatements({ locks, named, handOver }: Fragments) {
         where name = ${p.name}::text and owner = ${p.owner}::text and token = ${p.token}::bigint
         returning queue is not null as awaited`,
     ),
+
+    // The weight stays until the next grant, which finds the slot locked before the commit.
+    releaseSharedIn: statement<SharedHold>(
+      'postgres',
+      (p) => sql`
+        update ${slots} as l
+        ${freed}
+        where ${shared(p)}
+        returning (select k.queue is not null from ${locks} as k where k.name = l.name) as awaited`,
+    ),
+
+    adoptIn: statement<SharedHold>(
+      'postgres',
+      (p) => sql`
+        with adopted as (
+          update ${slots} as l
+          ${freed}
+          where ${shared(p)} and expires_at > clock_timestamp()
+          returning true
+        )
+        select exists (select from adopted) as stands,
+               current_setting('transaction_isolation') in ('repeatable read', 'serializable') as reads_snapshot`,
+    ),
   }
 }
 
-export function release<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'release' | 'releaseIn'> {
+export function release<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'release' | 'releaseIn' | 'adoptIn'> {
   const { runner } = context
   const statements = compiled(context, releaseStatements)
   /** Released by a first statement of several, of which a later one failed: when the call is repeated, they are not lost. */
@@ -106,17 +124,12 @@ export function release<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'release' | '
 
   async function releaseMany(asked: readonly Hold[], process: string): Promise<ReleaseResult[]> {
     const { rows } = await runner.keep(statements().releaseMany({ ...arraysOf(asked), process }))
-    const results = inOrder(rows, asked.length).map((row, index): ReleaseResult => {
-      if (toBoolean(row?.released ?? null)) return toReleased(asked[index]!.name, row!)
-      return toBoolean(row?.ours ?? null) ? LOCKED : LOST
-    })
-    const locked = [...asked.keys()].filter((index) => results[index]!.outcome === 'locked')
-    if (locked.length === 0) return results
-    const guarded = await runner.keep(statements().releaseGuarded(arraysOf(locked.map((index) => asked[index]!))))
-    for (const row of guarded.rows) {
-      results[locked[toNumber(row.i) - 1]!] = { ...RELEASED, promoteLater: toBoolean(row.awaited) }
-    }
-    return results
+    return inOrder(rows, asked.length).map((row, index) => toReleaseResult(asked[index]!.name, row!))
+  }
+
+  async function releaseShared(asked: readonly SharedHold[], process: string): Promise<ReleaseResult[]> {
+    const { rows } = await runner.keep(statements().releaseShared({ ...sharedArraysOf(asked), process }))
+    return inOrder(rows, asked.length).map((row, index) => toReleaseResult(asked[index]!.name, row!))
   }
 
   async function releaseUnawaited(asked: readonly Release[]): Promise<number[]> {
@@ -130,50 +143,61 @@ export function release<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'release' | '
   return {
     async release(asked, process) {
       const [hold] = asked
-      if (asked.length === 1 && hold !== undefined && !releasedBefore.has(hold)) {
+      if (asked.length === 1 && hold !== undefined && !isShared(hold) && !releasedBefore.has(hold)) {
         const { name, owner, token } = hold
         const [row] = (await runner.keep(statements().releaseOne({ name, owner, token, process }))).rows
         return [toReleaseResult(name, row!)]
       }
       const results = new Array<ReleaseResult | undefined>(asked.length).fill(undefined)
       for (const [index, hold] of asked.entries()) if (releasedBefore.has(hold)) results[index] = RELEASED
-      const open = unanswered(results)
-      for (const at of await releaseUnawaited(open.map((index) => asked[index]!))) results[open[at]!] = RELEASED
-      const others = unanswered(results)
-      if (others.length === 0) return results as ReleaseResult[]
+      const open = (shared: boolean) => unanswered(results).filter((index) => isShared(asked[index]!) === shared)
       try {
-        const answers = await releaseMany(
-          others.map((index) => asked[index]!),
-          process,
-        )
-        for (const [at, index] of others.entries()) results[index] = answers[at]
+        const exclusive = open(false)
+        for (const at of await releaseUnawaited(exclusive.map((index) => asked[index]!))) {
+          results[exclusive[at]!] = RELEASED
+        }
+        for (const shared of [false, true]) {
+          const others = open(shared)
+          if (others.length === 0) continue
+          const holds = others.map((index) => asked[index]!)
+          const answers = await (shared ? releaseShared(holds as SharedHold[], process) : releaseMany(holds, process))
+          for (const [at, index] of others.entries()) results[index] = answers[at]
+        }
         return results as ReleaseResult[]
       } catch (error) {
-        for (const [index, hold] of asked.entries()) if (results[index] !== undefined) releasedBefore.add(hold)
+        for (const [index, hold] of asked.entries()) {
+          if (results[index]?.outcome === 'released') releasedBefore.add(hold)
+        }
         throw error
       }
     },
 
     async releaseIn(tx, hold) {
-      return runner.runIn(tx, statements().releaseIn(hold), ({ rows: [row] }) =>
+      const query = isShared(hold) ? statements().releaseSharedIn(hold) : statements().releaseIn(hold)
+      return runner.runIn(tx, query, ({ rows: [row] }) =>
         row === undefined ? 'lost' : { awaited: toBoolean(row.awaited) },
       )
+    },
+
+    adoptIn(tx, hold) {
+      if (!isShared(hold)) return 'lost'
+      return runner.runIn(tx, statements().adoptIn(hold), ({ rows: [row] }) => {
+        if (toBoolean(row!.stands)) return 'stands'
+        if (toBoolean(row!.reads_snapshot)) {
+          throw transactionAborted(new Error('its snapshot is older than the shared hold that it was to adopt'))
+        }
+        return 'lost'
+      })
     },
   }
 }
 
 const RELEASED: ReleaseResult = { outcome: 'released', handedOver: false, grants: [], promoteLater: false }
-const LOST: ReleaseResult = { ...RELEASED, outcome: 'lost' }
-const LOCKED: ReleaseResult = { ...RELEASED, outcome: 'locked' }
-
-function toReleased(name: string, row: Row): ReleaseResult {
-  const grants = toGrants(name, row)
-  return { ...RELEASED, handedOver: grants.length > 0, grants }
-}
 
 function toReleaseResult(name: string, row: Row): ReleaseResult {
-  if (row.outcome !== 'released') return row.outcome === 'locked' ? LOCKED : LOST
-  return { ...toReleased(name, row), promoteLater: toBoolean(row.promote_later) }
+  const grants = toGrants(name, row.grants)
+  const outcome = row.outcome as ReleaseResult['outcome']
+  return { outcome, handedOver: grants.length > 0, grants, promoteLater: toBoolean(row.promote_later) }
 }
 
 /** As a JSON object, in which the server finds a hold by its name. */

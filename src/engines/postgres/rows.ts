@@ -1,5 +1,6 @@
 import { toBoolean, toNumber } from '../../adapters/shape.ts'
-import type { Grant, Hold, LockState, LockView } from '../../protocol/store.ts'
+import type { Grant, Hold, Holder, Kind, LockState, LockView } from '../../protocol/store.ts'
+import type { SharedHold } from './fragments.ts'
 
 /** A row as the driver gives it. */
 export type Row = Record<string, unknown>
@@ -23,6 +24,18 @@ export function keysOf(asked: readonly { readonly name: string; readonly owner: 
 
 export function arraysOf(holds: readonly Hold[]) {
   return { ...keysOf(holds), tokens: array(holds.map(({ token }) => token)) }
+}
+
+export function isShared(hold: Hold): hold is SharedHold {
+  return hold.slot !== undefined
+}
+
+export function areShared(holds: readonly Hold[]): holds is readonly SharedHold[] {
+  return holds.every(isShared)
+}
+
+export function sharedArraysOf(holds: readonly SharedHold[]) {
+  return { ...arraysOf(holds), slots: array(holds.map(({ slot }) => slot)) }
 }
 
 /** As JSON, each with its ordinal. */
@@ -50,49 +63,122 @@ export function unanswered(results: readonly unknown[]): number[] {
   return [...results.keys()].filter((index) => results[index] === undefined)
 }
 
-export function toState(row: Row): LockState {
-  return {
-    name: row.name as string,
-    owner: row.owner as string,
-    token: BigInt(row.token as string),
-    holder: row.holder as string,
-    expiresInMs: Math.max(0, toNumber(row.remaining)),
-    waiters: toNumber(row.waiters),
+/** Asks about those of each kind at once, in turn; answers in the order of all. */
+export async function ofEachKind<Asked, Answer>(
+  asked: readonly Asked[],
+  isFirst: (one: Asked) => boolean,
+  askFirst: (some: readonly Asked[]) => Promise<Answer[]>,
+  askSecond: (some: readonly Asked[]) => Promise<Answer[]>,
+): Promise<Answer[]> {
+  const answers = new Array<Answer>(asked.length)
+  for (const [wanted, ask] of [[true, askFirst] as const, [false, askSecond] as const]) {
+    const some = [...asked.keys()].filter((index) => isFirst(asked[index]!) === wanted)
+    if (some.length === 0) continue
+    const found = await ask(some.map((index) => asked[index]!))
+    for (const [at, index] of some.entries()) answers[index] = found[at]!
   }
+  return answers
+}
+
+/** What a name is, by its permits. */
+export function toKind(permits: unknown): Kind {
+  return permits === null ? 'lock' : { permits: toNumber(permits) }
+}
+
+export function toLabels(holders: unknown): string[] {
+  return holders === null ? [] : (JSON.parse(holders as string) as string[])
+}
+
+/** A hold, as the statements tell it in JSON. */
+interface ToldHold {
+  readonly owner: string
+  readonly token: string
+  readonly takeover: boolean
+  readonly remaining: number
+  readonly weight: number | null
+  readonly slot: number | null
+  /** Who was handed it, and has not confirmed it; or the transaction that took it. */
+  readonly process: string | null
+}
+
+interface ToldHolder extends ToldHold {
+  readonly label: string
+  /** It ends with its holder's session. */
+  readonly session: boolean
+}
+
+interface ToldTicket {
+  readonly n: number
+  readonly holder: string
+  readonly weight?: number | null
+  /** Microseconds since 1970. */
+  readonly since: number
+}
+
+function listOf<Told>(json: unknown): Told[] {
+  return json === null ? [] : (JSON.parse(json as string) as Told[])
+}
+
+function toHold(name: string, { owner, token, takeover, remaining, weight, slot }: ToldHold) {
+  const hold = { name, owner, token: BigInt(token), takeover, remainingMs: remaining, weight }
+  return slot === null ? hold : { ...hold, slot }
+}
+
+export function toHolders(name: string, json: unknown): Holder[] {
+  return listOf<ToldHolder>(json).map((told) => ({ ...toHold(name, told), label: told.label }))
+}
+
+/** What was handed over. */
+export function toGrants(name: string, json: unknown): Grant[] {
+  return listOf<ToldHold>(json).map((told) => ({ ...toHold(name, told), process: told.process! }))
+}
+
+/** Those of the holders that were handed it, and have not confirmed it. */
+export function toHandedOver(name: string, json: unknown): Grant[] {
+  const isHandOff = ({ process }: ToldHold) => process !== null && !process.startsWith('transaction ')
+  return listOf<ToldHolder>(json)
+    .filter(isHandOff)
+    .map((told) => ({ ...toHold(name, told), process: told.process! }))
+}
+
+export function toState(row: Row): LockState {
+  const name = row.name as string
+  const now = Number(row.now)
+  const holders = toHolders(name, row.holders)
+  const queue = listOf<ToldTicket>(row.queue)
+  const told = holders.map(({ owner, token, label, weight, remainingMs }) => {
+    return { owner, token, holder: label, weight: weight ?? 1, expiresInMs: Math.max(0, remainingMs) }
+  })
+  const { weight: _, ...first } = told[0]!
+  return {
+    name,
+    ...first,
+    waiters: queue.reduce((sum, { n }) => sum + n, 0),
+    mode: modeOf(holders[0]!),
+    holders: told,
+    queue: queue.map((ticket) => ({
+      holder: ticket.holder,
+      mode: modeOf(ticket),
+      weight: ticket.weight ?? 1,
+      waiters: ticket.n,
+      waitingMs: Math.max(0, (now - ticket.since) / 1000),
+    })),
+    ...(row.permits !== null && { permits: toNumber(row.permits) }),
+  }
+}
+
+function modeOf({ weight }: { readonly weight?: number | null }): LockState['mode'] {
+  return weight == null ? 'exclusive' : 'shared'
 }
 
 export function toView(name: string, row: Row): LockView {
-  const { owner, token, label, takeover, remaining } = row
-  const tickets = JSON.parse((row.tickets as string | null) ?? '[]') as string[]
-  const isFree = toBoolean(row.free)
-  const holder = {
-    name,
-    owner: owner as string,
-    token: BigInt(token as string),
-    label: label as string,
-    takeover: toBoolean(takeover),
-    remainingMs: toNumber(remaining),
-  }
   return {
     name,
-    holders: owner === null || isFree ? [] : [holder],
-    bySession: !isFree && toBoolean(row.by_session),
-    promotable: isFree && tickets.length > 0,
+    token: BigInt(row.row_token as string),
+    holders: toHolders(name, row.holders),
+    bySession: listOf<ToldHolder>(row.holders).some(({ session }) => session),
+    promotable: toBoolean(row.promotable),
     leasesWait: toBoolean(row.leases_wait),
-    tickets,
+    tickets: listOf<string>(row.tickets),
   }
-}
-
-/** What was handed over, if anything was. */
-export function toGrants(name: string, row: Row | undefined): Grant[] {
-  if (row?.owner == null) return []
-  const grant = {
-    name,
-    owner: row.owner as string,
-    token: BigInt(row.token as string),
-    process: row.process as string,
-    takeover: toBoolean(row.takeover),
-    remainingMs: toNumber(row.remaining),
-  }
-  return [grant]
 }

@@ -12,6 +12,8 @@ interface Notification {
   readonly owner: string
   readonly token: string
   readonly takeover: boolean
+  readonly weight: number | null
+  readonly slot: number | null
   /** Milliseconds since 1970 by the server's clock. */
   readonly expiresAt: number
 }
@@ -142,6 +144,15 @@ class ServerClock {
 }
 
 function toGrant(process: string, notification: Notification, clock: ServerClock): Grant {
-  const { name, owner, token, takeover, expiresAt } = notification
-  return { name, owner, token: BigInt(token), process, takeover, remainingMs: clock.leftUntil(expiresAt) }
+  const { name, owner, token, takeover, weight, slot, expiresAt } = notification
+  return {
+    name,
+    owner,
+    token: BigInt(token),
+    process,
+    takeover,
+    remainingMs: clock.leftUntil(expiresAt),
+    weight,
+    ...(slot !== null && { slot }),
+  }
 }

@@ -19,6 +19,7 @@ import { promote, promoteStatements } from './promote.ts'
 import { release, releaseStatements } from './release.ts'
 import { renew, renewStatements } from './renew.ts'
 import { sessions } from './sessions.ts'
+import { waitStatements, waits } from './waits.ts'
 import { withdraw, withdrawStatements } from './withdraw.ts'
 import { within, withinStatements } from './within.ts'
 
@@ -36,6 +37,7 @@ export function postgresStatements(naming: Naming) {
     ...renewStatements(fragments),
     ...guardStatements(fragments),
     ...administrationStatements(fragments),
+    ...waitStatements(fragments),
   }
 }
 
@@ -66,6 +68,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     renew: renew(outside),
     ...guard(context),
     ...administration(outside),
+    ...waits(outside),
     ...sessions(outside),
     async assess(beside = false) {
       const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))

@@ -1,12 +1,13 @@
 import { sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
-import type { Store } from '../../protocol/store.ts'
+import { wentTo } from '../../protocol/ids.ts'
+import type { Store, WithdrawalResult } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
-import { type Fragments, few, leftOf, unseen } from './fragments.ts'
-import { inOrder, numbered, toGrants } from './rows.ts'
+import { type Fragments, few, unseen } from './fragments.ts'
+import { inOrder, numbered, toHandedOver, toHolders } from './rows.ts'
 
-export function withdrawStatements({ locks, rowOf }: Fragments) {
+export function withdrawStatements({ locks, holders, promotable, rowOf }: Fragments) {
   return {
     // Whoever finds the row changed since the statement began is still there, and asks again.
     withdraw: statement<{ withdrawals: string }>(
@@ -33,11 +34,7 @@ export function withdrawStatements({ locks, rowOf }: Fragments) {
           where l.ctid = a.place
           returning l.*
         )
-        select a.i, case when left(l.owner, 16) = a.ticket and l.expires_at > clock_timestamp()
-                      and l.handed_to is not null and not starts_with(l.handed_to, 'transaction ') then l.owner end as owner,
-               l.token::text, l.takeover, l.handed_to as process,
-               ${leftOf(sql`l.expires_at`)} as remaining,
-               l.queue is not null and not l.found as locked
+        select a.i, ${holders} as holders, ${promotable} as promotable, l.queue is not null and not l.found as locked
         from asked as a, lateral (
           select true as found, l.* from left_behind as l where l.name = a.name
           union all select false as found, l.* from ${rowOf(sql`a`)}
@@ -52,9 +49,15 @@ export function withdraw(context: Context<never>): Store<never>['withdraw'] {
   const statements = compiled(context, withdrawStatements)
   return async (withdrawals) => {
     const { rows } = await runner.keep(statements().withdraw({ withdrawals: numbered(withdrawals) }))
-    return inOrder(rows, withdrawals.length).map((row, index) => {
-      const withdrawn = row === undefined || !toBoolean(row.locked)
-      return { withdrawn, grants: toGrants(withdrawals[index]!.name, row) }
+    return inOrder(rows, withdrawals.length).map((row, index): WithdrawalResult => {
+      if (row === undefined) return { withdrawn: true, grants: [] }
+      const { name, ticket } = withdrawals[index]!
+      const withdrawn = !toBoolean(row.locked)
+      const holders = toHolders(name, row.holders)
+      const grants = toHandedOver(name, row.holders).filter(({ owner }) => wentTo(owner, ticket))
+      // What nobody holds is on its way to somebody already.
+      const promotable = withdrawn && holders.length > 0 && toBoolean(row.promotable)
+      return { withdrawn, grants, ...(promotable && { promotable }) }
     })
   }
 }

@@ -4,7 +4,7 @@ import type { AttemptInResult, Hold, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { advisoryKey, clockToken, type Fragments, free, unseen } from './fragments.ts'
-import { array } from './rows.ts'
+import { array, toKind, toLabels } from './rows.ts'
 
 /** Rows that one statement creates. Each takes an advisory lock for that long, for which all sessions share some memory. */
 const CREATED_AT_ONCE = 100
@@ -15,7 +15,7 @@ export function withinStatements({ table, locks, named, leasesWait, mayCreate }:
     acquireIn: statement<{ name: string; owner: string; ttlMs: number | null; holder: string; waitMs: number }>(
       'postgres',
       (p) => sql`
-        select outcome, token, owner, holder, idle_limit_ms, pg_backend_pid() as backend
+        select outcome, token, owner, holders::text, queued, permits, idle_limit_ms, pg_backend_pid() as backend
         from ${named('within_1')}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.waitMs}::float8)`,
     ),
 
@@ -46,7 +46,8 @@ export function withinStatements({ table, locks, named, leasesWait, mayCreate }:
         select a.i::int, t.pid is not null as taken,
                t.pid is not null and exists (select from pg_locks as w where w.pid = t.pid and not w.granted) as blocked,
                case when not ${free} then l.holder
-                    when ${leasesWait} then 'others, who wait for it' end as leased_to
+                    else coalesce(case when l.used > 0 then ${named('sharers_1')}(l.name, null)->>0 end,
+                                  case when ${leasesWait} then 'others, who wait for it' end) end as leased_to
         from unnest(${unseen(p.names)}::text[]) with ordinality as a(name, i)
         left join lateral (select l.*, l.xmax as changed_by from ${locks} as l where l.name = a.name limit 1) as l on true
         left join lateral (
@@ -125,12 +126,10 @@ export function within<Tx>(
           backends.set(tx as object, Number(row.backend))
           return { granted: true, owner: row.owner as string, token: BigInt(row.token as string) }
         }
-        return {
-          granted: false,
-          holders: row?.holder == null ? [] : [row.holder as string],
-          queued: row?.outcome === 'queued',
-          idleLimitMs: Number(row?.idle_limit_ms ?? 0),
-        }
+        const { holders, queued, permits, idle_limit_ms: idleLimitMs } = row!
+        if (permits !== null) return { granted: false, holders: [], queued: false, kind: toKind(permits) }
+        const told = { holders: toLabels(holders), queued: toBoolean(queued) }
+        return { granted: false, ...told, idleLimitMs: Number(idleLimitMs ?? 0) }
       })
     },
 

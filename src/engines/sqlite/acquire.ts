@@ -1,9 +1,11 @@
 import { type RawBuilder, sql } from 'kysely'
-import type { Hold, Store } from '../../protocol/store.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
+import type { Attempt, AttemptResult, Hold, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
-import { clockToken, engine, type Fragments, free, now } from './fragments.ts'
-import { byName, namesOf, type Row, toGranted, toRefusal } from './rows.ts'
+import { clockToken, engine, type Fragments, free, now, unshared } from './fragments.ts'
+import { byName, inTwoKinds, isExclusive, namesOf, type Seen, toGranted, toSeen } from './rows.ts'
+import { type Decide, stepStatements } from './steps.ts'
 
 export interface OwnHold {
   readonly name: string
@@ -29,8 +31,9 @@ export function acquireStatements({ locks }: Fragments) {
             expires_at = excluded.expires_at,
             holder = excluded.holder,
             handed_to = null,
-            takeover = case when ${again} then l.takeover else l.owner is not null end
-        where ${again} or (l.queue is null and ${free})
+            takeover = case when ${again} then l.takeover else l.owner is not null or l.shares is not null end,
+            shares = null
+        where ${again} or (l.queue is null and ${free} and ${unshared} and l.permits is null)
         returning name, cast(token as text) as token, takeover`
 
   return {
@@ -53,16 +56,15 @@ export function acquireStatements({ locks }: Fragments) {
         where name = ${p.name} and token = cast(${p.token} as integer)
         returning 1 as kept`,
     ),
-
-    // Reading waits for no writer: that a lock is held can be told while a transaction keeps the file locked.
-    standing: statement<{ names: string }>(
-      engine,
-      (p) => sql`
-        select name, case when not ${free} then owner end as owner, holder, queue is not null as awaited
-        from ${locks} as l
-        where name in (select value from json_each(${p.names}))`,
-    ),
   }
+}
+
+/** Nobody was seen to hold it, and it was not to be had a moment ago. */
+const NOT_NOW = { granted: false, holders: [], queued: false } as const
+
+const decide: Decide<Attempt, AttemptResult> = (row, attempt, world) => {
+  const step = lockRow.acquire(row ?? lockRow.newRow(attempt.name, attempt.permits), attempt, world)
+  return step.reply.granted ? step : { ...step, row }
 }
 
 export function acquire<Tx>({
@@ -70,26 +72,36 @@ export function acquire<Tx>({
   runner,
   fragments,
   file,
+  steps,
   assertOpen,
 }: Context<Tx>): Pick<Store<Tx>, 'acquire' | 'acquireIn'> {
   const statements = acquireStatements(fragments)
+  const { read } = stepStatements(fragments)
 
   /** What transactions have taken, as far as they can be told apart. */
   const holdsOf = new WeakMap<object, Map<string, Pick<Hold, 'owner' | 'token'>>>()
 
-  async function standing(of: readonly { readonly name: string }[]): Promise<Map<unknown, Row>> {
-    return byName((await runner.run(statements.standing({ names: namesOf(of) }))).rows)
+  async function acquireExclusive(attempts: readonly Attempt[]): Promise<AttemptResult[]> {
+    const judge = (attempt: Attempt, { row, world }: Seen) => decide(row, attempt, world).reply
+    const before = await steps.read(attempts)
+    const open = attempts.filter((attempt) => judge(attempt, before.get(attempt.name)!).granted)
+    const taken =
+      open.length === 0
+        ? new Map()
+        : byName((await runner.run(statements.acquire({ attempts: JSON.stringify(open) }))).rows)
+    const after = taken.size === open.length ? before : await steps.read(attempts)
+    return attempts.map((attempt) => {
+      const granted = toGranted(taken.get(attempt.name))
+      if (granted !== undefined) return granted
+      const refused = judge(attempt, after.get(attempt.name)!)
+      return refused.granted ? NOT_NOW : refused
+    })
   }
 
   return {
     async acquire(attempts) {
       await file.assertSame()
-      const before = await standing(attempts)
-      const open = attempts.filter(({ name, owner }) => (before.get(name)?.owner ?? owner) === owner)
-      if (open.length === 0) return attempts.map(({ name }) => toRefusal(before.get(name)))
-      const taken = byName((await runner.run(statements.acquire({ attempts: JSON.stringify(open) }))).rows)
-      const after = taken.size === open.length ? before : await standing(attempts)
-      return attempts.map(({ name }) => toGranted(taken.get(name)) ?? toRefusal(after.get(name)))
+      return inTwoKinds(attempts, isExclusive, acquireExclusive, (shared) => steps.step(shared, decide))
     },
 
     async acquireIn(tx, attempt) {
@@ -114,7 +126,12 @@ export function acquire<Tx>({
         if (transaction !== undefined) holdsOf.set(transaction, holds)
         return { granted: true, ...hold }
       }
-      return runner.runIn(tx, statements.standing({ names: namesOf([attempt]) }), ({ rows: [row] }) => toRefusal(row))
+      return runner.runIn(tx, read({ names: namesOf([attempt]) }), ({ rows: [found] }) => {
+        const { row, world } = toSeen(found!)
+        if (row === undefined) return NOT_NOW
+        const { reply } = lockRow.acquireIn(row, attempt, undefined, world)
+        return reply.granted ? NOT_NOW : reply
+      })
     },
   }
 }

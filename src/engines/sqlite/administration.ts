@@ -1,45 +1,23 @@
 import { sql } from 'kysely'
 import { DatabaseError } from '../../base/errors.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
 import type { Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
-import { clockToken, engine, type Fragments, free, now } from './fragments.ts'
-import { toState, toView } from './rows.ts'
+import { clockToken, engine, type Fragments, free, now, seen, unshared } from './fragments.ts'
+import { toSeen } from './rows.ts'
+import { type Decide, ofKnown } from './steps.ts'
+import { waitPurger } from './waits.ts'
 
-export function administrationStatements({ locks, waiters, view }: Fragments) {
+export function administrationStatements({ locks }: Fragments) {
   return {
-    poll: statement<{ names: string }>(
-      engine,
-      (p) => sql`
-        select ${view}
-        from ${locks}
-        where name in (select value from json_each(${p.names}))`,
-    ),
-
     list: statement<{ prefix: string }>(
       engine,
       (p) => sql`
-        select name, owner, cast(token as text) as token, holder, expires_at - ${now} as remaining, ${waiters} as waiters
+        select ${seen}
         from ${locks} as l
-        where substr(name, 1, length(${p.prefix})) = ${p.prefix} and not ${free}
+        where substr(name, 1, length(${p.prefix})) = ${p.prefix} and not (${free} and ${unshared})
         order by name`,
-    ),
-
-    inspect: statement<{ name: string }>(
-      engine,
-      (p) => sql`
-        select name, owner, cast(token as text) as token, holder, expires_at - ${now} as remaining, ${waiters} as waiters
-        from ${locks} as l
-        where name = ${p.name} and not ${free}`,
-    ),
-
-    forceRelease: statement<{ name: string }>(
-      engine,
-      (p) => sql`
-        update ${locks} as l
-        set owner = null, handed_to = null, token = max(token + 1, ${clockToken}), expires_at = ${now}
-        where name = ${p.name} and not ${free}
-        returning 1 as forced`,
     ),
 
     // A row whose token is ahead of the clock stays: a new row of that name would start at the clock, below it.
@@ -49,6 +27,7 @@ export function administrationStatements({ locks, waiters, view }: Fragments) {
         delete from ${locks}
         where expires_at <= ${now} - ${p.idleMs} and token < ${clockToken}
           and not exists (select 1 from json_each(queue) where value ->> 'until' > ${now})
+          and not exists (select 1 from json_each(shares) where value ->> 'until' > ${now} - ${p.idleMs})
         returning 1 as purged`,
     ),
   }
@@ -57,25 +36,31 @@ export function administrationStatements({ locks, waiters, view }: Fragments) {
 export function administration({
   runner,
   fragments,
+  steps,
 }: Context<never>): Pick<Store<never>, 'poll' | 'inspect' | 'list' | 'forceRelease' | 'purge'> {
   const statements = administrationStatements(fragments)
+  const purgeWaits = waitPurger({ runner, fragments })
   return {
     async poll(names) {
-      return (await runner.run(statements.poll({ names: JSON.stringify(names) }))).rows.map(toView)
+      const found = await steps.found(names.map((name) => ({ name })))
+      return found.map(({ row, world }) => lockRow.view(row, world))
     },
 
     async inspect(name) {
-      const [row] = (await runner.run(statements.inspect({ name }))).rows
-      return row === undefined ? null : toState(row)
+      const [found] = await steps.found([{ name }])
+      return found === undefined ? null : lockRow.state(found.row, found.world)
     },
 
     async list(prefix) {
-      return (await runner.run(statements.list({ prefix }))).rows.map(toState)
+      const { rows } = await runner.run(statements.list({ prefix }))
+      const states = rows.map(toSeen).map(({ row, world }) => lockRow.state(row!, world))
+      return states.filter((state) => state !== null)
     },
 
-    async forceRelease(name) {
+    async forceRelease(name, token) {
       try {
-        return (await runner.run(statements.forceRelease({ name }))).rows.length === 1 ? 'released' : 'free'
+        const [outcome] = await steps.step([{ name }], forceRelease(token))
+        return outcome!
       } catch (error) {
         // A busy file is to us what a locked row is on other engines.
         if (error instanceof DatabaseError && error.failure === 'conflict') return 'locked'
@@ -84,7 +69,12 @@ export function administration({
     },
 
     async purge(idleMs) {
+      await purgeWaits()
       return (await runner.run(statements.purge({ idleMs }))).rows.length
     },
   }
+}
+
+function forceRelease(token: bigint | undefined): Decide<{ readonly name: string }, 'released' | 'free' | 'locked'> {
+  return ofKnown('free', (row, _, world) => lockRow.forceRelease(row, token, world))
 }

@@ -1,12 +1,12 @@
 import { sql } from 'kysely'
-import { wentTo } from '../../protocol/ids.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
 import type { Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
-import { engine, type Fragments, now } from './fragments.ts'
-import { byName, namesOf, toGrants, toView } from './rows.ts'
+import { engine, type Fragments, now, seen } from './fragments.ts'
+import { byName, type Seen, toSeen } from './rows.ts'
 
-export function enqueueStatements({ locks, waiters, view }: Fragments) {
+export function enqueueStatements({ locks, waiters }: Fragments) {
   return {
     enqueue: statement<{ tickets: string; maxWaiters: number }>(
       engine,
@@ -17,21 +17,15 @@ export function enqueueStatements({ locks, waiters, view }: Fragments) {
             then json_set(l.queue, '$[#-1].n', (l.queue ->> '$[#-1].n') + (asked.value ->> 'count'),
                                    '$[#-1].until', max(l.queue ->> '$[#-1].until', ${now} + (asked.value ->> 'waitMs')))
           else json_insert(coalesce(l.queue, '[]'), '$[#]', json_object(
-                 'id', asked.value ->> 'ticket', 'n', asked.value ->> 'count', 'ttl', asked.value ->> 'ttlMs',
-                 'holder', asked.value ->> 'holder', 'process', asked.value ->> 'process',
-                 'until', ${now} + (asked.value ->> 'waitMs')))
+                 'id', asked.value ->> 'ticket', 'n', asked.value ->> 'count', 'weight', asked.value ->> 'weight',
+                 'ttl', asked.value ->> 'ttlMs', 'holder', asked.value ->> 'holder',
+                 'process', asked.value ->> 'process', 'since', ${now}, 'until', ${now} + (asked.value ->> 'waitMs')))
           end
         from json_each(${p.tickets}) as asked
         where l.name = asked.value ->> 'name' and ${waiters} + (asked.value ->> 'count') <= ${p.maxWaiters}
-        returning queue ->> '$[#-1].id' as ticket, ${view}`,
-    ),
-
-    waiting: statement<{ names: string }>(
-      engine,
-      (p) => sql`
-        select name, ${waiters} as waiters
-        from ${locks} as l
-        where name in (select value from json_each(${p.names}))`,
+          and case when l.permits is null then asked.value ->> 'permits' is null
+                   else asked.value ->> 'permits' is not null and asked.value ->> 'weight' <= l.permits end
+        returning name, queue ->> '$[#-1].id' as ticket, ${seen}`,
     ),
 
     // Rows are written as they are if all that is left of the ticket is the hold that it was handed.
@@ -49,27 +43,39 @@ export function enqueueStatements({ locks, waiters, view }: Fragments) {
         from json_each(${p.withdrawals}) as asked
         where l.name = asked.value ->> 'name'
           and (substr(l.owner, 1, 16) = asked.value ->> 'ticket'
+               or exists (select 1 from json_each(l.shares) where substr(value ->> 'owner', 1, 16) = asked.value ->> 'ticket')
                or exists (select 1 from json_each(l.queue) as waiting where waiting.value ->> 'id' = asked.value ->> 'ticket'))
-        returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - ${now} as remaining`,
+        returning name, ${seen}`,
     ),
   }
 }
 
-export function enqueue({ runner, fragments, file }: Context<never>): Pick<Store<never>, 'enqueue' | 'withdraw'> {
+export function enqueue({
+  runner,
+  fragments,
+  file,
+  steps,
+}: Context<never>): Pick<Store<never>, 'enqueue' | 'withdraw'> {
   const statements = enqueueStatements(fragments)
   return {
     async enqueue(asked, maxWaiters) {
       await file.assertSame()
-      const { rows } = await runner.run(statements.enqueue({ tickets: JSON.stringify(asked), maxWaiters }))
+      const ask = asked.filter((ticket) => lockRow.suits(ticket, ticket))
+      const { rows } = await runner.run(statements.enqueue({ tickets: JSON.stringify(ask), maxWaiters }))
       const queued = byName(rows)
       const rest = asked.filter(({ name }) => !queued.has(name))
-      const queues =
-        rest.length === 0 ? queued : byName((await runner.run(statements.waiting({ names: namesOf(rest) }))).rows)
-      return asked.map(({ name, count }) => {
-        const row = queued.get(name)
-        if (row !== undefined) return { outcome: 'queued', ticket: row.ticket as string, view: toView(row) }
+      const standing = rest.length === 0 ? new Map<string, Seen>() : await steps.read(rest)
+      return asked.map((ticket) => {
+        const done = queued.get(ticket.name)
+        if (done !== undefined) {
+          const { row, world } = toSeen(done)
+          return { outcome: 'queued', ticket: done.ticket as string, view: lockRow.view(row!, world) }
+        }
+        const { row, world } = standing.get(ticket.name)!
+        if (row === undefined) return { outcome: 'missing' }
+        const { reply } = lockRow.enqueue(row, ticket, maxWaiters, world)
         // A row that is there, with room in its queue, was created since.
-        return { outcome: Number(queues.get(name)?.waiters ?? 0) + count > maxWaiters ? 'full' : 'missing' }
+        return reply.outcome === 'queued' ? { outcome: 'missing' } : reply
       })
     },
 
@@ -77,9 +83,11 @@ export function enqueue({ runner, fragments, file }: Context<never>): Pick<Store
       const { rows } = await runner.run(statements.withdraw({ withdrawals: JSON.stringify(asked) }))
       const rest = byName(rows)
       return asked.map(({ name, ticket }) => {
-        const row = rest.get(name)
-        const isHanded = wentTo(row?.owner as string | null | undefined, ticket) && Number(row?.remaining) > 0
-        return { withdrawn: true, grants: isHanded ? toGrants(row) : [] }
+        const done = rest.get(name)
+        if (done === undefined) return { withdrawn: true, grants: [] }
+        const { row, world } = toSeen(done)
+        // Of the row without them, as it is now.
+        return lockRow.withdraw(row!, { name, ticket, count: 0 }, world).reply
       })
     },
   }

@@ -70,8 +70,8 @@ export class OpenedFile {
    * Tells the processes that watch the file of a hand-off to one of them, now that its commit can be seen. Systems update
    * access times on reads, too, but not one that is in the future.
    */
-  async hint(rows: readonly Row[], process: string): Promise<void> {
-    if (rows.every(({ handed_to: to }) => to === null || to === process)) return
+  async hint(handedTo: readonly string[], process?: string): Promise<void> {
+    if (handedTo.every((to) => to === process)) return
     try {
       if (this.#hinted === undefined) this.#hinted = await this.changing()
       // Finer than Date.now(): two hand-offs within a millisecond are two changes.

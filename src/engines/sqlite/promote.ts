@@ -1,13 +1,18 @@
 import { sql } from 'kysely'
-import { CONFIRM_MS, type Hold, type Store } from '../../protocol/store.ts'
+import type { Statement } from '../../adapters/adapter.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
+import { CONFIRM_MS, type Hold, type Promotion, type ReleaseResult, type Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { clockToken, engine, type Fragments, free, now } from './fragments.ts'
 import { byName, type Row, toGrants, toJson } from './rows.ts'
+import { shareStatements } from './shares.ts'
+import { ofKnown } from './steps.ts'
 
 export function promoteStatements({ locks }: Fragments) {
   // Gives each lock of `source` to the first waiter whose time is not over; those before it are dead, and leave the queue.
-  // Without one the lock is free, and the owner is whoever `source` says did not release it.
+  // Without one the lock is free, and the owner is whoever `source` says did not release it. Those who would share it are
+  // left to lock-row.ts.
   const handOver = sql`
         living as materialized (
           select name, owner, takeover, queue,
@@ -31,7 +36,7 @@ export function promoteStatements({ locks }: Fragments) {
             queue = case when next.ticket ->> 'n' > 1 then json_set(next.queue, '$[0].n', (next.ticket ->> 'n') - 1)
                          else nullif(json_remove(next.queue, '$[0]'), '[]') end
         from next
-        where l.name = next.name
+        where l.name = next.name and next.ticket ->> 'weight' is null
         returning name, owner, cast(token as text) as token, takeover, handed_to, expires_at - ${now} as remaining`
 
   return {
@@ -46,15 +51,8 @@ export function promoteStatements({ locks }: Fragments) {
                             where value ->> 'process' <> handed_to) end as queue
           from ${locks} as l
           where name in (select value from json_each(${p.names})) and queue is not null and ${free}
+            and shares is null and permits is null
         ), ${handOver}`,
-    ),
-
-    held: statement<{ names: string }>(
-      engine,
-      (p) => sql`
-        select name
-        from ${locks} as l
-        where name in (select value from json_each(${p.names})) and not ${free}`,
     ),
 
     release: statement<{ holds: string }>(
@@ -84,40 +82,62 @@ export function promote<Tx>({
   runner,
   fragments,
   file,
+  steps,
   assertOpen,
 }: Context<Tx>): Pick<Store<Tx>, 'promote' | 'release' | 'releaseIn'> {
   const statements = promoteStatements(fragments)
+  const { releaseSharedIn } = shareStatements(fragments)
+
+  /** Tells those who were handed a lock, and answers by name what was done. */
+  async function handedOver(query: Statement, process: string): Promise<Map<unknown, Row>> {
+    const { rows } = await runner.run(query)
+    const processes = rows.flatMap(({ handed_to: to }) => (to === null ? [] : [to as string]))
+    void file.hint(processes, process)
+    return byName(rows)
+  }
+
   return {
     async promote(names, process) {
-      const { rows } = await runner.run(statements.promote({ names: JSON.stringify(names) }))
-      void file.hint(rows, process)
-      const promoted = byName(rows)
-      const held =
-        promoted.size === names.length
-          ? new Map<unknown, Row>()
-          : byName((await runner.run(statements.held({ names: JSON.stringify(names) }))).rows)
+      const promoted = await handedOver(statements.promote({ names: JSON.stringify(names) }), process)
+      const rest = names.filter((name) => !promoted.has(name)).map((name) => ({ name }))
+      const ifBusy = { reply: { outcome: 'locked', grants: [] }, begun: promoted.size > 0 } as const
+      const others = await steps.step(rest, promoteStep, { by: process, ifBusy })
+      const answers = new Map(rest.map(({ name }, index) => [name, others[index]!]))
       return names.map((name) => {
         const grants = toGrants(promoted.get(name))
-        if (grants.length > 0) return { outcome: 'handed over', grants }
-        return { outcome: held.has(name) && !promoted.has(name) ? 'held' : 'idle', grants }
+        return answers.get(name) ?? { outcome: grants.length > 0 ? 'handed over' : 'idle', grants }
       })
     },
 
     async release(holds, process) {
-      const { rows } = await runner.run(statements.release({ holds: toJson(holds) }))
-      void file.hint(rows, process)
-      const released = byName(rows)
-      return holds.map(({ name }) => {
-        const grants = toGrants(released.get(name))
-        const outcome = released.has(name) ? 'released' : 'lost'
-        return { outcome, handedOver: grants.length > 0, grants, promoteLater: false }
+      const exclusive = holds.filter(({ slot }) => slot === undefined)
+      const released =
+        exclusive.length === 0
+          ? new Map<unknown, Row>()
+          : await handedOver(statements.release({ holds: toJson(exclusive) }), process)
+      // Shared, or lost, or those who are next are to share it.
+      const rest = holds.filter(({ name, slot }) => slot !== undefined || !released.has(name))
+      const ifBusy = { reply: { ...LOST, outcome: 'locked' }, begun: released.size > 0 } as const
+      const others = await steps.step(rest, releaseStep, { by: process, ifBusy })
+      const answers = new Map(rest.map((hold, index) => [hold, others[index]!]))
+      return holds.map((hold) => {
+        const grants = toGrants(released.get(hold.name))
+        return answers.get(hold) ?? { outcome: 'released', handedOver: grants.length > 0, grants, promoteLater: false }
       })
     },
 
     async releaseIn(tx, hold) {
-      const released = await runner.runIn(tx, statements.releaseIn(hold), ({ rows: [row] }) => row)
+      const { slot } = hold
+      const query = slot === undefined ? statements.releaseIn(hold) : releaseSharedIn({ ...hold, slot })
+      const released = await runner.runIn(tx, query, ({ rows: [row] }) => row)
       if (adapter.synchronous) assertOpen(tx)
       return released === undefined ? 'lost' : { awaited: Number(released.awaited) === 1 }
     },
   }
 }
+
+const LOST = { outcome: 'lost', handedOver: false, grants: [], promoteLater: false } as const
+const releaseStep = ofKnown<Hold, ReleaseResult>(LOST, lockRow.release)
+const promoteStep = ofKnown<{ readonly name: string }, Promotion>({ outcome: 'idle', grants: [] }, (row, _, world) =>
+  lockRow.promote(row, world),
+)

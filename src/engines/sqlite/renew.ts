@@ -1,9 +1,11 @@
 import { sql } from 'kysely'
-import type { Store } from '../../protocol/store.ts'
+import * as lockRow from '../../protocol/lock-row.ts'
+import type { Hold, Renewal, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { engine, type Fragments, now } from './fragments.ts'
-import { byName, toJson } from './rows.ts'
+import { byName, inTwoKinds, toJson } from './rows.ts'
+import { ofKnown } from './steps.ts'
 
 export function renewStatements({ locks }: Fragments) {
   return {
@@ -23,16 +25,30 @@ export function renewStatements({ locks }: Fragments) {
   }
 }
 
-export function renew({ runner, fragments, file }: Context<never>): Store<never>['renew'] {
+export function renew({ runner, fragments, file, steps }: Context<never>): Store<never>['renew'] {
   const statements = renewStatements(fragments)
-  return async (holds) => {
-    if (file.isAnother() !== null) return holds.map(() => ({ outcome: 'lost', remainingMs: 0 }))
-    // A power failure ends the holder, too.
-    const renewal = { ...statements.renew({ holds: toJson(holds) }), durable: false }
-    const renewed = byName((await runner.run(renewal)).rows)
+  // A power failure ends the holder, too.
+  const durable = false
+
+  async function renewExclusive(holds: readonly Renewed[]): Promise<Renewal[]> {
+    const renewed = byName((await runner.run({ ...statements.renew({ holds: toJson(holds) }), durable })).rows)
     return holds.map(({ name }) => {
       const row = renewed.get(name)
-      return row ? { outcome: 'renewed', remainingMs: Number(row.remaining) } : { outcome: 'lost', remainingMs: 0 }
+      return row ? { outcome: 'renewed', remainingMs: Number(row.remaining) } : LOST
     })
   }
+
+  return async (holds) => {
+    if (file.isAnother() !== null) return holds.map(() => LOST)
+    return inTwoKinds(
+      holds,
+      ({ slot }) => slot === undefined,
+      renewExclusive,
+      (shared) => steps.step(shared, ofKnown<Renewed, Renewal>(LOST, lockRow.renew), { durable }),
+    )
+  }
 }
+
+type Renewed = Hold & { readonly ttlMs: number }
+
+const LOST: Renewal = { outcome: 'lost', remainingMs: 0 }

@@ -15,6 +15,9 @@ import { fragmentsFor } from './fragments.ts'
 import { guard, guardStatements } from './guard.ts'
 import { promote, promoteStatements } from './promote.ts'
 import { renew, renewStatements } from './renew.ts'
+import { shareStatements, shares } from './shares.ts'
+import { Steps, stepStatements } from './steps.ts'
+import { waitStatements, waits } from './waits.ts'
 
 /** All statements on the tables of locks, by name. */
 export function sqliteStatements(naming: Naming) {
@@ -25,7 +28,10 @@ export function sqliteStatements(naming: Naming) {
     ...promoteStatements(fragments),
     ...renewStatements(fragments),
     ...guardStatements(fragments),
+    ...shareStatements(fragments),
+    ...stepStatements(fragments),
     ...administrationStatements(fragments),
+    ...waitStatements(fragments),
     ...fileStatements,
   }
 }
@@ -48,7 +54,9 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     }
   }
 
-  const context: Context<Tx> = { adapter, naming, runner, fragments, file, assertOpen }
+  const steps = new Steps(runner as Runner<never>, file, fragments)
+
+  const context: Context<Tx> = { adapter, naming, runner, fragments, file, steps, assertOpen }
   // These know of no transaction.
   const outside = context as Context<never>
   return {
@@ -59,8 +67,10 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     ...promote(context),
     renew: renew(outside),
     ...guard(context),
+    ...shares(context),
     ...(adapter.synchronous && { assertOpen }),
     ...administration(outside),
+    ...waits(outside),
     changingFile: () => file.changing(),
 
     async openSession() {

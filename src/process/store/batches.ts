@@ -23,33 +23,37 @@ export class Load {
   size = 0
 }
 
+interface BatchOptions<Item> {
+  /** Whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not. */
+  readonly split?: boolean
+  /** How many statements may be under way. */
+  readonly atOnce?: number
+  readonly load?: Load
+  readonly isShared?: (item: Item) => boolean
+}
+
 /**
  * Many callers' statements in one: what is asked for while a statement is under way goes into the next one together, so
  * batches grow with the load, and a lone caller never waits. Many callers, who go on to the next thing together, go in two
- * halves: more parts cost more statements, and of unequal parts the small ones cost as many. A name is in a batch once.
+ * halves: more parts cost more statements, and of unequal parts the small ones cost as many. A name is in a batch once, but
+ * that what `isShared` may be there together; of one name all go in the order in which they came.
  */
 export class Batches<Item extends { readonly name: string }, Answer> {
   readonly #send: (items: readonly Item[]) => Promise<readonly Answer[]>
   readonly #split: boolean
   readonly #atOnce: number
   readonly #load: Load
+  readonly #isShared: (item: Item) => boolean
   #waiting: Waiting<Item, Answer>[] = []
   #underWay = 0
   #planned = false
   #slow: NodeJS.Timeout | undefined
 
-  /**
-   * `split`: whether a batch that is refused may be sent again in parts; in a transaction that is then over, it may not.
-   * `atOnce`: how many statements may be under way.
-   */
   constructor(
     send: (items: readonly Item[]) => Promise<readonly Answer[]>,
-    {
-      split = true,
-      atOnce = AT_ONCE,
-      load = new Load(),
-    }: { readonly split?: boolean; readonly atOnce?: number; readonly load?: Load } = {},
+    { split = true, atOnce = AT_ONCE, load = new Load(), isShared = () => false }: BatchOptions<Item> = {},
   ) {
+    this.#isShared = isShared
     this.#send = send
     this.#split = split
     this.#atOnce = atOnce
@@ -127,13 +131,17 @@ export class Batches<Item extends { readonly name: string }, Answer> {
     if (this.#waiting.length === 1) return this.#waiting.splice(0)
     const batch: Waiting<Item, Answer>[] = []
     const later: Waiting<Item, Answer>[] = []
-    const names = new Set<string>()
+    /** Of each name, whether others may join those that are in the batch. */
+    const names = new Map<string, boolean>()
     for (const waiting of this.#waiting) {
       const { name } = waiting.item
-      if (batch.length === longest || names.has(name)) {
+      const isShared = this.#isShared(waiting.item)
+      const joins = isShared && (names.get(name) ?? true)
+      if (batch.length === longest || (names.has(name) && !joins)) {
+        names.set(name, false)
         later.push(waiting)
       } else {
-        names.add(name)
+        names.set(name, isShared)
         batch.push(waiting)
       }
     }

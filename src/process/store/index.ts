@@ -2,6 +2,7 @@ import { newOwner } from '../../protocol/ids.ts'
 import type {
   Attempt,
   AttemptResult,
+  DowngradeResult,
   EnqueueResult,
   Gate,
   GuardResult,
@@ -11,6 +12,7 @@ import type {
   Release,
   ReleaseResult,
   Renewal,
+  ResizeResult,
   Store,
   Withdrawal,
   WithdrawalResult,
@@ -20,8 +22,8 @@ import { withRetries } from './retries.ts'
 
 /**
  * An attempt that gets its owner id when it is sent, and keeps it: one that was granted although its reply was lost is
- * recognised when it is repeated, and leaves no ghost. Those that are sent together share one, which saves the database a
- * list of them; with its name, a hold's owner is still nobody else's.
+ * recognised when it is repeated, and leaves no ghost. Those of several names that are sent together share one, which saves the
+ * database a list of them; with its name, a hold's owner is still nobody else's.
  */
 export interface Unsent extends Omit<Attempt, 'owner'> {
   owner: string | undefined
@@ -36,11 +38,15 @@ type Renewed = Hold & { readonly ttlMs: number }
 export interface ProcessStore<Tx> {
   readonly store: Store<Tx>
   acquire(attempt: Unsent): Promise<AttemptResult>
+  /** Beside an open transaction. */
+  acquireBeside(attempt: Unsent): Promise<AttemptResult>
   release(hold: Release): Promise<ReleaseResult>
   renew(hold: Renewed): Promise<Renewal>
   enqueue(ticket: NewTicket): Promise<EnqueueResult>
   withdraw(withdrawal: Withdrawal): Promise<WithdrawalResult>
   promote(name: string): Promise<Promotion>
+  downgrade(hold: Hold): Promise<DowngradeResult>
+  resize(name: string, permits: number): Promise<ResizeResult>
   closeGate(gate: Gate): Promise<void>
   openGate(gate: Gate): Promise<void>
   /** Synchronous if the driver is. */
@@ -61,10 +67,19 @@ export function processStore<Tx>(
   const store = withRetries(engine, statementTimeoutMs)
   // Callers who acquire and who release take turns.
   const load = new Load()
-  const acquires = new Batches<Unsent, AttemptResult>((attempts) => store.acquire(sentTogether(attempts)), { load })
-  const releases = new Batches<Release, ReleaseResult>((holds) => store.release(holds, process), { load })
+  const acquires = new Batches<Unsent, AttemptResult>((attempts) => store.acquire(sentTogether(attempts)), {
+    load,
+    isShared: isSharedAttempt,
+  })
+  const acquiresBeside = new Batches<Unsent, AttemptResult>((attempts) => store.acquire(sentTogether(attempts), true), {
+    isShared: isSharedAttempt,
+  })
+  const releases = new Batches<Release, ReleaseResult>((holds) => store.release(holds, process), {
+    load,
+    isShared: isSharedHold,
+  })
   // The heartbeat batches what falls due by itself.
-  const renewals = new Batches<Renewed, Renewal>((holds) => store.renew(holds))
+  const renewals = new Batches<Renewed, Renewal>((holds) => store.renew(holds), { isShared: isSharedHold })
   const enqueues = new Batches<NewTicket, EnqueueResult>((tickets) => store.enqueue(tickets, maxWaiters))
   const withdrawals = new Batches<Withdrawal, WithdrawalResult>((asked) => store.withdraw(asked))
   const promotions = new Batches<{ readonly name: string }, Promotion>((asked) =>
@@ -81,11 +96,14 @@ export function processStore<Tx>(
   return {
     store,
     acquire: (attempt) => acquires.add(attempt),
+    acquireBeside: (attempt) => acquiresBeside.add(attempt),
     release: (hold) => releases.add(hold),
     renew: (hold) => renewals.add(hold),
     enqueue: (ticket) => enqueues.add(ticket),
     withdraw: (withdrawal) => withdrawals.add(withdrawal),
     promote: (name) => promotions.add({ name }),
+    downgrade: (hold) => store.downgrade(hold, process),
+    resize: (name, permits) => store.resize(name, permits, process),
     closeGate: (gate) => gatesToClose.add(gate),
     openGate: (gate) => gatesToOpen.add(gate),
     guard(tx, hold) {
@@ -96,7 +114,11 @@ export function processStore<Tx>(
       let batches = guards.get(tx)
       if (batches === undefined) {
         // A transaction in which a statement failed is over: nothing is sent there again. And it has one connection.
-        batches = new Batches(async (holds) => store.guard(tx, holds), { split: false, atOnce: 1 })
+        batches = new Batches<Renewed, GuardResult>(async (holds) => store.guard(tx, holds), {
+          split: false,
+          atOnce: 1,
+          isShared: isSharedHold,
+        })
         guards.set(tx, batches)
       }
       return batches.add(hold)
@@ -104,11 +126,23 @@ export function processStore<Tx>(
   }
 }
 
-/** Gives those that are sent for the first time their owner id. */
+/** Gives those that are sent for the first time their owner id; of one name each gets its own. */
 function sentTogether(attempts: readonly Unsent[]): readonly Attempt[] {
   const owner = newOwner()
-  for (const attempt of attempts) attempt.owner ??= owner
+  const names = new Set<string>()
+  for (const attempt of attempts) {
+    attempt.owner ??= names.has(attempt.name) ? newOwner() : owner
+    names.add(attempt.name)
+  }
   return attempts as readonly Attempt[]
+}
+
+function isSharedAttempt({ weight }: Unsent): boolean {
+  return weight !== null
+}
+
+function isSharedHold({ slot }: Hold): boolean {
+  return slot !== undefined
 }
 
 /** In one order, so that no two of these statements wait for each other in a circle. */

@@ -45,10 +45,14 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     single: store.single,
     guardsStopRenewal: store.guardsStopRenewal ?? false,
     // The waiting loop bounds it, because a late grant must be given back.
-    acquire: (attempts) => onConflict(() => store.acquire(attempts)),
+    acquire: (attempts, beside) => onConflict(() => store.acquire(attempts, beside)),
     acquireIn: (tx, attempt, waitMs) => inTransaction(store.acquireIn(tx, attempt, waitMs), waitMs + timeoutMs),
     ...(acquireFreeIn && { acquireFreeIn: (tx, attempts) => inTransaction(acquireFreeIn.call(store, tx, attempts)) }),
     ...(createRows && { createRows: (names) => harmless(() => createRows.call(store, names)) }),
+    adoptIn: (tx, hold) => {
+      const answer = store.adoptIn(tx, hold)
+      return answer instanceof Promise ? inTransaction(answer) : answer
+    },
     ...(readsSnapshot && { readsSnapshot: (tx) => inTime(readsSnapshot.call(store, tx)) }),
     ...(pollTransactions && { pollTransactions: (names) => harmless(() => pollTransactions.call(store, names)) }),
     ...(closeGates && { closeGates: (names) => harmless(() => closeGates.call(store, names)) }),
@@ -74,6 +78,7 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
         ? results.map((result) => (result.outcome === 'lost' ? { ...result, outcome: 'released' } : result))
         : results
     },
+    downgrade: (hold, process) => idempotent(() => store.downgrade(hold, process)),
     guard: (tx, holds) => {
       const answer = store.guard(tx, holds)
       return answer instanceof Promise ? inTransaction(answer) : answer
@@ -82,10 +87,14 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     // What the caller's own statements may take, the caller's settings say.
     query: (tx, query) => store.query(tx, query),
     ...(guardedQuery && { guardedQuery: guardedQuery.bind(store) }),
-    inspect: (name) => idempotent(() => store.inspect(name)),
+    inspect: (name, beside) => idempotent(() => store.inspect(name, beside)),
     list: (prefix) => idempotent(() => store.list(prefix)),
-    forceRelease: (name) => idempotent(() => store.forceRelease(name)),
+    openSemaphore: (name, permits) => idempotent(() => store.openSemaphore(name, permits)),
+    resize: (name, permits, process) => idempotent(() => store.resize(name, permits, process)),
+    available: (name) => idempotent(() => store.available(name)),
+    forceRelease: (name, token) => idempotent(() => store.forceRelease(name, token)),
     purge: (idleMs) => harmless(() => store.purge(idleMs)),
+    publishWaits: (process, waits) => harmless(() => store.publishWaits(process, waits)),
     openSession: (onLost) => boundedSession(store.openSession(onLost), timeoutMs),
     ...(listen && {
       listen: (process, onGrant, onLost) => boundedSession(listen.call(store, process, onGrant, onLost), timeoutMs),
