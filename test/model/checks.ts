@@ -33,6 +33,24 @@ export const BOUNDED: readonly Check[] = [
     liveness: true,
   },
   { name: 'two clients: trust ends before a takeover', model: 'trust', defines: [TWO, 'TTL=3'] },
+  { name: 'three readers and writers, each once, guards, downgrades', model: 'modes', defines: [THREE] },
+  { name: 'three clients, three permits, each once, guards', model: 'modes', defines: [THREE, 'PERMITS=3'] },
+  {
+    name: 'two readers and writers, with a crash, a lost reply, a stall, a locked row and adopted holds',
+    model: 'modes',
+    defines: [TWO, 'CRASHES=1', 'LOSSES=1', 'STALLS=1', 'LOCKED=1', 'ADOPT'],
+  },
+  {
+    name: 'two clients, permits that become fewer or more, grants that leave what has ended',
+    model: 'modes',
+    defines: [TWO, 'PERMITS=3', 'RESIZES=1', 'SPARING', 'CRASHES=1', 'LOSSES=1', 'STALLS=1', 'LOCKED=1'],
+  },
+  {
+    name: 'a writer among readers, again and again: it is served',
+    model: 'modes',
+    defines: [THREE, FOR_EVER, 'PARTS', 'GUARDS=0'],
+    liveness: true,
+  },
 ]
 
 /** The same with three clients that come for ever, and more of what goes wrong at a time. */
@@ -80,6 +98,42 @@ export const FULL: readonly Check[] = [
   },
   { name: 'trust, three clients', model: 'trust', defines: [THREE, 'TTL=3', 'LATE=false'] },
   { name: 'trust, two clients, late renewals, a longer lease', model: 'trust', defines: [TWO, 'TTL=5'] },
+  { name: 'readers and writers: crash, lost reply', model: 'modes', defines: [THREE, 'CRASHES=1', 'LOSSES=1'] },
+  { name: 'readers and writers: adopted holds, stalled waiter', model: 'modes', defines: [THREE, 'ADOPT', 'STALLS=1'] },
+  { name: 'readers and writers: force-release, locked row', model: 'modes', defines: [THREE, 'FORCES=1', 'LOCKED=1'] },
+  {
+    name: 'readers and writers: two of them for ever, crash, lost reply, stalled waiter',
+    model: 'modes',
+    defines: [TWO, FOR_EVER, 'CRASHES=1', 'LOSSES=1', 'STALLS=1'],
+  },
+  { name: 'permits: crash, lost reply', model: 'modes', defines: [THREE, 'PERMITS=3', 'CRASHES=1', 'LOSSES=1'] },
+  {
+    name: 'permits: fewer or more of them, stalled waiter',
+    model: 'modes',
+    defines: [THREE, 'PERMITS=3', 'RESIZES=2', 'STALLS=1'],
+  },
+  {
+    name: 'permits: grants that leave what has ended, crash',
+    model: 'modes',
+    defines: [THREE, 'PERMITS=3', 'SPARING', 'CRASHES=1'],
+  },
+  {
+    name: 'permits: two clients for ever, crash, lost reply',
+    model: 'modes',
+    defines: [TWO, FOR_EVER, 'PERMITS=3', 'CRASHES=1', 'LOSSES=1'],
+  },
+  {
+    name: 'a writer among readers is served: crash, guards',
+    model: 'modes',
+    defines: [THREE, FOR_EVER, 'PARTS', 'CRASHES=1'],
+    liveness: true,
+  },
+  {
+    name: 'who wants many permits is served: crash, guards',
+    model: 'modes',
+    defines: [THREE, FOR_EVER, 'PARTS', 'PERMITS=2', 'CRASHES=1'],
+    liveness: true,
+  },
 ]
 
 export interface Mutant extends Check {
@@ -105,9 +159,17 @@ function untimely(define: string, name: string): Mutant {
   return { name, model: 'trust', defines: [TWO, 'TTL=3', define], violates: /trust\[j\]==0/ }
 }
 
+function sharing(define: string, name: string, violates: RegExp, defines = [TWO, 'LOSSES=1', 'CRASHES=1']): Mutant {
+  return { name, model: 'modes', defines: [...defines, define], violates }
+}
+
 const FORGOTTEN = /queue\[i\]|owner\/\d+\)!=me/
 const FIFO = /inQueue==0|ahead/
 const STALE_WRITE = />=top/
+const NO_ROOM = /counted\+/
+const BESIDE = /taken\+part/
+const NOT_BACK = /taken<=counted/
+const OF_THREE = [TWO, 'PERMITS=3', 'LOSSES=1', 'CRASHES=1']
 
 /** Each is a mistake that an engine or the library could make. */
 export const MUTANTS: readonly Mutant[] = [
@@ -148,4 +210,27 @@ export const MUTANTS: readonly Mutant[] = [
   untimely('TRUST_FROM_REPLY', 'a holder counts from the reply'),
   untimely('HAND_OFF_AT_FULL_TTL', 'a hand-off is trusted for longer than it lasts unconfirmed'),
   untimely('RENEW_BY_NAME', 'a renewal does not ask who owns the lock'),
+  sharing('EXPIRY_WITHOUT_LOCK', "a writer's grant judges the expiry without the slot's lock", NO_ROOM),
+  sharing('EXPIRY_WITHOUT_LOCK', "a grant of permits judges it without the slot's lock", NO_ROOM, OF_THREE),
+  sharing('GUARD_WITHOUT_LOCK', 'a guard looks at the slot, but does not lock it', NO_ROOM, OF_THREE),
+  sharing('GUARD_BY_PLACE', 'a guard does not ask whose the slot is: a reader beside a writer', BESIDE, [TWO]),
+  sharing('GUARD_BY_PLACE', 'a guard does not ask whose the slot is: more than the permits', BESIDE, OF_THREE),
+  sharing('JUDGED_BEFORE', 'permits are counted before the row is locked', NO_ROOM, OF_THREE),
+  sharing('ONE_TOO_MANY', 'a hand-over grants one more than there is room for', NO_ROOM, OF_THREE),
+  sharing('SECOND_SLOT', 'a repeated attempt takes a second slot', /owner\[i\]/),
+  sharing('GIVEN_BACK_TWICE', 'a repeated release gives permits back twice', /used==counted/, OF_THREE),
+  sharing('UNSHARED_UNDER_GUARD', 'a release gives back what a transaction still protects', NO_ROOM, OF_THREE),
+  sharing('RELEASED_NOT_TAKEN_OFF', 'what was released under a guard is never taken off', NOT_BACK, OF_THREE),
+  sharing('DOWNGRADED_UNDER_GUARD', 'a downgrade lets readers in while its own transaction writes', NO_ROOM),
+  sharing('DOWNGRADED_IN_TWO_STEPS', 'a downgrade lets a writer in between', NO_ROOM),
+  sharing('PASSED_BY_LIGHTER', 'readers are let in past a waiting writer', FIFO, [THREE]),
+  sharing('PASSED_BY_LIGHTER', 'a smaller request passes a greater one that waits', FIFO, [THREE, 'PERMITS=3']),
+  sharing('LIGHTER_FIRST', 'a hand-over passes a writer for whom there is no room', FIFO, [THREE]),
+  {
+    name: 'readers who come for ever keep a writer waiting',
+    model: 'modes',
+    defines: [THREE, FOR_EVER, 'PARTS', 'GUARDS=0', 'STARVED'],
+    liveness: true,
+    violates: /acceptance cycle/,
+  },
 ]

@@ -1,9 +1,11 @@
-/** Checks the models in full, and that each of their mutants is caught. `tsx test/model/main.ts [part of a name]` */
+/** Checks the models in full, and that each of their mutants is caught. `tsx test/model/main.ts [modes:, or a part of a name]` */
 import { FULL, MUTANTS } from './checks.ts'
-import { installSpin, type Verdict, verify } from './spin.ts'
+import { type Check, installSpin, type Verdict, verify } from './spin.ts'
 
 const [part = ''] = process.argv.slice(2)
 let failed = 0
+
+const isAsked = ({ model, name }: Check) => `${model}: ${name}`.includes(part)
 
 function report(name: string, passed: boolean, { states, seconds, violation }: Verdict): void {
   if (!passed) failed++
@@ -14,11 +16,11 @@ function report(name: string, passed: boolean, { states, seconds, violation }: V
 }
 
 await installSpin()
-for (const check of FULL.filter(({ name }) => name.includes(part))) {
+for (const check of FULL.filter(isAsked)) {
   const verdict = await verify(check)
   report(`${check.name} [${check.defines.join(' ')}]`, verdict.complete, verdict)
 }
-for (const mutant of MUTANTS.filter(({ name }) => name.includes(part))) {
+for (const mutant of MUTANTS.filter(isAsked)) {
   const verdict = await verify(mutant, '-O0')
   report(`mutant: ${mutant.name}`, verdict.violation !== null && mutant.violates.test(verdict.violation), verdict)
 }

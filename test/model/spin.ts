@@ -9,7 +9,7 @@ import { findProgram, installPackages } from '../servers/debian.ts'
 export interface Check {
   readonly name: string
   /** The model's file, without its ending. */
-  readonly model: 'lock' | 'trust'
+  readonly model: 'lock' | 'modes' | 'trust'
   readonly defines: readonly string[]
   /** Checks the model's claim with weak fairness, instead of assertions and stops alone. */
   readonly liveness?: boolean
