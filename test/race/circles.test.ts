@@ -8,7 +8,7 @@ const CALLERS_EACH = 4
 /** Holds of up to so long make many wait for longer than they need to be looked at. */
 const HOLD_MS = 150
 /** Of each process. ROWLOCK_ACQUISITIONS asks for more of them. */
-const ACQUISITIONS = Number(process.env.ROWLOCK_ACQUISITIONS ?? 120)
+const ACQUISITIONS = Number(process.env.ROWLOCK_ACQUISITIONS ?? 40)
 
 let open: OpenEngine
 afterEach(async () => {

@@ -584,9 +584,11 @@ export function queueSuite(engine: Subject): void {
       const [held, ready, idle, missing] = freshNames(4)
       const hold = await one.acquire(held!, { holder: 'the holder' })
       const waiting = [await two.arrive(held!), await one.arrive(held!)]
-      await one.release(await one.acquire(ready!))
+      const released = await one.acquire(ready!)
+      await one.release(released)
       const early = await two.arrive(ready!)
-      await one.release(await one.acquire(idle!))
+      const gone = await one.acquire(idle!)
+      await one.release(gone)
 
       const views = new Map((await two.store.poll([held!, ready!, idle!, missing!])).map((each) => [each.name, each]))
       const holder = {
@@ -600,6 +602,7 @@ export function queueSuite(engine: Subject): void {
       const waited = { bySession: false, leasesWait: true }
       expect(views.get(held!)).toEqual({
         name: held,
+        token: hold.token,
         holders: [holder],
         promotable: false,
         tickets: waiting,
@@ -607,12 +610,20 @@ export function queueSuite(engine: Subject): void {
       })
       expect(views.get(ready!)).toEqual({
         name: ready,
+        token: released.token,
         ...nobody,
         promotable: true,
         leasesWait: true,
         tickets: [early],
       })
-      expect(views.get(idle!)).toEqual({ name: idle, ...nobody, promotable: false, leasesWait: false, tickets: [] })
+      expect(views.get(idle!)).toEqual({
+        name: idle,
+        token: gone.token,
+        ...nobody,
+        promotable: false,
+        leasesWait: false,
+        tickets: [],
+      })
       expect(views.size).toBe(3)
     })
 
