@@ -30,11 +30,20 @@ export async function onTarget<T>(engine: EngineName, use: (target: Target) => P
   }
 }
 
-/** What is wrong with the books of a semaphore, of which `taken` permits are held. */
-export async function wrongSums(connection: TestConnection, name: string, taken: number): Promise<string[]> {
+/** What is wrong with the books of a semaphore, of which `taken` permits are held. SQLite keeps them in the row of the lock. */
+export async function wrongSums(
+  connection: TestConnection,
+  name: string,
+  taken: number,
+  books: 'slots' | 'row' = 'slots',
+): Promise<string[]> {
+  const inRow = `(select coalesce(sum(value ->> 'weight'), 0) from json_each(l.shares))`
+  const [ofUsed, ofWeights] =
+    books === 'row'
+      ? [inRow, inRow]
+      : ['l.used', '(select coalesce(sum(s.weight), 0) from rowlock_slots as s where s.name = l.name)']
   const [row] = await connection.query(
-    `select l.used, (select coalesce(sum(s.weight), 0) from rowlock_slots as s where s.name = l.name) as weights
-     from rowlock_locks as l where l.name = '${name}'`,
+    `select ${ofUsed} as used, ${ofWeights} as weights from rowlock_locks as l where l.name = '${name}'`,
   )
   const { used, weights } = { used: Number(row?.used), weights: Number(row?.weights) }
   if (used === taken && weights === taken) return []

@@ -24,6 +24,7 @@ export function takeovers({ engine, times, ttlMs, permits = false }: CampaignOpt
     const connections = await Promise.all(names.map(() => target.connect()))
     const delays: number[] = []
     const violations: string[] = []
+    const books = engine === 'sqlite' ? 'row' : 'slots'
     try {
       while (delays.length < times) {
         const holder = await startHolder(target, names, permits ? WEIGHTS : null, ttlMs)
@@ -32,10 +33,10 @@ export function takeovers({ engine, times, ttlMs, permits = false }: CampaignOpt
           const semaphore = locks.semaphore(name, { permits: PERMITS })
           const lease = await (permits ? semaphore.acquire({ weight: PERMITS }) : locks.acquire(name))
           const grantedAt = clock()
-          if (permits) violations.push(...(await wrongSums(connection, name, PERMITS)))
+          if (permits) violations.push(...(await wrongSums(connection, name, PERMITS, books)))
           await lease.release()
           if (permits) {
-            violations.push(...(await wrongSums(connection, name, 0)))
+            violations.push(...(await wrongSums(connection, name, 0, books)))
             const available = await semaphore.available()
             if (available !== PERMITS) violations.push(`${name}: ${available} permits are available, not ${PERMITS}`)
           }
