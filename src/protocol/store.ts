@@ -15,6 +15,13 @@ export function toHold({ name, owner, token, slot }: Omit<Hold, 'slot'> & { slot
   return slot === undefined ? { name, owner, token } : { name, owner, token, slot }
 }
 
+/** One that others may have beside it. */
+export type SharedHold = Hold & { readonly slot: number }
+
+export function isShared<Each extends Hold>(hold: Each): hold is Each & SharedHold {
+  return hold.slot !== undefined
+}
+
 /** What a name is, from its first use until it is purged. */
 export type Kind = 'lock' | { readonly permits: number }
 

@@ -3,7 +3,8 @@ import type { Result, Statement } from '../../adapters/adapter.ts'
 import { acquire as decide, kindOf, type LockRow, suits, type World } from '../../protocol/lock-row.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { databaseError } from '../failures.ts'
-import { byItsName, type Context, inBatches, inTwoKinds } from './context.ts'
+import { ofEachKind } from '../kinds.ts'
+import { byItsName, type Context, inBatches } from './context.ts'
 import { errnoOf, LOCK_WAIT_TIMEOUT } from './errors.ts'
 import { ASKED, BATCH, batched, type Fragments, limited, now } from './fragments.ts'
 import { A_MOMENT, isLocked } from './row-waits.ts'
@@ -154,7 +155,7 @@ function acquireOver(
   }
 
   return (attempts) =>
-    inTwoKinds(
+    ofEachKind(
       attempts,
       (attempt): attempt is Attempt => attempt.weight !== null,
       (shared) => byItsName(shared, acquireShared),

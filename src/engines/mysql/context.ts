@@ -97,22 +97,6 @@ export async function byItsName<Item extends Named, Answer>(
   return items.map((item) => answers.get(item)!)
 }
 
-/** Those of one kind, and then the others; answers in the order asked. */
-export async function inTwoKinds<Item, Kind extends Item, Answer>(
-  items: readonly Item[],
-  isOfKind: (item: Item) => item is Kind,
-  ofKind: (items: readonly Kind[]) => Promise<readonly Answer[]>,
-  ofOthers: (items: readonly Item[]) => Promise<readonly Answer[]>,
-): Promise<Answer[]> {
-  const some = items.filter(isOfKind)
-  const others = items.filter((item) => !isOfKind(item))
-  const [first, second] = [
-    some.length === 0 ? [] : [...(await ofKind(some))],
-    others.length === 0 ? [] : [...(await ofOthers(others))],
-  ]
-  return items.map((item) => (isOfKind(item) ? first.shift()! : second.shift()!))
-}
-
 /** Each name once. */
 export function distinct(items: readonly Named[]): Named[] {
   return [...new Set(items.map(({ name }) => name))].map((name) => ({ name }))

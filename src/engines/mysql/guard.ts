@@ -1,18 +1,11 @@
 import { sql } from 'kysely'
-import type { GuardResult, Hold, Store } from '../../protocol/store.ts'
+import { type GuardResult, type Hold, isShared, type SharedHold, type Store } from '../../protocol/store.ts'
 import { noTransaction } from '../failures.ts'
-import { type Context, inBatches, inTwoKinds } from './context.ts'
+import { ofEachKind } from '../kinds.ts'
+import { type Context, inBatches } from './context.ts'
 import { BATCH, batched, type Fragments, now } from './fragments.ts'
 import { tokenAfter } from './token-after.ts'
-import {
-  type AskedLease,
-  type AskedSlot,
-  isShared,
-  type SharedHold,
-  toAskedLease,
-  toAskedSlot,
-  tokenOf,
-} from './values.ts'
+import { type AskedLease, type AskedSlot, toAskedLease, toAskedSlot, tokenOf } from './values.ts'
 
 export function guardStatements({ askedLocks, askedSlots }: Fragments) {
   return {
@@ -77,7 +70,7 @@ export function guard<Tx>(context: Context<Tx>): Pick<Store<Tx>, 'guard' | 'quer
 
   return {
     guard: (tx, holds) =>
-      inTwoKinds(
+      ofEachKind(
         holds,
         isShared,
         (shared) => guardShared(tx, shared),

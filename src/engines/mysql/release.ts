@@ -3,10 +3,18 @@ import type { Statement } from '../../adapters/adapter.ts'
 import { toNumber } from '../../adapters/shape.ts'
 import { wasHandedOver } from '../../protocol/ids.ts'
 import * as lockRow from '../../protocol/lock-row.ts'
-import type { GuardResult, Hold, ReleaseResult, Store } from '../../protocol/store.ts'
+import {
+  type GuardResult,
+  type Hold,
+  isShared,
+  type ReleaseResult,
+  type SharedHold,
+  type Store,
+} from '../../protocol/store.ts'
 import { noTransaction } from '../failures.ts'
+import { ofEachKind } from '../kinds.ts'
 import { statement } from '../statement.ts'
-import { byItsName, type Context, inBatches, inTwoKinds } from './context.ts'
+import { byItsName, type Context, inBatches } from './context.ts'
 import { BATCH, batched, engine, type Fragments, now } from './fragments.ts'
 import { handOverFor, type Promoter } from './promote.ts'
 import { stepStatements } from './steps.ts'
@@ -17,9 +25,7 @@ import {
   bytes,
   isOurs,
   isSameHold,
-  isShared,
   type Row,
-  type SharedHold,
   toAskedHold,
   toAskedSlot,
   toGrants,
@@ -191,7 +197,7 @@ export function release<Tx>(
 
   return {
     release: (holds) =>
-      inTwoKinds(
+      ofEachKind(
         holds,
         isShared,
         (shared) => byItsName(shared, releaseShared),

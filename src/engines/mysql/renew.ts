@@ -1,18 +1,9 @@
 import { sql } from 'kysely'
-import type { Hold, Renewal, Store } from '../../protocol/store.ts'
-import { type Context, distinct, inBatches, inTwoKinds } from './context.ts'
+import { type Hold, isShared, type Renewal, type SharedHold, type Store } from '../../protocol/store.ts'
+import { ofEachKind } from '../kinds.ts'
+import { type Context, distinct, inBatches } from './context.ts'
 import { BATCH, batched, type Fragments, now } from './fragments.ts'
-import {
-  type AskedLease,
-  type AskedSlot,
-  isOurs,
-  isSameHold,
-  isShared,
-  type SharedHold,
-  toAskedLease,
-  toAskedSlot,
-  tokenOf,
-} from './values.ts'
+import { type AskedLease, type AskedSlot, isOurs, isSameHold, toAskedLease, toAskedSlot, tokenOf } from './values.ts'
 
 export function renewStatements({ locks, slots, askedLocks, askedSlots }: Fragments) {
   return {
@@ -88,7 +79,7 @@ export function renew({ runner, fragments, read, steps }: Context<never>): Store
     })
   }
 
-  return (holds) => inTwoKinds(holds, isShared, renewSlots, (exclusive) => inBatches(exclusive, renewBatch))
+  return (holds) => ofEachKind(holds, isShared, renewSlots, (exclusive) => inBatches(exclusive, renewBatch))
 }
 
 function judge({ ttlMs }: { readonly ttlMs: number }, remainingMs: number, elapsedMs: number): Renewal {

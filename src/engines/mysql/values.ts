@@ -1,7 +1,7 @@
 import type { Result } from '../../adapters/adapter.ts'
 import { checkRow, otherShape, toNumber } from '../../adapters/shape.ts'
 import type { RowHolder } from '../../protocol/lock-row.ts'
-import { type Attempt, EXCLUSIVE, type Grant, type Hold, type LockView } from '../../protocol/store.ts'
+import { type Attempt, EXCLUSIVE, type Grant, type Hold, type LockView, type SharedHold } from '../../protocol/store.ts'
 
 /** A lock's row as it was when it was read. */
 export interface Row {
@@ -111,10 +111,6 @@ export function toAskedSlot(hold: SharedHold) {
   return { ...toAskedHold(hold), slot: hold.slot }
 }
 
-export function isShared<Each extends Hold>(hold: Each): hold is Each & SharedHold {
-  return hold.slot !== undefined
-}
-
 export function toAskedLease(hold: Hold & { readonly ttlMs: number }) {
   return { ...toAskedHold(hold), ttl: hold.ttlMs }
 }
@@ -146,9 +142,6 @@ export function textOrNull(value: unknown): string | null {
 export function tokenOf({ insertId }: Result): bigint {
   return BigInt(insertId ?? 0)
 }
-
-/** One that is kept in a slot. */
-export type SharedHold = Hold & { readonly slot: number }
 
 export interface AskedHold {
   readonly name: Buffer

@@ -2,10 +2,11 @@ import { type RawBuilder, sql } from 'kysely'
 import type { Result, Statement } from '../../adapters/adapter.ts'
 import { toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
+import { ofEachKind } from '../kinds.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { clockToken, durable, type Fragments, few, free, lookedUp, unlessAll, unseen } from './fragments.ts'
-import { array, indicesOf, inOrder, keysOf, ofEachKind, type Row, toKind, toLabels, unanswered } from './rows.ts'
+import { array, indicesOf, inOrder, keysOf, type Row, toKind, toLabels, unanswered } from './rows.ts'
 
 export interface AskedAttempts {
   readonly names: string

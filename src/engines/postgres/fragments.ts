@@ -1,5 +1,4 @@
 import { type RawBuilder, sql } from 'kysely'
-import type { Hold } from '../../protocol/store.ts'
 import { type Naming, tableName } from '../migrations.ts'
 
 /** What the statements of PostgreSQL have in common. */
@@ -34,8 +33,6 @@ export const lookedUp = sql`case when l.token < 0 then (select count(*) from gen
 /** The names of those that were found; null if that is all of `count`, as is usual, since listing them is work for both sides. */
 export const unlessAll = (count: RawBuilder<number>) =>
   sql`case when count(*) < ${count}::int then json_agg(name)::text end as names`
-
-export type SharedHold = Hold & { readonly slot: number }
 
 /** Its slot, found by the whole key. */
 export const shared = (p: { [Key in 'name' | 'slot' | 'owner' | 'token']: RawBuilder<unknown> }) =>

@@ -2,20 +2,20 @@ import { sql } from 'kysely'
 import type { Statement } from '../../adapters/adapter.ts'
 import { toBoolean } from '../../adapters/shape.ts'
 import { LockError, LockLostError } from '../../base/errors.ts'
-import type { CallerQuery, GuardResult, Hold, Store } from '../../protocol/store.ts'
+import {
+  type CallerQuery,
+  type GuardResult,
+  type Hold,
+  isShared,
+  type SharedHold,
+  type Store,
+} from '../../protocol/store.ts'
+import { ofEachKind } from '../kinds.ts'
 import { statement, statementName } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { explain, sqlState } from './errors.ts'
-import {
-  type Fragments,
-  type HoldArrays,
-  holds,
-  type SharedArrays,
-  type SharedHold,
-  shared,
-  sharedHolds,
-} from './fragments.ts'
-import { areShared, arraysOf, inOrder, isShared, ofEachKind, type Row, sharedArraysOf } from './rows.ts'
+import { type Fragments, type HoldArrays, holds, type SharedArrays, shared, sharedHolds } from './fragments.ts'
+import { areShared, arraysOf, inOrder, type Row, sharedArraysOf } from './rows.ts'
 
 export function guardStatements({ locks, slots }: Fragments) {
   return {

@@ -1,7 +1,14 @@
 import { type RawBuilder, sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
 import { wasHandedOver } from '../../protocol/ids.ts'
-import type { Hold, Release, ReleaseResult, Store } from '../../protocol/store.ts'
+import {
+  type Hold,
+  isShared,
+  type Release,
+  type ReleaseResult,
+  type SharedHold,
+  type Store,
+} from '../../protocol/store.ts'
 import { transactionAborted } from '../failures.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
@@ -14,12 +21,11 @@ import {
   lookedUp,
   notDurable,
   type SharedArrays,
-  type SharedHold,
   shared,
   sharedHolds,
   unlessAll,
 } from './fragments.ts'
-import { arraysOf, indicesOf, inOrder, isShared, type Row, sharedArraysOf, toGrants, unanswered } from './rows.ts'
+import { arraysOf, indicesOf, inOrder, type Row, sharedArraysOf, toGrants, unanswered } from './rows.ts'
 
 export function releaseStatements({ locks, slots, named }: Fragments) {
   /** Whoever waits is handed the lock, which makes the commit wait for the disk after all. */

@@ -1,10 +1,11 @@
 import { type RawBuilder, sql } from 'kysely'
 import { toBoolean } from '../../adapters/shape.ts'
-import type { Hold, Renewal, Store } from '../../protocol/store.ts'
+import { type Hold, isShared, type Renewal, type Store } from '../../protocol/store.ts'
+import { ofEachKind } from '../kinds.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { durable, type Fragments, few, type HoldArrays, leftOf, type SharedArrays, unseen } from './fragments.ts'
-import { areShared, array, arraysOf, inOrder, isShared, ofEachKind, type Row, sharedArraysOf } from './rows.ts'
+import { areShared, array, arraysOf, inOrder, type Row, sharedArraysOf } from './rows.ts'
 
 /** Rows named in one statement. */
 const BATCH = 1000

@@ -1,6 +1,14 @@
 import { toBoolean, toNumber } from '../../adapters/shape.ts'
-import type { Grant, Hold, Holder, Kind, LockState, LockView } from '../../protocol/store.ts'
-import type { SharedHold } from './fragments.ts'
+import {
+  type Grant,
+  type Hold,
+  type Holder,
+  isShared,
+  type Kind,
+  type LockState,
+  type LockView,
+  type SharedHold,
+} from '../../protocol/store.ts'
 
 /** A row as the driver gives it. */
 export type Row = Record<string, unknown>
@@ -24,10 +32,6 @@ export function keysOf(asked: readonly { readonly name: string; readonly owner: 
 
 export function arraysOf(holds: readonly Hold[]) {
   return { ...keysOf(holds), tokens: array(holds.map(({ token }) => token)) }
-}
-
-export function isShared(hold: Hold): hold is SharedHold {
-  return hold.slot !== undefined
 }
 
 export function areShared(holds: readonly Hold[]): holds is readonly SharedHold[] {
@@ -61,23 +65,6 @@ export function indicesOf(asked: readonly { readonly name: string }[], names: un
 /** The indices of those that have no result yet. */
 export function unanswered(results: readonly unknown[]): number[] {
   return [...results.keys()].filter((index) => results[index] === undefined)
-}
-
-/** Asks about those of each kind at once, in turn; answers in the order of all. */
-export async function ofEachKind<Asked, Answer>(
-  asked: readonly Asked[],
-  isFirst: (one: Asked) => boolean,
-  askFirst: (some: readonly Asked[]) => Promise<Answer[]>,
-  askSecond: (some: readonly Asked[]) => Promise<Answer[]>,
-): Promise<Answer[]> {
-  const answers = new Array<Answer>(asked.length)
-  for (const [wanted, ask] of [[true, askFirst] as const, [false, askSecond] as const]) {
-    const some = [...asked.keys()].filter((index) => isFirst(asked[index]!) === wanted)
-    if (some.length === 0) continue
-    const found = await ask(some.map((index) => asked[index]!))
-    for (const [at, index] of some.entries()) answers[index] = found[at]!
-  }
-  return answers
 }
 
 /** What a name is, by its permits. */

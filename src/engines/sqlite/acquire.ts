@@ -1,10 +1,11 @@
 import { type RawBuilder, sql } from 'kysely'
 import * as lockRow from '../../protocol/lock-row.ts'
 import type { Attempt, AttemptResult, Hold, Store } from '../../protocol/store.ts'
+import { ofEachKind } from '../kinds.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { clockToken, engine, type Fragments, free, now, unshared } from './fragments.ts'
-import { byName, inTwoKinds, isExclusive, namesOf, type Seen, toGranted, toSeen } from './rows.ts'
+import { byName, isExclusive, namesOf, type Seen, toGranted, toSeen } from './rows.ts'
 import { type Decide, stepStatements } from './steps.ts'
 
 export interface OwnHold {
@@ -101,7 +102,7 @@ export function acquire<Tx>({
   return {
     async acquire(attempts) {
       await file.assertSame()
-      return inTwoKinds(attempts, isExclusive, acquireExclusive, (shared) => steps.step(shared, decide))
+      return ofEachKind(attempts, isExclusive, acquireExclusive, (shared) => steps.step(shared, decide))
     },
 
     async acquireIn(tx, attempt) {

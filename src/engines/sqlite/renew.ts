@@ -1,10 +1,11 @@
 import { sql } from 'kysely'
 import * as lockRow from '../../protocol/lock-row.ts'
 import type { Hold, Renewal, Store } from '../../protocol/store.ts'
+import { ofEachKind } from '../kinds.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { engine, type Fragments, now } from './fragments.ts'
-import { byName, inTwoKinds, toJson } from './rows.ts'
+import { byName, toJson } from './rows.ts'
 import { ofKnown } from './steps.ts'
 
 export function renewStatements({ locks }: Fragments) {
@@ -40,7 +41,7 @@ export function renew({ runner, fragments, file, steps }: Context<never>): Store
 
   return async (holds) => {
     if (file.isAnother() !== null) return holds.map(() => LOST)
-    return inTwoKinds(
+    return ofEachKind(
       holds,
       ({ slot }) => slot === undefined,
       renewExclusive,

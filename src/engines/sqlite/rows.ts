@@ -71,24 +71,6 @@ export function isExclusive({ weight }: Share): boolean {
   return weight === null
 }
 
-/** Answers those of both kinds, in the order in which they were asked for. */
-export async function inTwoKinds<Asked, Answer>(
-  asked: readonly Asked[],
-  isOne: (each: Asked) => boolean,
-  one: (asked: readonly Asked[]) => Promise<readonly Answer[]>,
-  other: (asked: readonly Asked[]) => Promise<readonly Answer[]>,
-): Promise<Answer[]> {
-  const answers = new Map<Asked, Answer>()
-  for (const [kind, ask] of [
-    [asked.filter(isOne), one],
-    [asked.filter((each) => !isOne(each)), other],
-  ] as const) {
-    const found = kind.length === 0 ? [] : await ask(kind)
-    for (const [index, each] of kind.entries()) answers.set(each, found[index]!)
-  }
-  return asked.map((each) => answers.get(each)!)
-}
-
 export function toGranted(row: Row | undefined): AttemptResult | undefined {
   if (row === undefined) return undefined
   return { granted: true, token: BigInt(row.token as string), takeover: Number(row.takeover) === 1 }

@@ -1,12 +1,10 @@
 import { type RawBuilder, sql } from 'kysely'
 import * as lockRow from '../../protocol/lock-row.ts'
-import type { Hold, Store } from '../../protocol/store.ts'
+import type { SharedHold, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { engine, type Fragments, now } from './fragments.ts'
 import { ofKnown } from './steps.ts'
-
-type SharedHold = Required<Hold>
 
 export function shareStatements({ locks }: Fragments) {
   /** Of its lock, a hold that `condition` is true of. */

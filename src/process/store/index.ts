@@ -1,21 +1,22 @@
 import { newOwner } from '../../protocol/ids.ts'
-import type {
-  Attempt,
-  AttemptResult,
-  DowngradeResult,
-  EnqueueResult,
-  Gate,
-  GuardResult,
-  Hold,
-  NewTicket,
-  Promotion,
-  Release,
-  ReleaseResult,
-  Renewal,
-  ResizeResult,
-  Store,
-  Withdrawal,
-  WithdrawalResult,
+import {
+  type Attempt,
+  type AttemptResult,
+  type DowngradeResult,
+  type EnqueueResult,
+  type Gate,
+  type GuardResult,
+  type Hold,
+  isShared,
+  type NewTicket,
+  type Promotion,
+  type Release,
+  type ReleaseResult,
+  type Renewal,
+  type ResizeResult,
+  type Store,
+  type Withdrawal,
+  type WithdrawalResult,
 } from '../../protocol/store.ts'
 import { Batches, Load } from './batches.ts'
 import { withRetries } from './retries.ts'
@@ -76,10 +77,10 @@ export function processStore<Tx>(
   })
   const releases = new Batches<Release, ReleaseResult>((holds) => store.release(holds, process), {
     load,
-    isShared: isSharedHold,
+    isShared,
   })
   // The heartbeat batches what falls due by itself.
-  const renewals = new Batches<Renewed, Renewal>((holds) => store.renew(holds), { isShared: isSharedHold })
+  const renewals = new Batches<Renewed, Renewal>((holds) => store.renew(holds), { isShared })
   const enqueues = new Batches<NewTicket, EnqueueResult>((tickets) => store.enqueue(tickets, maxWaiters))
   const withdrawals = new Batches<Withdrawal, WithdrawalResult>((asked) => store.withdraw(asked))
   const promotions = new Batches<{ readonly name: string }, Promotion>((asked) =>
@@ -117,7 +118,7 @@ export function processStore<Tx>(
         batches = new Batches<Renewed, GuardResult>(async (holds) => store.guard(tx, holds), {
           split: false,
           atOnce: 1,
-          isShared: isSharedHold,
+          isShared,
         })
         guards.set(tx, batches)
       }
@@ -139,10 +140,6 @@ function sentTogether(attempts: readonly Unsent[]): readonly Attempt[] {
 
 function isSharedAttempt({ weight }: Unsent): boolean {
   return weight !== null
-}
-
-function isSharedHold({ slot }: Hold): boolean {
-  return slot !== undefined
 }
 
 /** In one order, so that no two of these statements wait for each other in a circle. */
