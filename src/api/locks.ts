@@ -227,8 +227,9 @@ class Instance<Tx> implements Locks<Tx> {
       publish: (waits) => store.publishWaits(process, waits),
       look: async (name) => {
         const state = await store.inspect(name, true)
-        const [view] = await store.poll([name])
-        return { state, token: view?.token ?? 0n }
+        // Of what a transaction holds there is no state.
+        const [view] = state === null ? await store.poll([name]) : []
+        return { state, token: state?.token ?? view?.token ?? 0n }
       },
       background,
     })
@@ -520,7 +521,9 @@ class Instance<Tx> implements Locks<Tx> {
   /** What the caller holds, as far as is known; undefined if that is nothing. */
   #claimsOf(holding: readonly HeldLease[]): (() => readonly Claim[]) | undefined {
     const isOurs = (lease: HeldLease) => lease instanceof LeaseHandle && lease.isOf(this.#leaseContext)
-    const leases = [...heldAround(), ...holding].filter(isOurs)
+    const around = heldAround()
+    if (around.length === 0 && holding.length === 0) return undefined
+    const leases = [...around, ...holding].filter(isOurs)
     if (leases.length === 0) return undefined
     return () => leases.filter((lease) => lease.isHeld()).map(({ name, token }) => ({ name, token: `${token}` }))
   }

@@ -56,9 +56,12 @@ export class RunHold<L extends RunLease> {
   }
 }
 
+const NOTHING: readonly RunLease[] = []
+
 /** What the runs around the code that asks hold, of all instances. */
-export function heldAround(): RunLease[] {
-  return (around.getStore() ?? []).flatMap(({ lease }) => lease ?? [])
+export function heldAround(): readonly RunLease[] {
+  const holds = around.getStore()
+  return holds === undefined ? NOTHING : holds.flatMap(({ lease }) => lease ?? [])
 }
 
 /** What the runs of one instance hold around the code that asks. The same name is another lock in another instance. */

@@ -220,7 +220,8 @@ class Acquisition {
     const { name, weight, claims } = this.#wanted
     if (claims === undefined || this.#unwatch !== undefined) return
     const reject = (error: LockError) => this.#call.cancel(error)
-    this.#unwatch = this.#context.deadlocks.watch({ name, weight, claims, reject })
+    const queuedAt = () => this.#waiter?.queuedAt
+    this.#unwatch = this.#context.deadlocks.watch({ name, weight, claims, queuedAt, reject })
   }
 
   /** Throws what cannot be helped, or for which there is no time. */

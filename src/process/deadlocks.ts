@@ -34,6 +34,8 @@ export interface WatchedWait {
   readonly weight: number | null
   /** What its caller holds at this moment. */
   claims(): readonly Claim[]
+  /** Since when it is in the queue for certain, as a time of performance.now(). Who waits for all of a lock need not tell. */
+  queuedAt?(): number | undefined
   /** Ends the wait. */
   reject(error: DeadlockError): void
 }
@@ -195,7 +197,9 @@ export class Deadlocks {
       .map((watched) => {
         const { id, name, weight, startedAt } = watched
         const since = Math.round(this.#clock + startedAt)
-        return { watched, said: { id, name, weight, since, claims: watched.claims() } }
+        const queuedAt = watched.queuedAt?.()
+        const queued = queuedAt === undefined ? null : Math.round(this.#clock + queuedAt)
+        return { watched, said: { id, name, weight, since, queued, claims: watched.claims() } }
       })
       .filter(({ said }) => said.claims.length > 0)
   }

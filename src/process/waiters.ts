@@ -47,6 +47,8 @@ export interface Waiter {
   whenAnswered(): Promise<void>
   /** Who held the lock when this process last polled it, for people. */
   readonly holder: string | null
+  /** When the database had said that it is in the queue, as a time of performance.now(); undefined if it is not. */
+  readonly queuedAt: number | undefined
 }
 
 export interface WaitersContext {
@@ -129,6 +131,10 @@ class LocalWaiter implements Waiter {
 
   get holder(): string | null {
     return this.lock.holder
+  }
+
+  get queuedAt(): number | undefined {
+    return this.ticket?.queuedAt
   }
 
   get answered(): boolean {
@@ -469,6 +475,11 @@ export class Waiters implements Recipients {
       lock.arriving.unshift(...waiters)
       lock.mostAtOnce = Math.ceil(waiters.length / 2)
       return 0
+    }
+    if (result.outcome === 'full') {
+      // Nor is there for those who have come since.
+      waiters.push(...lock.arriving.splice(0))
+      lock.mostAtOnce = Number.POSITIVE_INFINITY
     }
     for (const waiter of waiters) {
       if (result.outcome === 'full') waiter.fail(new QueueFullError(lock.name, this.#context.maxWaiters))

@@ -27,6 +27,8 @@ export interface ClaimingWait {
   readonly holder: string
   /** Since when, by the database's clock, in milliseconds. */
   readonly since: number
+  /** By when it was in the queue; null if it is not, so that all who are in it come before. */
+  readonly queued: number | null
   readonly claims: readonly Claim[]
 }
 
@@ -91,7 +93,7 @@ function stuckOf(
 
 /** Whether those who are stuck keep it from what it waits for, when everybody else has left, and those before it were served. */
 function isStuck(
-  { name, weight, since }: ClaimingWait,
+  { name, weight, queued }: ClaimingWait,
   stuck: readonly ClaimingWait[],
   state: LockState | null,
   now: number,
@@ -104,7 +106,7 @@ function isStuck(
   if (state === null) return true
   const held = state.holders.filter(({ token }) => tokens.has(`${token}`))
   if (state.mode === 'exclusive') return true
-  const ahead = state.queue.filter(({ waitingMs }) => now - waitingMs < since)
+  const ahead = state.queue.filter(({ waitingMs }) => queued === null || now - waitingMs < queued)
   if (state.permits === undefined) return weight === null || ahead.some(({ mode }) => mode === 'exclusive')
   const { permits } = state
   const taken = held.reduce((sum, holder) => sum + holder.weight, 0)

@@ -42,6 +42,7 @@ function wait(id: string, name: string, claims: Record<string, number>, weight: 
     weight,
     holder: `holder ${id}`,
     since: Number(id),
+    queued: Number(id),
     // Below 0: of a transaction.
     claims: Object.entries(claims).map(([name, token]) => ({
       name,
@@ -132,6 +133,9 @@ describe('circles', () => {
     })
     expect(stuckBy(waits, seen({ a: readers(15), b: heldBy(2) }), NOW)).toHaveLength(2)
     expect(stuckBy(waits, seen({ a: readers(25), b: heldBy(2) }), NOW)).toEqual([])
+    // Who could not queue yet, though it came before, is behind all who could.
+    const outside = waits.map((wait) => ({ ...wait, queued: null }))
+    expect(stuckBy(outside, seen({ a: readers(25), b: heldBy(2) }), NOW)).toHaveLength(2)
   })
 
   it('may go through a transaction, whose holds nobody sees before its commit', () => {
