@@ -236,25 +236,15 @@ async function downgrading(lock: string, chance: Random): Promise<boolean> {
   })
 }
 
-async function readInTransaction(lock: string, chance: Random): Promise<boolean> {
-  let operation: OperationId | undefined
-  let entry: NewEntry | undefined
-  const stay = new StayWatch()
-  const ending = await work.transact(async (tx) => {
-    operation = begin(lock, 'shared transaction', 1)
-    const held = await locks.within(tx).acquire(lock, { mode: 'shared' })
-    const [token, owner] = [Number(held.token), `transaction ${operation}`]
-    note(operation, () => ({ type: 'ok', grant: { token, owner, until: null } }))
-    stay.begin()
-    entry = { lock, token, owner, value: null, weight: 1, operation: nextOperation() }
-    beginWrite('read', entry)
-    await readTwice(tx, entry, await work.read(lock, tx), chance)
-    stay.end()
-    note(operation, () => ({ type: 'release' }))
-  }, true)
-  if (entry !== undefined) end(entry.operation, { ...ending, stay: stay.known() })
-  else if (operation !== undefined && ending.outcome !== 'ok') end(operation, ending)
-  return ending.outcome === 'ok'
+function readInTransaction(lock: string, chance: Random): Promise<boolean> {
+  return withTransactionHold(lock, work, {
+    begin: () => begin(lock, 'shared transaction', 1),
+    take: (tx) => locks.within(tx).acquire(lock, { mode: 'shared' }),
+    async use(tx, start) {
+      const entry = start('read', null, 1)
+      await readTwice(tx, entry, await work.read(lock, tx), chance)
+    },
+  })
 }
 
 /** One turn at a semaphore. */
@@ -407,25 +397,51 @@ async function writeAndRelease(lock: string, chance: Random): Promise<boolean> {
   return ending !== false && ending.outcome === 'ok'
 }
 
-async function inTransaction(lock: string, chance: Random, over: Work, by: Locks<unknown>): Promise<boolean> {
+function inTransaction(lock: string, chance: Random, over: Work, by: Locks<unknown>): Promise<boolean> {
+  return withTransactionHold(lock, over, {
+    begin: () => begin(lock, 'transaction'),
+    async take(tx) {
+      const within = by.within(tx)
+      // While a transaction is open on SQLite, nobody could release what it waits for.
+      const held = dialect === 'sqlite' ? await within.tryAcquire(lock) : await within.acquire(lock)
+      if (held === null) throw new LockError('LOCK_TIMEOUT', 'the lock is held')
+      return held
+    },
+    async use(tx, start) {
+      const value = (await over.read(lock, tx)) + 1
+      await think(chance)
+      await over.write(tx, start('write', value, null))
+    },
+  })
+}
+
+interface TransactionTurn {
+  begin(): OperationId
+  take(tx: unknown): Promise<{ readonly token: bigint }>
+  /** `start` tells what is about to be written. */
+  use(
+    tx: unknown,
+    start: (what: 'read' | 'write', value: number | null, weight: number | null) => NewEntry,
+  ): Promise<void>
+}
+
+/** A turn under a hold of a transaction's own. */
+async function withTransactionHold(lock: string, over: Work, turn: TransactionTurn): Promise<boolean> {
   let operation: OperationId | undefined
   let entry: NewEntry | undefined
   const stay = new StayWatch()
   const ending = await over.transact(async (tx) => {
     // Not before: until then it waits for a connection, and rowlock does not know of it.
-    operation = begin(lock, 'transaction')
-    const within = by.within(tx)
-    // While a transaction is open on SQLite, nobody could release what it waits for.
-    const held = dialect === 'sqlite' ? await within.tryAcquire(lock) : await within.acquire(lock)
-    if (held === null) throw new LockError('LOCK_TIMEOUT', 'the lock is held')
+    operation = turn.begin()
+    const held = await turn.take(tx)
     const [token, owner] = [Number(held.token), `transaction ${operation}`]
     note(operation, () => ({ type: 'ok', grant: { token, owner, until: null } }))
     stay.begin()
-    const value = (await over.read(lock, tx)) + 1
-    await think(chance)
-    entry = { lock, token, owner, value, weight: null, operation: nextOperation() }
-    beginWrite('write', entry)
-    await over.write(tx, entry)
+    await turn.use(tx, (what, value, weight) => {
+      entry = { lock, token, owner, value, weight, operation: nextOperation() }
+      beginWrite(what, entry)
+      return entry
+    })
     stay.end()
     note(operation, () => ({ type: 'release' }))
   }, true)
