@@ -58,7 +58,7 @@ export class SharedAttempts<Tx> {
         ttlMs: CONFIRM_MS,
         maxHoldMs: Number.POSITIVE_INFINITY,
         session: null,
-        claims: () => [...claimsIn(tx), ...(claims?.() ?? [])],
+        claims: () => [...claimsIn(tx, name), ...(claims?.() ?? [])],
       }
       const granted = await acquire(context, call, wanted, bound)
       if (granted === null) return null

@@ -16,7 +16,7 @@ import { type Call, TIME_OUT } from './calls.ts'
 import type { Deadlocks } from './deadlocks.ts'
 import type { HandOffs } from './hand-offs.ts'
 import { misuse } from './misuse.ts'
-import { claimsIn, taken } from './transaction-holds.ts'
+import { claimsIn, taken, whenTaken } from './transaction-holds.ts'
 import type { TransactionWaiters, Turn } from './transaction-waiters.ts'
 import type { HandedOver, Waiters } from './waiters.ts'
 
@@ -60,6 +60,9 @@ const LONGEST_DATABASE_WAIT_MS = 20_000
 const TRY_AGAIN_MS = 50
 /** A server that ends idle transactions is asked after this part of the time that it allows. */
 const IDLE_PART = 1 / 3
+
+/** Another call in the same transaction has the lock. */
+const TAKEN = Symbol('taken')
 
 /** Calls under way, by the handles of their transactions and the names of the locks. Each ends without an error. */
 const callsIn = new WeakMap<object, Map<string, Promise<unknown>>>()
@@ -211,7 +214,13 @@ export class TransactionAttempts<Tx> {
         turn ??= transactionWaiters.join(name, wait.leftMs)
         const idleMs = (result.idleLimitMs || Number.POSITIVE_INFINITY) * IDLE_PART
         const { leftMs } = wait
-        const served = await this.#inQueue(call, tx, wanted, call.race(turn.served, Math.min(leftMs, idleMs)))
+        const served = await this.#inQueue(
+          call,
+          tx,
+          wanted,
+          call.race(this.#untilServed(tx, name, turn), Math.min(leftMs, idleMs)),
+        )
+        if (served === TAKEN) continue
         if (served === TIME_OUT) {
           if (leftMs <= idleMs) throw wait.timeout(turn.holder ?? result.holders[0] ?? 'a transaction')
           // Asked again for the sake of asking; and it keeps its ticket.
@@ -231,10 +240,19 @@ export class TransactionAttempts<Tx> {
     const unwatch = this.#context.deadlocks.watch({
       name,
       weight: EXCLUSIVE.weight,
-      claims: () => [...claimsIn(tx), ...(claims?.() ?? [])],
+      claims: () => [...claimsIn(tx, name), ...(claims?.() ?? [])],
       reject: (error) => call.cancel(error),
     })
     return wait.finally(unwatch)
+  }
+
+  /** Also ends when another call in the transaction, one that does not wait, gets the lock: nobody would hand it over then. */
+  async #untilServed(tx: Tx, name: string, { served }: Turn): Promise<Awaited<Turn['served']> | typeof TAKEN> {
+    let stop: (() => void) | undefined
+    const takenByAnother = new Promise<typeof TAKEN>((resolve) => {
+      stop = whenTaken(tx as object, { name, onTaken: () => resolve(TAKEN) })
+    })
+    return Promise.race([served, takenByAnother]).finally(stop)
   }
 
   /**

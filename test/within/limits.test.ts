@@ -286,6 +286,25 @@ describe.each(engines())('the same name twice in one transaction, on $name', { t
     await (await locks.acquire(name)).release()
   })
 
+  it.skipIf(servesAll(engine))('is had by who waits for it as soon as a call that does not wait gets it', async () => {
+    const { open, locks } = await setUp(engine)
+    for (let round = 0; round < 10; round++) {
+      const name = freshName()
+      await locks.acquire(name, { ttl: 100, renew: false })
+      await open.connected.transaction(async (tx) => {
+        const waiting = locks.within(tx).acquire(name, { wait: '20s' })
+        const trying = async () => {
+          for (;;) {
+            const tried = await locks.within(tx).tryAcquire(name)
+            if (tried !== null) return tried
+          }
+        }
+        const [waited, tried] = await Promise.all([waiting, trying()])
+        expect(waited.token).toBe(tried.token)
+      }, 'read committed')
+    }
+  })
+
   it.skipIf(servesAll(engine))('is the same hold as a lease, too, which lasts beyond the commit', async () => {
     const { open, locks } = await setUp(engine)
     const name = freshName()

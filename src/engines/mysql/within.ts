@@ -190,12 +190,28 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
   /** Holds of transactions that may be open, by their handles, of which one may serve one transaction after the other. */
   const holdsOf = new WeakMap<object, Map<string, TransactionHold>>()
 
+  /** The last call in each transaction, by its handle. Each ends without an error. */
+  const lastIn = new WeakMap<object, Promise<unknown>>()
+
+  /** Calls in one transaction take several messages each: one between those of another would take a lock that both want twice. */
+  function inTurn<T>(tx: Tx, call: () => Promise<T>): Promise<T> {
+    // No handle of a transaction, as the adapter will say.
+    if (Object(tx) !== tx) return call()
+    const key = tx as object
+    const answer = (lastIn.get(key) ?? Promise.resolve()).then(call)
+    lastIn.set(
+      key,
+      answer.catch(() => undefined),
+    )
+    return answer
+  }
+
   /**
    * Looked at from outside first. In the transaction, a plain read would fix its snapshot; and at REPEATABLE READ even a
    * locking read that finds nothing would keep a gap locked, or the row of a holder who has to renew. Then it takes what is
    * free, by a statement that waits for nobody, and else waits behind the transactions that have the row.
    */
-  async function acquireIn(tx: Tx, attempt: ExclusiveAttempt, waitMs: number): Promise<AttemptInResult> {
+  async function takeIn(tx: Tx, attempt: ExclusiveAttempt, waitMs: number): Promise<AttemptInResult> {
     await knowServer(tx)
     const { row, maybeLocked } = await lookFromOutside(attempt.name)
     const same = await ownHold(tx, attempt, row)
@@ -228,7 +244,7 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
   }
 
   /** The first ones that look free from outside, together, unless another transaction has one of them. */
-  async function acquireFreeIn(tx: Tx, attempts: readonly Attempt[]): Promise<Hold[]> {
+  async function takeFreeIn(tx: Tx, attempts: readonly Attempt[]): Promise<Hold[]> {
     await knowServer(tx)
     const { settings } = await server.topology()
     // There, a lock that is not free would end the transaction.
@@ -436,7 +452,10 @@ export function within<Tx>(context: Context<Tx>): Pick<Required<Store<Tx>>, 'acq
     return (await lockRow(tx, asked.name, settings, waitMs)) ? take(statements.takeRow(asked)) : undefined
   }
 
-  return { acquireIn, acquireFreeIn }
+  return {
+    acquireIn: (tx, attempt, waitMs) => inTurn(tx, () => takeIn(tx, attempt, waitMs)),
+    acquireFreeIn: (tx, attempts) => inTurn(tx, () => takeFreeIn(tx, attempts)),
+  }
 }
 
 function newMark(): string {
