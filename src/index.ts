@@ -2,6 +2,7 @@ export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
 export { type Adapter, createLocks, type ForceOptions, type Locks } from './api/locks.ts'
+export type { OnceOptions, OnceOutcome } from './api/once.ts'
 export type { HeldLease, InstanceOptions, LockOptions, Mode, RunOptions, RunOutcome } from './api/options.ts'
 export type { PermitOptions, Semaphore, SemaphoreOptions } from './api/semaphore.ts'
 export type { Leases } from './api/several.ts'
@@ -10,6 +11,7 @@ export type {
   PendingLeaseOptions,
   TransactionHold,
   TransactionLocks,
+  TransactionOnceOptions,
   TransactionOptions,
   WithinOptions,
 } from './api/transaction.ts'
@@ -23,5 +25,6 @@ export {
   LockLostError,
   LockTimeoutError,
   QueueFullError,
+  UnstorableResultError,
 } from './base/errors.ts'
 export type { HolderState as HolderInfo, LockState as LockInfo, QueueState as QueueInfo } from './protocol/store.ts'

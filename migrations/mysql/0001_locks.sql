@@ -49,5 +49,17 @@ create table if not exists rowlock_waits (
   waits longblob not null                        -- in words that processes alone understand
 ) engine = InnoDB;
 
+-- What was done, and what a holder left to others, beside the locks: results of jobs, checkpoints, times that were claimed.
+create table if not exists rowlock_marks (
+  kind varbinary(16) not null,
+  name varbinary(255) not null,                  -- of a lock
+  part varbinary(64) not null,                   -- tells those of one kind and name apart
+  value longblob,                                -- JSON; null: undefined
+  token bigint not null,                         -- of the hold under which it was written: none with a lower one replaces it
+  written_at bigint not null,                    -- microseconds since 1970 in UTC
+  expires_at bigint,                             -- as if it had never been from that moment on; null: never
+  primary key (kind, name, part)
+) engine = InnoDB;
+
 -- How these tables are read and written, as a number: a version of the library that does not know it refuses them.
 insert ignore into rowlock_migrations (name) values ('protocol 1');

@@ -48,6 +48,18 @@ create table rowlock_waits (
   waits text not null                            -- in words that processes alone understand
 ) with (fillfactor = 50);
 
+-- What was done, and what a holder left to others, beside the locks: results of jobs, checkpoints, times that were claimed.
+create table rowlock_marks (
+  kind text collate "C" not null,
+  name text collate "C" not null,                -- of a lock
+  part text collate "C" not null,                -- tells those of one kind and name apart
+  value text,                                    -- JSON; null: undefined
+  token bigint not null,                         -- of the hold under which it was written: none with a lower one replaces it
+  written_at timestamptz not null,
+  expires_at timestamptz,                        -- as if it had never been from that moment on; null: never
+  primary key (kind, name, part)
+);
+
 -- Functions keep the search_path of the migration: a caller with another one means these tables all the same.
 
 -- What a function does to a shared hold it does to its slot, and locks that as it would the row of a lock: FOR UPDATE for whoever
@@ -954,6 +966,15 @@ begin
     select o.process from rowlock_waits as o where o.said_at <= clock_timestamp() - interval '1 minute' for update skip locked
   ) as unsaid
   where w.process = unsaid.process;
+
+  delete from rowlock_marks as m
+  using (
+    select o.kind, o.name, o.part from rowlock_marks as o
+    where o.expires_at <= clock_timestamp()
+       or o.kind = 'checkpoint' and o.written_at <= idle_since and not exists (select from rowlock_locks as k where k.name = o.name)
+    for update skip locked
+  ) as past
+  where (m.kind, m.name, m.part) = (past.kind, past.name, past.part);
   return purged;
 end
 $function$;

@@ -22,5 +22,17 @@ create table rowlock_waits (
   waits text not null                            -- in words that processes alone understand
 ) strict, without rowid;
 
+-- What was done, and what a holder left to others, beside the locks: results of jobs, checkpoints, times that were claimed.
+create table rowlock_marks (
+  kind text not null,
+  name text not null,                            -- of a lock
+  part text not null,                            -- tells those of one kind and name apart
+  value text,                                    -- JSON; null: undefined
+  token integer not null,                        -- of the hold under which it was written: none with a lower one replaces it
+  written_at integer not null,                   -- milliseconds since 1970 by this machine's clock
+  expires_at integer,                            -- as if it had never been from that moment on; null: never
+  primary key (kind, name, part)
+) strict, without rowid;
+
 -- How these tables are read and written, as a number: a version of the library that does not know it refuses them.
 insert into rowlock_migrations (name) values ('protocol 1');

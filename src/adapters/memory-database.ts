@@ -1,6 +1,7 @@
 import { brandClass } from '../base/brand.ts'
 import { LockError } from '../base/errors.ts'
 import type { LockRow } from '../protocol/lock-row.ts'
+import type { Mark } from '../protocol/marks.ts'
 import type { Grant, Hold } from '../protocol/store.ts'
 
 /** An open transaction of a {@link MemoryDatabase}. */
@@ -15,8 +16,16 @@ export class MemoryTransaction {
   readonly onCommit: (() => void)[] = []
   /** @internal What it holds, by the names of the locks. */
   readonly holds = new Map<string, Pick<Hold, 'owner' | 'token'>>()
+  /** @internal The marks that it has written, or deleted. */
+  readonly marks = new Map<string, StoredMark | undefined>()
   /** False from its end on. */
   open = true
+}
+
+/** Times are milliseconds since 1970. */
+export interface StoredMark extends Mark {
+  readonly writtenAt: number
+  readonly expiresAt: number
 }
 
 /** A lock's row, and the open transactions that have it locked, or slots of it. */
@@ -37,6 +46,9 @@ export class MemoryDatabase {
   readonly listeners = new Map<string, (grant: Grant) => void>()
   /** @internal What processes say of their calls that wait, and when they said it. */
   readonly waits = new Map<string, { readonly waits: string; readonly saidAt: number }>()
+
+  /** @internal What was done, and what holders left to others. */
+  readonly marks = new Map<string, StoredMark>()
 
   /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
   async transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T> {

@@ -1,11 +1,13 @@
 import type { DenseSet } from '../base/dense-set.ts'
 import type { Duration } from '../base/duration.ts'
 import { DatabaseError, LockError, LockLostError } from '../base/errors.ts'
+import { toJson } from '../base/json.ts'
 import { bounded, untilUnlocked } from '../base/timing.ts'
 import { AnswerBound } from '../process/answer-bound.ts'
 import type { HandOffs } from '../process/hand-offs.ts'
 import type { Beat, Heartbeat, Renewable } from '../process/heartbeat.ts'
 import type { ProcessStore } from '../process/store/index.ts'
+import type { NewMark } from '../protocol/marks.ts'
 import {
   type CallerQuery,
   type GuardResult,
@@ -44,6 +46,12 @@ export interface Lease<Tx> {
    * DATABASE if there is no answer within `statementTimeout`; it may be extended nevertheless.
    */
   extend(ttl: Duration): Promise<void>
+  /**
+   * Leaves `value`, at most 64 KiB of JSON, to whoever holds the lock next, also if this process dies: as its `payload`. In the
+   * commit of `tx`, or else in one of its own; that depends on this lease as with `guard`: LockLostError if it is lost. Each one
+   * replaces the one before, and undefined leaves nothing. INVALID_ARGUMENT for a shared lease.
+   */
+  checkpoint(value: unknown, tx?: Tx | (() => Tx)): Promise<void>
   /**
    * Makes an exclusive lease shared, with the same token, and nobody in between: those at the head of the queue who want to
    * share the lock come in with it. Does nothing to a lease that is shared. Waits for the end of a transaction that the lease
@@ -270,6 +278,38 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     }
   }
 
+  async checkpoint(value: unknown, tx?: Tx | (() => Tx)): Promise<void> {
+    const mark = {
+      kind: 'checkpoint',
+      name: this.name,
+      part: '',
+      value: toJson('a checkpoint', value),
+      keepMs: null,
+    } as const
+    if (tx === undefined) return this.mark(mark)
+    this.#assertExclusive()
+    const transaction = currentTransaction(tx)
+    await this.guard(transaction)
+    const writing = this.#context.store.store.writeMarkIn(transaction, { ...mark, token: this.token })
+    await this.#bound().withinTransaction(writing)
+  }
+
+  /** @internal Writes it if the lease stands; `result` is of what has been done under it. */
+  async mark(mark: Omit<NewMark, 'token'>, result?: unknown): Promise<void> {
+    this.#assertExclusive()
+    const writing = untilUnlocked(async () => {
+      if (!this.isHeld()) throw new LockLostError(this.name, this.#lostBecause(), { result })
+      const hold = { ...this.#hold(), ttlMs: this.#ttlMs }
+      const outcome = await this.#context.store.store.writeMarkUnder(hold, { ...mark, token: this.token })
+      if (outcome === 'lost') {
+        this.lose('the database says that it ran out or that somebody else has it')
+        throw new LockLostError(this.name, this.#lostBecause(), { result })
+      }
+      return outcome === 'written'
+    }, this.#context.statementTimeoutMs)
+    if (!(await this.#bound().within(writing))) throw this.#stillLocked('mark')
+  }
+
   guard(tx: Tx | (() => Tx)): Promise<void> {
     try {
       const transaction = currentTransaction(tx)
@@ -431,8 +471,20 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   }
 
   #assertHeld(): void {
-    if (!this.isHeld())
-      throw new LockLostError(this.name, this.#state === 'released' ? 'it was released' : this.#reason)
+    if (!this.isHeld()) throw new LockLostError(this.name, this.#lostBecause())
+  }
+
+  #lostBecause(): string {
+    return this.#state === 'released' ? 'it was released' : this.#reason
+  }
+
+  /** Of several who share a lock, none is the one before. */
+  #assertExclusive(): void {
+    if (this.slot === undefined) return
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      `the lease on ${JSON.stringify(this.name)} is shared, and leaves nothing to the next holder: take it exclusively`,
+    )
   }
 
   #bound(): AnswerBound {

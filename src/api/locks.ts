@@ -28,6 +28,7 @@ import type { Claim } from '../protocol/circles.ts'
 import { type Hold, type LockState as LockInfo, type Store, toHold } from '../protocol/store.ts'
 import { Events, type LockListener } from './events.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
+import { type OnceContext, type OnceOptions, type OnceOutcome, once } from './once.ts'
 import {
   checkBody,
   checkName,
@@ -107,6 +108,14 @@ export interface Locks<Tx> {
    * nobody else's: a lock is no semaphore.
    */
   semaphore(name: string, options: SemaphoreOptions): Semaphore<Tx>
+  /**
+   * Runs `body` unless `key` is done, and answers what it gave, or what it gave when it was done. Done is what a body has
+   * resolved for whose lease was held until then; for `keepFor`. One process at a time runs it, under a lease on the lock of that
+   * name: the others wait, `wait` at most, and get the value. If the body rejects, its error comes through, nothing is done, and
+   * the next caller runs. LockLostError, with the result, if the lease was lost; UnstorableResultError if what the body gave is
+   * nothing that JSON carries, or more than 64 KiB of it.
+   */
+  once<T>(key: string, options: OnceOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<OnceOutcome<T>>
   /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
   within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
   /**
@@ -194,6 +203,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #leaseContext: LeaseContext<Tx>
   readonly #transactionContext: TransactionContext<Tx>
   readonly #semaphoreContext: SemaphoreContext<Tx>
+  readonly #onceContext: OnceContext<Tx>
   #closed: Promise<void> | undefined
   #over = false
 
@@ -275,6 +285,7 @@ class Instance<Tx> implements Locks<Tx> {
       tryRequest: (name, options) => this.#requestFor([name], options, false),
       claims: ({ holding }) => this.#claimsOf(holding),
       confirm: (hold, request) => this.#confirm(hold, request, confirmationFailed(hold.name)),
+      marks: store,
       sharedAttempts: new SharedAttempts<Tx>({
         store,
         acquire: { ...this.#acquireContext, attempt: (attempt) => calls.acquireBeside(attempt) },
@@ -292,6 +303,16 @@ class Instance<Tx> implements Locks<Tx> {
       warn: (message) => this.#warn(message),
       assertOpen: () => this.#assertOpen(),
       assessed: async () => {
+        if (!this.#assessed) await this.#assess()
+      },
+    }
+    this.#onceContext = {
+      store,
+      // Only a try answers null.
+      acquire: (name, options) => this.#acquire(name, options, true) as Promise<LeaseHandle<Tx>>,
+      run: (lease, body) => this.#run(this.#reentry.begin(lease), body),
+      ready: async () => {
+        this.#assertOpen()
         if (!this.#assessed) await this.#assess()
       },
     }
@@ -348,6 +369,14 @@ class Instance<Tx> implements Locks<Tx> {
       hold = this.#reentry.begin(lease)
     }
     return { ran: true, value: await this.#run(hold, body) }
+  }
+
+  async once<T>(
+    key: string,
+    options: OnceOptions,
+    body: (lease: Lease<Tx>) => Promise<T> | T,
+  ): Promise<OnceOutcome<T>> {
+    return once(this.#onceContext, key, options, body)
   }
 
   within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {

@@ -1,10 +1,12 @@
-import { LockError, LockLostError } from '../base/errors.ts'
+import { isTransactionAborted, LockError, LockLostError } from '../base/errors.ts'
 import type { Call } from '../process/calls.ts'
 import type { SharedAttempts, SharedIn } from '../process/shared-attempts.ts'
 import type { TransactionAttempts, WantedIn } from '../process/transaction-attempts.ts'
 import type { Claim } from '../protocol/circles.ts'
+import type { MarkKey, MarkStore } from '../protocol/marks.ts'
 import type { Hold } from '../protocol/store.ts'
 import type { Lease } from './lease.ts'
+import { checkOnceBody, type OnceOptions, type OnceOutcome, onceKey, outcomeOf, toOnce, toResult } from './once.ts'
 import { type LockOptions, type LockRequest, modeOf, toNames } from './options.ts'
 
 /** A hold that ends with the transaction it was taken in. */
@@ -27,6 +29,7 @@ export interface PendingLease<Tx> {
 }
 
 export type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'mode' | 'holding'>
+export type TransactionOnceOptions = Pick<OnceOptions, 'keepFor' | 'wait' | 'signal' | 'holding'>
 export type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'holding' | 'renew' | 'maxHold'>
 
 /**
@@ -52,6 +55,17 @@ export interface TransactionLocks<Tx> {
    * roll back. At REPEATABLE READ and above on PostgreSQL, a lock that changes hands meanwhile is TRANSACTION_ABORTED.
    */
   acquireAll(names: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]>
+  /**
+   * Runs `body` unless `key` is done, which it is with the commit of `tx`: exactly once in this database. Answers what the body gave,
+   * or what it gave then. Holds the lock of that name until `tx` ends: a second transaction waits, `wait` at most, for the first
+   * to end. Above READ COMMITTED, TRANSACTION_ABORTED: retry the transaction. If the body rejects, it is not done, whatever
+   * becomes of `tx`. UnstorableResultError, and not done, if JSON cannot carry what it gave.
+   */
+  once<T>(
+    key: string,
+    options: TransactionOnceOptions,
+    body: (hold: TransactionHold) => Promise<T> | T,
+  ): Promise<OnceOutcome<T>>
   /** Takes an exclusive lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
   lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>
 }
@@ -65,6 +79,7 @@ export interface WithinOptions {
 export interface TransactionContext<Tx> {
   readonly attempts: TransactionAttempts<Tx>
   readonly sharedAttempts: SharedAttempts<Tx>
+  readonly marks: MarkStore<Tx>
   /** Runs what waits, so that it ends with `signal` and with the instance. */
   run<T>(signal: AbortSignal | undefined, body: (call: Call) => Promise<T>): Promise<T>
   /** Of who waits for these names, under the first of them: DeadlockError if the caller has one of the locks. */
@@ -109,6 +124,43 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
       this.#context.attempts.acquireAll(call, this.#tx, names, this.#wanted(request, null)),
     )
     return holds.map(({ name, token }) => ({ name, token }))
+  }
+
+  async once<T>(
+    key: string,
+    options: TransactionOnceOptions,
+    body: (hold: TransactionHold) => Promise<T> | T,
+  ): Promise<OnceOutcome<T>> {
+    const { keepMs, rest } = toOnce(key, options)
+    checkOnceBody(body)
+    const hold = await this.acquire(key, rest)
+    const { marks } = this.#context
+    const mark = { ...onceKey(key), value: null, token: hold.token, keepMs }
+    const before = outcomeOf<T>(await marks.beginMarkIn(this.#tx, mark))
+    if (before !== undefined) return before
+    try {
+      const value = await body(hold)
+      const result = toResult(key, value)
+      if (result !== null) await marks.writeMarkIn(this.#tx, { ...mark, value: result })
+      return { ran: true, value }
+    } catch (error) {
+      await this.#undo(mark, error)
+      throw error
+    }
+  }
+
+  /** The caller may go on to commit what else the transaction did. In one that has been aborted, nothing is left to be undone. */
+  async #undo(mark: MarkKey, reason: unknown): Promise<void> {
+    try {
+      await this.#context.marks.deleteMarkIn(this.#tx, mark)
+    } catch (failure) {
+      if (isTransactionAborted(failure)) return
+      throw new LockError(
+        'TRANSACTION_ABORTED',
+        `roll back: once(${JSON.stringify(mark.name)}) has failed, and what marks it as done could not be undone`,
+        { cause: new AggregateError([reason, failure]) },
+      )
+    }
   }
 
   async lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>> {

@@ -113,6 +113,30 @@ export class LockLostError extends LockError {
   }
 }
 
+/** What a function of `once` gave cannot be kept for those who come later. It has run, and is not marked as done. */
+export class UnstorableResultError extends LockError {
+  static {
+    brandClass(UnstorableResultError, 'UnstorableResultError')
+  }
+
+  override readonly name = 'UnstorableResultError'
+  readonly key: string
+  /** What it gave. */
+  readonly result: unknown
+
+  constructor(key: string, cause: LockError, result: unknown) {
+    super(
+      'INVALID_ARGUMENT',
+      `${cause.message}. The function has run, and ${JSON.stringify(key)} is not marked as done`,
+      {
+        cause,
+      },
+    )
+    this.key = key
+    this.result = result
+  }
+}
+
 /**
  * The database, or the way to it, failed. `failure` says what may be done about it:
  *

@@ -167,7 +167,7 @@ function prismaTables({ engine, schema = 'public', tablePrefix = 'rowlock_' }: D
   const others = { postgres: ['slots', 'gates'], mysql: ['slots', 'gates'], mariadb: ['slots', 'gates'], sqlite: [] }[
     engine
   ]
-  const tables = ['locks', ...others, 'waits', 'migrations']
+  const tables = ['locks', ...others, 'waits', 'marks', 'migrations']
   return tables.map((table) => `'${place}${tablePrefix}${table}'`).join(', ')
 }
 

@@ -1,4 +1,5 @@
 import type { LockError } from '../base/errors.ts'
+import type { MarkStore } from './marks.ts'
 
 /** One hold of a lock. */
 export interface Hold {
@@ -367,7 +368,7 @@ export interface Assessment {
  *
  * Holds in a list may be of both kinds, exclusive and shared: an engine may send a statement for each.
  */
-export interface Store<Tx> {
+export interface Store<Tx> extends MarkStore<Tx> {
   /** True if `guard` answers, and throws, synchronously. */
   readonly synchronous: boolean
   /** True if nothing can be asked beside an open transaction. */

@@ -144,9 +144,16 @@ for (const kind of databaseKinds) {
       await tools.sql(database, out, kind)
       expect(await database.tables()).toEqual(
         {
-          postgres: ['app.my_gates', 'app.my_locks', 'app.my_migrations', 'app.my_slots', 'app.my_waits'],
-          mysql: ['my_gates', 'my_locks', 'my_migrations', 'my_slots', 'my_waits'],
-          sqlite: ['my_locks', 'my_migrations', 'my_waits'],
+          postgres: [
+            'app.my_gates',
+            'app.my_locks',
+            'app.my_marks',
+            'app.my_migrations',
+            'app.my_slots',
+            'app.my_waits',
+          ],
+          mysql: ['my_gates', 'my_locks', 'my_marks', 'my_migrations', 'my_slots', 'my_waits'],
+          sqlite: ['my_locks', 'my_marks', 'my_migrations', 'my_waits'],
         }[kind.engine === 'mariadb' ? 'mysql' : kind.engine],
       )
       await using locks = createLocks(database.connected.adapter, naming)
@@ -165,7 +172,7 @@ describe('rowlock migrations', () => {
     [
       'prisma',
       '20250101000001_rowlock_0001_locks/migration.sql',
-      "external: ['public.rowlock_locks', 'public.rowlock_slots', 'public.rowlock_gates', 'public.rowlock_waits', 'public.rowlock_migrations']",
+      "external: ['public.rowlock_locks', 'public.rowlock_slots', 'public.rowlock_gates', 'public.rowlock_waits', 'public.rowlock_marks', 'public.rowlock_migrations']",
     ],
     ['drizzle', 'rowlock_0001_locks.sql', 'npx drizzle-kit generate --custom --name=rowlock_0001_locks'],
     ['typeorm', '1735689601000-rowlock-0001-locks.ts', 'npx typeorm migration:run'],

@@ -595,6 +595,14 @@ declare class LockLostError extends LockError {
         result?: unknown;
     });
 }
+/** What a function of `once` gave cannot be kept for those who come later. It has run, and is not marked as done. */
+declare class UnstorableResultError extends LockError {
+    readonly name = "UnstorableResultError";
+    readonly key: string;
+    /** What it gave. */
+    readonly result: unknown;
+    constructor(key: string, cause: LockError, result: unknown);
+}
 /**
  * The database, or the way to it, failed. `failure` says what may be done about it:
  *
@@ -815,6 +823,12 @@ interface Lease<Tx> {
      */
     extend(ttl: Duration): Promise<void>;
     /**
+     * Leaves `value`, at most 64 KiB of JSON, to whoever holds the lock next, also if this process dies: as its `payload`. In the
+     * commit of `tx`, or else in one of its own; that depends on this lease as with `guard`: LockLostError if it is lost. Each one
+     * replaces the one before, and undefined leaves nothing. INVALID_ARGUMENT for a shared lease.
+     */
+    checkpoint(value: unknown, tx?: Tx | (() => Tx)): Promise<void>;
+    /**
      * Makes an exclusive lease shared, with the same token, and nobody in between: those at the head of the queue who want to
      * share the lock come in with it. Does nothing to a lease that is shared. Waits for the end of a transaction that the lease
      * guards: LOCK_TIMEOUT after `statementTimeout`. LockLostError if it is no longer ours. If the database cannot be asked, the
@@ -867,6 +881,17 @@ type GuardedQuery = CallerQuery | {
         readonly sql: string;
         readonly parameters: readonly unknown[];
     };
+};
+
+/** How something is done once. */
+interface OnceOptions extends Omit<LockOptions, 'mode'> {
+    /** For how long it counts as done; after that it may run again. Default `Infinity`. */
+    readonly keepFor?: Duration | undefined;
+}
+/** The value is what the function gave, in this call or, as JSON carried it, in an earlier one. */
+type OnceOutcome<T> = {
+    readonly ran: boolean;
+    readonly value: T;
 };
 
 interface SemaphoreOptions {
@@ -957,6 +982,7 @@ interface PendingLease<Tx> {
     confirm(): Promise<Lease<Tx>>;
 }
 type TransactionOptions = Pick<LockOptions, 'wait' | 'signal' | 'mode' | 'holding'>;
+type TransactionOnceOptions = Pick<OnceOptions, 'keepFor' | 'wait' | 'signal' | 'holding'>;
 type PendingLeaseOptions = Pick<LockOptions, 'ttl' | 'wait' | 'signal' | 'holding' | 'renew' | 'maxHold'>;
 /**
  * Locks taken in a transaction of the caller's: with its commit or not at all. While it is open they exclude every other
@@ -981,6 +1007,13 @@ interface TransactionLocks<Tx> {
      * roll back. At REPEATABLE READ and above on PostgreSQL, a lock that changes hands meanwhile is TRANSACTION_ABORTED.
      */
     acquireAll(names: readonly string[], options?: TransactionOptions): Promise<TransactionHold[]>;
+    /**
+     * Runs `body` unless `key` is done, which it is with the commit of `tx`: exactly once in this database. Answers what the body gave,
+     * or what it gave then. Holds the lock of that name until `tx` ends: a second transaction waits, `wait` at most, for the first
+     * to end. Above READ COMMITTED, TRANSACTION_ABORTED: retry the transaction. If the body rejects, it is not done, whatever
+     * becomes of `tx`. UnstorableResultError, and not done, if JSON cannot carry what it gave.
+     */
+    once<T>(key: string, options: TransactionOnceOptions, body: (hold: TransactionHold) => Promise<T> | T): Promise<OnceOutcome<T>>;
     /** Takes an exclusive lease that nobody sees before the commit, and that outlives it. Waits as acquire does. */
     lease(name: string, options?: PendingLeaseOptions): Promise<PendingLease<Tx>>;
 }
@@ -1035,6 +1068,14 @@ interface Locks<Tx> {
      * nobody else's: a lock is no semaphore.
      */
     semaphore(name: string, options: SemaphoreOptions): Semaphore<Tx>;
+    /**
+     * Runs `body` unless `key` is done, and answers what it gave, or what it gave when it was done. Done is what a body has
+     * resolved for whose lease was held until then; for `keepFor`. One process at a time runs it, under a lease on the lock of that
+     * name: the others wait, `wait` at most, and get the value. If the body rejects, its error comes through, nothing is done, and
+     * the next caller runs. LockLostError, with the result, if the lease was lost; UnstorableResultError if what the body gave is
+     * nothing that JSON carries, or more than 64 KiB of it.
+     */
+    once<T>(key: string, options: OnceOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<OnceOutcome<T>>;
     /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
     within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>;
     /**
@@ -1070,8 +1111,8 @@ interface Locks<Tx> {
 declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): Locks<MemoryTransaction>;
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
-export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, createLocks, isTransactionAborted };
-export type { Adapter, Duration, ForceOptions, GuardedQuery, HeldLease, HolderState as HolderInfo, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, Mode, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOptions, WithinOptions };
+export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, UnstorableResultError, createLocks, isTransactionAborted };
+export type { Adapter, Duration, ForceOptions, GuardedQuery, HeldLease, HolderState as HolderInfo, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

@@ -582,6 +582,94 @@ straight_join `rowlock_waits` as w force index (primary) on w.process = unsaid.p
 /*M! set statement sql_safe_updates = 0 for */ delete /*+ set_var(sql_safe_updates = off) */ w from (
   from (select ? as process union all select ? limit 2) as asked straight_join `rowlock_waits` as w force index (primary) on w.process = asked.process
 
+-- readMarks
+-- Reads, and locks no row. What is written just after is read the next time.
+select timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, m.kind, m.name, m.part, m.value, m.token
+from (select ? as kind, ? as name limit 1) as asked
+left join `rowlock_marks` as m force index (primary)
+  on m.kind = asked.kind and m.name = asked.name and not coalesce(m.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), false)
+limit 2000000000
+-- Of two:
+from (select ? as kind, ? as name union all select ?, ? limit 2) as asked
+
+-- makeMark
+-- Makes a row that nobody sees. Of two who make it one waits for the other, for the length of that statement.
+insert ignore into `rowlock_marks` (kind, name, part, value, token, written_at, expires_at) values (?, ?, ?, null, 0, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), 0)
+
+-- writeMarkUnder
+-- The row of the lock is locked FOR UPDATE SKIP LOCKED in a derived table, judged as locked, and written, as by a
+-- guard: until the commit, which the same statement makes, nobody is granted the lock. The mark is the holder's alone
+-- to write; one with a higher token stays.
+update (
+  select asked.*
+  from (select ? as name, ? as owner, ? as token, ? as ttl, ? as kind, ? as part, ? as value, ? as keepMs limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+  where l.owner = asked.owner and l.token = asked.token and l.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+  limit 1000
+  for update skip locked
+) as mine
+straight_join `rowlock_locks` as l force index (primary) on l.name = mine.name
+straight_join `rowlock_marks` as m force index (primary) on m.kind = mine.kind and m.name = mine.name and m.part = mine.part
+set l.expires_at = greatest(l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + mine.ttl * 1000) + 0 * last_insert_id(mine.token), l.handed_to = null,
+    m.value = mine.value, m.token = mine.token, m.written_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), m.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + mine.keepMs * 1000
+where m.token <= mine.token
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
+  from (select ? as name, ? as owner, ? as token, ? as ttl, ? as kind, ? as part, ? as value, ? as keepMs union all select ?, ?, ?, ?, ?, ?, ?, ? limit 2) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
+
+-- writeMark
+-- By the primary key, for the length of this statement. One with a higher token stays, whoever comes first.
+insert into `rowlock_marks` (kind, name, part, value, token, written_at, expires_at) values (?, ?, ?, ?, ?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000)
+on duplicate key update
+  value = case when token <= ? then ? else value end,
+  written_at = case when token <= ? then timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) else written_at end,
+  expires_at = case when token <= ? then timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000 else expires_at end,
+  token = greatest(token, ?)
+
+-- deleteMark
+-- By the primary key, as writeMark. A mark with a higher token stays.
+delete m from `rowlock_marks` as m where m.kind = ? and m.name = ? and m.part = ? and m.token <= ?
+
+-- beginMark
+-- In a transaction that has the lock of that name, so nobody else makes a mark of it meanwhile: it waits for purge at
+-- most, for the length of that statement. An INSERT locks no gap, and of a row that is there the row alone.
+insert ignore into `rowlock_marks` (kind, name, part, value, token, written_at, expires_at) values (?, ?, ?, ?, ?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000)
+
+-- markNow
+-- The row is there, so it alone is locked, by a transaction that has the lock of that name.
+select timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, m.kind, m.name, m.part, m.value, m.token, coalesce(m.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), false) as past from `rowlock_marks` as m force index (primary) where m.kind = ? and m.name = ? and m.part = ? for update
+
+-- writeMarkIn
+-- In a transaction that has the lock of that name, or guards it: nobody else writes this mark.
+insert into `rowlock_marks` (kind, name, part, value, token, written_at, expires_at) values (?, ?, ?, ?, ?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000)
+on duplicate key update
+  value = ?, token = ?, written_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000
+
+-- purgeableMarks
+-- Reads, and locks no row: purgeMarks judges again.
+select m.kind, m.name, m.part
+from `rowlock_marks` as m
+where m.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))
+   or m.kind = 'checkpoint' and m.written_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - ? * 1000
+      and not exists (select 1 from `rowlock_locks` as l where l.name = m.name)
+limit 1000
+
+-- purgeMarks
+-- The rows that were found are locked by their keys, FOR UPDATE SKIP LOCKED in a derived table, and judged as locked:
+-- one that was written meanwhile stays.
+delete m from (
+  select asked.kind, asked.name, asked.part
+  from (select ? as kind, ? as name, ? as part, ? as idleMs limit 1) as asked
+  straight_join `rowlock_marks` as m force index (primary)
+    on m.kind = asked.kind and m.name = asked.name and m.part = asked.part
+  where m.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or m.kind = 'checkpoint' and m.written_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) - asked.idleMs * 1000
+  limit 1000
+  for update skip locked
+) as past
+straight_join `rowlock_marks` as m force index (primary) on m.kind = past.kind and m.name = past.name and m.part = past.part
+-- Of two:
+/*M! set statement sql_safe_updates = 0 for */ delete /*+ set_var(sql_safe_updates = off) */ m from (
+  from (select ? as kind, ? as name, ? as part, ? as idleMs union all select ?, ?, ?, ? limit 2) as asked
+
 -- whole
 -- Reads, and locks no row, the lock and its slots at one moment. Whoever acts on it (change) does so only if all is as
 -- it was read.

@@ -676,6 +676,72 @@ left join "rowlock_waits" as w
   on w.process <> $1::text
   and w.said_at > clock_timestamp() - 2000 * interval '1 ms'
 
+-- readMarksOf
+-- Reads, and locks no row. What is written just after is read the next time.
+select (extract(epoch from clock_timestamp()) * 1000)::float8 as now, m.kind, m.name, m.part, m.value, m.token::text as token
+from (select) as one
+left join "rowlock_marks" as m
+  on m.kind = $1::text and m.name = $2::text and (m.expires_at <= clock_timestamp()) is not true
+
+-- readMarks
+-- As readMarksOf.
+select (extract(epoch from clock_timestamp()) * 1000)::float8 as now, m.kind, m.name, m.part, m.value, m.token::text as token
+from unnest((select $1::text)::text[]) as a(name)
+left join "rowlock_marks" as m on m.kind = $2::text and m.name = a.name and (m.expires_at <= clock_timestamp()) is not true
+
+-- writeMarkUnder
+-- Locks the row of the lock FOR KEY SHARE SKIP LOCKED, as a guard does, and judges it as locked: until the commit,
+-- which the same statement makes, nobody is granted the lock. A row that others have locked is skipped, and the caller
+-- asks again. The mark is the holder's alone to write; one with a higher token stays.
+with held as materialized (
+  select from "rowlock_locks" as l where l.name = $1::text and l.owner = $2::text and l.token = $3::bigint and l.expires_at > clock_timestamp() for key share skip locked
+), written as (
+  insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at)
+  select
+  $4::text, $1::text, $5::text, $6::text, $3::bigint,
+  clock_timestamp(), clock_timestamp() + $7::float8 * interval '1 ms'
+  from held
+  on conflict (kind, name, part) do update
+  set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+  where m.token <= excluded.token
+  returning 1
+)
+select exists (select from written) as written, exists (select from "rowlock_locks" as l where l.name = $1::text and l.owner = $2::text and l.token = $3::bigint and l.expires_at > clock_timestamp()) as ours, set_config('synchronous_commit', case current_setting('synchronous_commit')
+                                               when 'off' then 'on' else current_setting('synchronous_commit') end, true)
+
+-- writeMark
+-- By the primary key, for the length of this statement. One with a higher token stays, whoever comes first.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at) values (
+  $1::text, $2::text, $3::text, $4::text, $5::bigint,
+  clock_timestamp(), clock_timestamp() + $6::float8 * interval '1 ms')
+  on conflict (kind, name, part) do update
+  set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+  where m.token <= excluded.token
+
+-- deleteMark
+-- By the primary key, as writeMark. A mark with a higher token stays.
+delete from "rowlock_marks"
+where kind = $1::text and name = $2::text and part = $3::text and token <= $4::bigint
+
+-- beginMark
+-- In a transaction that has the lock of that name, so nobody else makes a mark of it meanwhile. One that a snapshot
+-- does not see ends the transaction. Whoever purges it just before makes no difference: it is past its time.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at) values (
+  $1::text, $2::text, $3::text, $4::text, $5::bigint,
+  clock_timestamp(), clock_timestamp() + $6::float8 * interval '1 ms')
+  on conflict (kind, name, part) do update
+  set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+  where m.expires_at <= clock_timestamp()
+returning 1 as begun
+
+-- writeMarkIn
+-- In a transaction that has the lock of that name, or guards it: nobody else writes this mark.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at) values (
+  $1::text, $2::text, $3::text, $4::text, $5::bigint,
+  clock_timestamp(), clock_timestamp() + $6::float8 * interval '1 ms')
+  on conflict (kind, name, part) do update
+  set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+
 -- What is not compiled but written where it is sent; several texts in turn are parted by semicolons.
 
 -- assess

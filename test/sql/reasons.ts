@@ -76,6 +76,16 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       'rowlock_downgrade_1 (migrations/postgres) locks the row FOR UPDATE SKIP LOCKED, by name, owner and token, and moves the hold to a slot in the same statement: nobody comes in between. While a guard has the row it is answered as locked. Asked again, it finds the slot.',
     publishWaits:
       'Writes the row of this process, or deletes it, which nobody else locks but purge, once it is old, for the length of that statement. The others are read, and no row of them is locked; what they say just after is read the next time. It grants nothing.',
+    readMarksOf: 'Reads, and locks no row. What is written just after is read the next time.',
+    readMarks: 'As readMarksOf.',
+    writeMarkUnder:
+      "Locks the row of the lock FOR KEY SHARE SKIP LOCKED, as a guard does, and judges it as locked: until the commit, which the same statement makes, nobody is granted the lock. A row that others have locked is skipped, and the caller asks again. The mark is the holder's alone to write; one with a higher token stays.",
+    writeMark:
+      'By the primary key, for the length of this statement. One with a higher token stays, whoever comes first.',
+    deleteMark: 'By the primary key, as writeMark. A mark with a higher token stays.',
+    beginMark:
+      'In a transaction that has the lock of that name, so nobody else makes a mark of it meanwhile. One that a snapshot does not see ends the transaction. Whoever purges it just before makes no difference: it is past its time.',
+    writeMarkIn: 'In a transaction that has the lock of that name, or guards it: nobody else writes this mark.',
   },
 
   mysql: {
@@ -179,6 +189,21 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
     purgeableWaits: 'Reads, and locks no row: purgeWaits judges again.',
     purgeWaits:
       'The rows that were found are locked by their keys, FOR UPDATE SKIP LOCKED in a derived table, and judged as locked: one that its process has written meanwhile stays. A process whose row goes just before it writes makes another one.',
+    readMarks: 'Reads, and locks no row. What is written just after is read the next time.',
+    makeMark:
+      'Makes a row that nobody sees. Of two who make it one waits for the other, for the length of that statement.',
+    writeMarkUnder:
+      "The row of the lock is locked FOR UPDATE SKIP LOCKED in a derived table, judged as locked, and written, as by a guard: until the commit, which the same statement makes, nobody is granted the lock. The mark is the holder's alone to write; one with a higher token stays.",
+    writeMark:
+      'By the primary key, for the length of this statement. One with a higher token stays, whoever comes first.',
+    deleteMark: 'By the primary key, as writeMark. A mark with a higher token stays.',
+    beginMark:
+      'In a transaction that has the lock of that name, so nobody else makes a mark of it meanwhile: it waits for purge at most, for the length of that statement. An INSERT locks no gap, and of a row that is there the row alone.',
+    markNow: 'The row is there, so it alone is locked, by a transaction that has the lock of that name.',
+    writeMarkIn: 'In a transaction that has the lock of that name, or guards it: nobody else writes this mark.',
+    purgeableMarks: 'Reads, and locks no row: purgeMarks judges again.',
+    purgeMarks:
+      'The rows that were found are locked by their keys, FOR UPDATE SKIP LOCKED in a derived table, and judged as locked: one that was written meanwhile stays.',
   },
 
   sqlite: {
@@ -221,6 +246,14 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       'Reads, and waits for no writer. What others say just after is read the next time, and it grants nothing.',
     purgeWaits:
       'A statement that writes has the file to itself. A process whose row goes just before it writes makes another one.',
+    readMarks: 'Reads, and waits for no writer. What is written just after is read the next time.',
+    writeMarkUnder:
+      'A statement that writes has the file to itself, so the hold stands when the mark is committed. One with a higher token stays.',
+    writeMark: 'A statement that writes has the file to itself. A mark with a higher token stays.',
+    deleteMark: 'As writeMark.',
+    beginMark: 'In a transaction that has written, and so has the file to itself.',
+    writeMarkIn: 'As beginMark.',
+    purgeMarks: 'A statement that writes has the file to itself.',
     changingFile: 'Reads what this connection has open, and no table.',
   },
 }

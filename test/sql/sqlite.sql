@@ -300,6 +300,63 @@ left join "rowlock_waits" as w on w.process <> ? and w.said_at > cast(unixepoch(
 -- A statement that writes has the file to itself. A process whose row goes just before it writes makes another one.
 delete from "rowlock_waits" where said_at <= cast(unixepoch('subsec') * 1000 as integer) - 60000
 
+-- readMarks
+-- Reads, and waits for no writer. What is written just after is read the next time.
+select cast(unixepoch('subsec') * 1000 as integer) as now, m.kind, m.name, m.part, m.value, cast(m.token as text) as token
+from (select 1) as one
+left join "rowlock_marks" as m
+  on m.kind = ? and m.name in (select value from json_each(?))
+  and (m.expires_at is null or m.expires_at > cast(unixepoch('subsec') * 1000 as integer))
+
+-- writeMarkUnder
+-- A statement that writes has the file to itself, so the hold stands when the mark is committed. One with a higher
+-- token stays.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at)
+select
+  ?, ?, ?, ?, cast(? as integer), cast(unixepoch('subsec') * 1000 as integer), cast(unixepoch('subsec') * 1000 as integer) + cast(? as integer)
+from "rowlock_locks" as l
+where l.name = ? and l.owner = ? and l.token = cast(? as integer) and l.expires_at > cast(unixepoch('subsec') * 1000 as integer)
+on conflict (kind, name, part) do update
+set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+where m.token <= excluded.token
+returning 1 as written
+
+-- writeMark
+-- A statement that writes has the file to itself. A mark with a higher token stays.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at) values (
+  ?, ?, ?, ?, cast(? as integer), cast(unixepoch('subsec') * 1000 as integer), cast(unixepoch('subsec') * 1000 as integer) + cast(? as integer))
+on conflict (kind, name, part) do update
+set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+where m.token <= excluded.token
+
+-- deleteMark
+-- As writeMark.
+delete from "rowlock_marks"
+where kind = ? and name = ? and part = ? and token <= cast(? as integer)
+
+-- beginMark
+-- In a transaction that has written, and so has the file to itself.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at) values (
+  ?, ?, ?, ?, cast(? as integer), cast(unixepoch('subsec') * 1000 as integer), cast(unixepoch('subsec') * 1000 as integer) + cast(? as integer))
+on conflict (kind, name, part) do update
+set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+where m.expires_at <= cast(unixepoch('subsec') * 1000 as integer)
+returning 1 as begun
+
+-- writeMarkIn
+-- As beginMark.
+insert into "rowlock_marks" as m (kind, name, part, value, token, written_at, expires_at) values (
+  ?, ?, ?, ?, cast(? as integer), cast(unixepoch('subsec') * 1000 as integer), cast(unixepoch('subsec') * 1000 as integer) + cast(? as integer))
+on conflict (kind, name, part) do update
+set value = excluded.value, token = excluded.token, written_at = excluded.written_at, expires_at = excluded.expires_at
+
+-- purgeMarks
+-- A statement that writes has the file to itself.
+delete from "rowlock_marks"
+where expires_at <= cast(unixepoch('subsec') * 1000 as integer)
+   or kind = 'checkpoint' and written_at <= cast(unixepoch('subsec') * 1000 as integer) - ?
+      and not exists (select 1 from "rowlock_locks" as l where l.name = "rowlock_marks".name)
+
 -- changingFile
 -- Reads what this connection has open, and no table.
 select file, journal_mode

@@ -28,6 +28,7 @@ const askedWithin = { ...askedAttempt, mark: name }
 const lease = toAskedLease({ ...hold, ttlMs: 1000 })
 const slot = toAskedSlot({ ...hold, slot: 1 })
 const holder = { owner: name, holder: name, session: null, handedTo: null, takeover: 0 } as const
+const mark = { kind: name, name, part: name, value: name, token: 1n, keepMs: null }
 const slotChange = {
   ...{ slot: 1, wasOwner: null, wasToken: 1n, wasWeight: 0, wasExpiry: 1n },
   ...{ ...holder, token: 2n, weight: 1, expiry: 2n, nth: 0 },
@@ -102,6 +103,16 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
   waitsOfOthers: [{ process: name }],
   purgeableWaits: [{}],
   purgeWaits: [[{ process: name }]],
+  readMarks: [[{ kind: name, name }]],
+  makeMark: [{ kind: name, name, part: name }],
+  writeMarkUnder: [[{ ...lease, kind: name, part: name, value: name, keepMs: null }]],
+  writeMark: [mark],
+  deleteMark: [mark],
+  beginMark: [mark],
+  markNow: [mark],
+  writeMarkIn: [mark],
+  purgeableMarks: [{ idleMs: 1000 }],
+  purgeMarks: [[{ kind: name, name, part: name, idleMs: 1000 }]],
   whole: [[name]],
   change: [change],
   changeWithSlots: [change, [slotChange]],

@@ -7,6 +7,7 @@ import {
 import { LockError } from '../../base/errors.ts'
 import * as lockRow from '../../protocol/lock-row.ts'
 import type { ExclusiveAttempt, Grant, Hold, Store } from '../../protocol/store.ts'
+import { marks, purgeMarks } from './marks.ts'
 import { purgeWaits, waits } from './waits.ts'
 
 /** Taken now, since fake timers of tests may replace them later. Of the time, they are to move what passes alone. */
@@ -233,11 +234,13 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     },
 
     ...waits(database),
+    ...marks(database, world),
 
     async purge(idleMs) {
       purgeWaits(database)
       const idle = [...rows].filter(([, found]) => lockRow.isPurgeable(found.row, idleMs, world(found)))
       for (const [name] of idle) rows.delete(name)
+      purgeMarks(database, idleMs)
       return idle.length
     },
 

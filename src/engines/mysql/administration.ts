@@ -6,6 +6,7 @@ import type { LockState, Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import { type Context, inBatches } from './context.ts'
 import { ALL, BATCH, batched, engine, type Fragments, now } from './fragments.ts'
+import { markPurger } from './marks.ts'
 import { bytes, text, tokenOf, toView } from './values.ts'
 import { waitPurger } from './waits.ts'
 import { toLockView, toWholes, unlocked, type Whole, wholeOf } from './whole.ts'
@@ -83,6 +84,7 @@ export function administration({
 }: Context<never>): Pick<Store<never>, 'poll' | 'inspect' | 'list' | 'forceRelease' | 'purge'> {
   const statements = administrationStatements(fragments)
   const purgeWaits = waitPurger({ runner, fragments })
+  const purgeMarks = markPurger({ runner, fragments })
 
   /** What is shared is taken off first by whoever is the next to take the lock; here nobody is. */
   async function purgeShared(name: string, idleMs: number): Promise<void> {
@@ -149,6 +151,7 @@ export function administration({
         )
       }
       for (const { name, hasSlots } of idle) if (hasSlots) await purgeShared(name, idleMs)
+      await purgeMarks(idleMs)
       const left = new Set((await purgeable()).map(({ name }) => name))
       return idle.filter(({ name }) => !left.has(name)).length
     },

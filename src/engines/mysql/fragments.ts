@@ -43,6 +43,7 @@ export function fragmentsFor(naming: Naming) {
   const gates = sql.raw(tableName('mysql', 'gates', naming))
   const slots = sql.raw(tableName('mysql', 'slots', naming))
   const waits = sql.raw(tableName('mysql', 'waits', naming))
+  const marks = sql.raw(tableName('mysql', 'marks', naming))
 
   /** The rows of `asked`, in their order, each with its lock's row. */
   const askedLocks = sql`${ASKED} as asked straight_join ${locks} as l force index (primary) on l.name = asked.name`
@@ -76,7 +77,7 @@ export function fragmentsFor(naming: Naming) {
   const isHeld = sql`l.owner is not null and l.expires_at > ${now} and (l.session is null or is_free_lock(l.session) = 0)`
 
   return {
-    ...{ table, locks, gates, slots, waits, askedLocks, askedSlots, view, waiters },
+    ...{ table, locks, gates, slots, waits, marks, askedLocks, askedSlots, view, waiters },
     ...{ firstIsAlive, firstIsExclusive, nobodyIsAlive, unshared, isHeld },
   }
 }

@@ -13,6 +13,7 @@ import { explain } from './errors.ts'
 import { fragmentsFor } from './fragments.ts'
 import { gateStatements, gates } from './gates.ts'
 import { guard, guardStatements } from './guard.ts'
+import { markStatements, marks } from './marks.ts'
 import { migrate } from './migrate.ts'
 import { promoter, promoteStatements } from './promote.ts'
 import { release, releaseStatements } from './release.ts'
@@ -40,6 +41,7 @@ export function mysqlStatements(naming: Naming) {
     ...readStatements(fragments),
     ...administrationStatements(fragments),
     ...waitStatements(fragments),
+    ...markStatements(fragments),
     ...stepStatements(fragments),
     ...createStatements(fragments),
   }
@@ -74,6 +76,7 @@ export function mysqlStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: Own
     ...semaphores(outside),
     ...administration(outside),
     ...waits(outside),
+    ...marks(context),
     ...sessions(outside),
     async assess(beside = false) {
       // The pool's sessions take the locks, and its driver's answers are what will be read; what another one says is not kept.

@@ -132,6 +132,7 @@ export function fragmentsFor(naming: Naming) {
   const named = (name: string) => sql.raw(tableName('postgres', name, naming))
   const gates = sql.raw(tableName('postgres', 'gates', naming))
   const waits = sql.raw(tableName('postgres', 'waits', naming))
+  const marks = sql.raw(tableName('postgres', 'marks', naming))
   const gateClosed = sql`exists (select from ${gates} as g where g.name = l.name and g.closed_until > clock_timestamp())`
   /** Leases wait for `l`, so that transactions have to. */
   const leasesWait = sql`(coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or ${gateClosed})`
@@ -163,6 +164,7 @@ export function fragmentsFor(naming: Naming) {
     slots,
     gates,
     waits,
+    marks,
     leasesWait,
 
     /** A function of migrations/postgres. */

@@ -14,6 +14,7 @@ import { explain } from './errors.ts'
 import { fragmentsFor } from './fragments.ts'
 import { gateStatements, gates } from './gates.ts'
 import { guard, guardStatements } from './guard.ts'
+import { markStatements, marks } from './marks.ts'
 import { migrate } from './migrate.ts'
 import { promote, promoteStatements } from './promote.ts'
 import { release, releaseStatements } from './release.ts'
@@ -38,6 +39,7 @@ export function postgresStatements(naming: Naming) {
     ...guardStatements(fragments),
     ...administrationStatements(fragments),
     ...waitStatements(fragments),
+    ...markStatements(fragments),
   }
 }
 
@@ -69,6 +71,7 @@ export function postgresStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming, own: 
     ...guard(context),
     ...administration(outside),
     ...waits(outside),
+    ...marks(context),
     ...sessions(outside),
     async assess(beside = false) {
       const run = (query: Statement) => (beside ? runner.keep(query) : runner.run(query))

@@ -5,6 +5,7 @@ import type { Store } from '../../protocol/store.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { clockToken, engine, type Fragments, free, now, seen, unshared } from './fragments.ts'
+import { markPurger } from './marks.ts'
 import { toSeen } from './rows.ts'
 import { type Decide, ofKnown } from './steps.ts'
 import { waitPurger } from './waits.ts'
@@ -40,6 +41,7 @@ export function administration({
 }: Context<never>): Pick<Store<never>, 'poll' | 'inspect' | 'list' | 'forceRelease' | 'purge'> {
   const statements = administrationStatements(fragments)
   const purgeWaits = waitPurger({ runner, fragments })
+  const purgeMarks = markPurger({ runner, fragments })
   return {
     async poll(names) {
       const found = await steps.found(names.map((name) => ({ name })))
@@ -70,7 +72,9 @@ export function administration({
 
     async purge(idleMs) {
       await purgeWaits()
-      return (await runner.run(statements.purge({ idleMs }))).rows.length
+      const { rows } = await runner.run(statements.purge({ idleMs }))
+      await purgeMarks(idleMs)
+      return rows.length
     },
   }
 }

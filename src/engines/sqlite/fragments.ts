@@ -32,7 +32,8 @@ export function fragmentsFor(naming: Naming) {
   const table = tableName('sqlite', 'locks', naming)
   const locks = sql.raw(table)
   const waits = sql.raw(tableName('sqlite', 'waits', naming))
+  const marks = sql.raw(tableName('sqlite', 'marks', naming))
   const waiters = sql`(select coalesce(sum(value ->> 'n'), 0) from json_each(l.queue))`
 
-  return { table, locks, waits, waiters }
+  return { table, locks, waits, marks, waiters }
 }

@@ -13,6 +13,7 @@ import { explain } from './errors.ts'
 import { fileStatements, OpenedFile } from './file.ts'
 import { fragmentsFor } from './fragments.ts'
 import { guard, guardStatements } from './guard.ts'
+import { markStatements, marks } from './marks.ts'
 import { promote, promoteStatements } from './promote.ts'
 import { renew, renewStatements } from './renew.ts'
 import { shareStatements, shares } from './shares.ts'
@@ -32,6 +33,7 @@ export function sqliteStatements(naming: Naming) {
     ...stepStatements(fragments),
     ...administrationStatements(fragments),
     ...waitStatements(fragments),
+    ...markStatements(fragments),
     ...fileStatements,
   }
 }
@@ -71,6 +73,7 @@ export function sqliteStore<Tx>(adapter: SqlAdapter<Tx>, naming: Naming): Store<
     ...(adapter.synchronous && { assertOpen }),
     ...administration(outside),
     ...waits(outside),
+    ...marks(context),
     changingFile: () => file.changing(),
 
     async openSession() {

@@ -95,6 +95,13 @@ export function withRetries<Tx>(store: Store<Tx>, timeoutMs: number): Store<Tx> 
     forceRelease: (name, token) => idempotent(() => store.forceRelease(name, token)),
     purge: (idleMs) => harmless(() => store.purge(idleMs)),
     publishWaits: (process, waits) => harmless(() => store.publishWaits(process, waits)),
+    readMarks: (kind, names) => idempotent(() => store.readMarks(kind, names)),
+    writeMarkUnder: (hold, mark) => idempotent(() => store.writeMarkUnder(hold, mark)),
+    writeMark: (mark) => idempotent(() => store.writeMark(mark)),
+    deleteMark: (mark) => idempotent(() => store.deleteMark(mark)),
+    beginMarkIn: (tx, mark) => inTransaction(store.beginMarkIn(tx, mark)),
+    writeMarkIn: (tx, mark) => inTransaction(store.writeMarkIn(tx, mark)),
+    deleteMarkIn: (tx, key) => inTransaction(store.deleteMarkIn(tx, key)),
     openSession: (onLost) => boundedSession(store.openSession(onLost), timeoutMs),
     ...(listen && {
       listen: (process, onGrant, onLost) => boundedSession(listen.call(store, process, onGrant, onLost), timeoutMs),

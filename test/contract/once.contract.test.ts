@@ -1,0 +1,4 @@
+import { onEveryEngine } from './harness.ts'
+import { onceSuite } from './once.ts'
+
+onEveryEngine({ once: onceSuite })
