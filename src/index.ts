@@ -1,5 +1,6 @@
 export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
+export type { HolderInfo, LockInfo } from './api/info.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
 export { type Adapter, createLocks, type ForceOptions, type Locks } from './api/locks.ts'
 export type { OnceOptions, OnceOutcome } from './api/once.ts'
@@ -27,4 +28,4 @@ export {
   QueueFullError,
   UnstorableResultError,
 } from './base/errors.ts'
-export type { HolderState as HolderInfo, LockState as LockInfo, QueueState as QueueInfo } from './protocol/store.ts'
+export type { QueueState as QueueInfo } from './protocol/store.ts'

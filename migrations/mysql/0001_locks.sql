@@ -13,7 +13,8 @@ create table if not exists rowlock_locks (
                                                  -- or the transaction that took it last
   takeover tinyint not null default 0,           -- 1 if that hand-off took it from a holder that had not released it
   permits int,                                   -- of a semaphore; null: it is a lock
-  used int not null default 0                    -- sum of the weights of its slots; more than 0 keeps exclusive holds out
+  used int not null default 0,                   -- sum of the weights of its slots; more than 0 keeps exclusive holds out
+  checkpointed tinyint not null default 0        -- 1 if a holder has left a checkpoint, in rowlock_marks
 ) engine = InnoDB;
 
 -- Shared holds, and those of permits. A slot is made when all of its lock are in use, is used again and again, and goes with

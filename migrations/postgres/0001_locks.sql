@@ -243,7 +243,9 @@ begin
       taken := taken + wanted;
     end if;
     granted := jsonb_build_object('owner', new_owner, 'token', l.token::text, 'process', ticket->>'process',
-                                  'takeover', new_takeover, 'weight', wanted, 'slot', new_slot);
+                                  'takeover', new_takeover, 'weight', wanted, 'slot', new_slot,
+                                  'checkpointed', wanted is null and exists (
+                                    select from rowlock_marks as m where m.kind = 'checkpoint' and m.name = lock_name));
     grants := coalesce(grants, '[]') || (granted || jsonb_build_object(
       'remaining', extract(epoch from new_expiry - clock_timestamp())::float8 * 1000));
     if (ticket->>'listening')::boolean and ticket->>'process' <> own_process then
@@ -472,7 +474,8 @@ $function$;
 -- `ours`: this owner has it already, but the row is locked at this moment; or `permits`: it is no lock.
 create function rowlock_acquire_1(
   lock_name text, new_owner text, ttl_ms float8, new_holder text, new_session bigint,
-  out token text, out takeover boolean, out holders json, out queued boolean, out ours boolean, out permits int
+  out token text, out takeover boolean, out checkpointed boolean, out holders json, out queued boolean, out ours boolean,
+  out permits int
 ) language plpgsql set search_path from current as $function$
 declare
   place tid;
@@ -539,9 +542,13 @@ begin
       returning l.token, l.takeover into token, takeover;
     end if;
   end if;
-  if token is not null and current_setting('synchronous_commit') = 'off' then
-    -- Who is told of a grant counts on it.
-    ignored := set_config('synchronous_commit', 'on', true);
+  if token is not null then
+    -- Looked at now that the row is locked: whoever held it has left what it leaves.
+    checkpointed := exists (select from rowlock_marks as m where m.kind = 'checkpoint' and m.name = lock_name);
+    if current_setting('synchronous_commit') = 'off' then
+      -- Who is told of a grant counts on it.
+      ignored := set_config('synchronous_commit', 'on', true);
+    end if;
   end if;
 end
 $function$;

@@ -33,6 +33,11 @@ export interface Lease<Tx> {
   /** Beside others that are shared, or alone. Permits of a semaphore are shared. */
   readonly mode: Mode
   /**
+   * What the last `checkpoint` of a holder left, when this lease was acquired; null if nothing. Null for a shared lease. `purge`
+   * takes it off together with the row of the lock; forceRelease leaves it to the next holder.
+   */
+  readonly payload: unknown
+  /**
    * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
    * `locks.close()` releases it. Not on a release of the holder's own.
    */
@@ -150,6 +155,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   beat: Beat | undefined
   /** @internal Of a shared lease. */
   slot: number | undefined
+  payload: unknown = null
   /** @internal */
   bodies = 0
   readonly #context: LeaseContext<Tx>

@@ -5,6 +5,7 @@ import { OwnConnection } from '../adapters/own-connection.ts'
 import { DenseSet } from '../base/dense-set.ts'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
 import { DatabaseError, LockError, LockLostError, LockTimeoutError } from '../base/errors.ts'
+import { fromJson } from '../base/json.ts'
 import { untilUnlocked } from '../base/timing.ts'
 import { memoryStore } from '../engines/memory/store.ts'
 import { mysqlStore } from '../engines/mysql/store.ts'
@@ -25,8 +26,9 @@ import { TransactionAttempts } from '../process/transaction-attempts.ts'
 import { TransactionWaiters } from '../process/transaction-waiters.ts'
 import { Waiters } from '../process/waiters.ts'
 import type { Claim } from '../protocol/circles.ts'
-import { type Hold, type LockState as LockInfo, type Store, toHold } from '../protocol/store.ts'
+import { type Hold, type Store, toHold } from '../protocol/store.ts'
 import { Events, type LockListener } from './events.ts'
+import { type LockInfo, toInfo } from './info.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
 import { type OnceContext, type OnceOptions, type OnceOutcome, once } from './once.ts'
 import {
@@ -399,7 +401,10 @@ class Instance<Tx> implements Locks<Tx> {
   async inspect(name: string): Promise<LockInfo | null> {
     checkName(name)
     this.#assertOpen()
-    return this.#store.inspect(name)
+    const state = await this.#store.inspect(name)
+    if (state === null) return null
+    const [info] = await toInfo(this.#store, [state])
+    return info!
   }
 
   async list(options: { readonly prefix?: string } = {}): Promise<LockInfo[]> {
@@ -407,7 +412,7 @@ class Instance<Tx> implements Locks<Tx> {
     const { prefix = '' } = options
     checkText('prefix', prefix)
     this.#assertOpen()
-    return this.#store.list(prefix)
+    return toInfo(this.#store, await this.#store.list(prefix))
   }
 
   async forceRelease(name: string, options: ForceOptions = {}): Promise<boolean> {
@@ -485,7 +490,10 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
       const demand = permits === undefined ? wanted : { ...wanted, permits: await bound.race(call, permits()) }
       const granted = await acquire(this.#acquireContext, call, demand, bound)
-      return granted && this.#leaseOf(granted, request, session)
+      if (granted === null) return null
+      const lease = this.#leaseOf(granted, request, session)
+      await this.#furnish([lease], [granted], request, call, bound)
+      return lease
     })
   }
 
@@ -505,6 +513,7 @@ class Instance<Tx> implements Locks<Tx> {
         if (granted === null) return null
         const leases = granted.map((each) => this.#leaseOf(each, request, session))
         for (const lease of leases) lease.onEnd(() => this.#waiters.ended(lease.owner))
+        await this.#furnish(leases, granted, request, call, bound)
         return new LeasesHandle({ ...this.#leaseContext, synchronous: this.#store.synchronous }, leases)
       } finally {
         stopListening?.()
@@ -582,6 +591,37 @@ class Instance<Tx> implements Locks<Tx> {
     return lease
   }
 
+  /** What is kept beside the locks: read, or written, before the caller has its leases. Who cannot be told of it gets none. */
+  async #furnish(
+    leases: readonly LeaseHandle<Tx>[],
+    granted: readonly Granted[],
+    { metadata }: LockRequest,
+    call: Call,
+    bound: AnswerBound,
+  ): Promise<void> {
+    const left = leases.filter(({ slot }, index) => slot === undefined && granted[index]!.checkpointed !== false)
+    if (left.length === 0 && metadata === null) return
+    try {
+      const reading = left.map(async (lease) => {
+        lease.payload = toPayload(await this.#process.checkpoint(lease.name))
+      })
+      const telling = metadata === null ? [] : leases.map((lease) => this.#tell(lease, metadata))
+      await bound.race(call, Promise.all([...reading, ...telling]))
+    } catch (error) {
+      for (const lease of leases) this.#inBackground(`releasing ${JSON.stringify(lease.name)}`, lease.release())
+      throw error
+    }
+  }
+
+  async #tell(lease: LeaseHandle<Tx>, value: string): Promise<void> {
+    const { name, owner, token } = lease
+    const mark = { kind: 'metadata', name, part: owner, token } as const
+    await this.#store.writeMark({ ...mark, value, keepMs: METADATA_KEPT_MS })
+    lease.onEnd(() =>
+      this.#inBackground(`taking off metadata of ${JSON.stringify(name)}`, this.#store.deleteMark(mark)),
+    )
+  }
+
   /** Before the first lease, once for all who come meanwhile, which also keeps their order. */
   #assess(): Promise<void> {
     this.#assessing ??= this.#assessOnce(false).finally(() => {
@@ -629,13 +669,15 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#calls.run(undefined, async () => {
       const sentAt = performance.now()
       const ttlMs = Math.min(request.ttlMs, request.maxHoldMs)
-      const renewal = await this.#process.renew({ ...hold, ttlMs })
+      const left = hold.slot === undefined ? this.#process.checkpoint(hold.name) : null
+      const [renewal, payload] = await Promise.all([this.#process.renew({ ...hold, ttlMs }), left])
       if (renewal.outcome === 'lost') {
         this.#waiters.ended(hold.owner)
         throw notHeld
       }
       const terms = { ...request, remainingMs: renewal.remainingMs, unconfirmed: false, sentAt }
       const lease = new LeaseHandle(this.#leaseContext, hold, terms)
+      lease.payload = toPayload(payload)
       lease.onEnd(() => this.#waiters.ended(hold.owner))
       return lease
     })
@@ -727,6 +769,14 @@ class Instance<Tx> implements Locks<Tx> {
 /** Of the databases' integers. */
 const MOST_TOKEN = 2n ** 63n - 1n
 const MOST_SLOT = 2 ** 31 - 1
+
+/** Of a holder that is gone: nobody else takes that off but purge. */
+const METADATA_KEPT_MS = 30 * 24 * 60 * 60 * 1000
+
+/** Null is what nobody has left, too. */
+function toPayload(json: string | null): unknown {
+  return fromJson(json) ?? null
+}
 
 const SESSION_GONE = 'the database session it depends on is gone'
 

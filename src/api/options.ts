@@ -3,6 +3,7 @@ import { inspect } from 'node:util'
 import { inByteOrder } from '../base/byte-order.ts'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
 import { LockError } from '../base/errors.ts'
+import { toJson } from '../base/json.ts'
 import { type Demand, EXCLUSIVE, SHARED } from '../protocol/store.ts'
 
 /** Shared with others who share it, or not at all. */
@@ -32,6 +33,8 @@ export interface LockOptions {
    * runs around the call hold is known without that.
    */
   readonly holding?: readonly HeldLease[] | undefined
+  /** What `inspect` and `list` are to show of the holder: at most 4 KiB of JSON, written by a statement of its own. */
+  readonly metadata?: unknown
 }
 
 /** What became of a tryRun. */
@@ -54,8 +57,8 @@ export interface RunOptions extends LockOptions {
   readonly reenter?: boolean | undefined
 }
 
-/** `mode` and `holding` are said for each call. */
-export interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding'> {
+/** `mode`, `holding` and `metadata` are said for each call. */
+export interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding' | 'metadata'> {
   /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
   readonly schema?: string | undefined
   /** Default `rowlock_`. */
@@ -87,6 +90,8 @@ export interface Terms {
 export interface LockRequest extends Terms, Demand {
   readonly name: string
   readonly holding: readonly HeldLease[]
+  /** As JSON; null: none. */
+  readonly metadata: string | null
 }
 
 export interface InstanceSettings {
@@ -101,6 +106,8 @@ const NOTHING: readonly HeldLease[] = []
 /** Shorter leases would be eaten up by round trips and timer resolution. */
 const MIN_TTL_MS = 10
 const MAX_NAME_BYTES = 255
+/** Of each holder, since `list` shows those of all. */
+const MOST_METADATA_BYTES = 4096
 /** As many as go in one statement. */
 const MOST_NAMES = 1000
 /** A queue is part of the lock's row. Callers of one process take little room there, strangers in turn some 200 bytes each. */
@@ -149,7 +156,8 @@ export function toRequest(name: string, options: LockOptions | undefined, defaul
     options === undefined ? defaults : { ...defaults, ...toTerms(options) }
   const holding = options?.holding === undefined ? NOTHING : checkHolding(options.holding)
   const demand = toMode(options?.mode) === 'shared' ? SHARED_LOCK : EXCLUSIVE
-  return { name: checkName(name), holding, ttlMs, waitMs, signal, renew, maxHoldMs, takeover, ...demand }
+  const metadata = toJson('metadata', options?.metadata, MOST_METADATA_BYTES)
+  return { name: checkName(name), holding, metadata, ttlMs, waitMs, signal, renew, maxHoldMs, takeover, ...demand }
 }
 
 export function modeOf({ weight }: LockRequest): Mode {

@@ -35,6 +35,8 @@ export interface Wanted extends Demand {
 
 export interface Granted extends Hold {
   readonly takeover: boolean
+  /** Whether a holder may have left a checkpoint. */
+  readonly checkpointed?: boolean | undefined
   /** performance.now() from before the granting request was sent. */
   readonly sentAt: number
   /** How long the hold lasts from then on. */
@@ -153,10 +155,11 @@ class Acquisition {
     this.#ambiguous = []
     const { ttlMs } = this.#attempt
     const waitedMs = performance.now() - this.#bound.started
-    const { takeover } = result
+    const { takeover, checkpointed } = result
     return {
       ...grantedHold(this.#attempt, result),
       takeover,
+      checkpointed,
       sentAt,
       remainingMs: ttlMs!,
       unconfirmed: false,

@@ -25,6 +25,7 @@ import { type Watch, watchFile } from './wake/watch.ts'
 /** A hold that a waiter was handed; `remainingMs` count from `sentAt`, a time of performance.now(). */
 export interface HandedOver extends Hold {
   readonly takeover: boolean
+  readonly checkpointed?: boolean | undefined
   readonly remainingMs: number
   readonly sentAt: number
 }
@@ -594,10 +595,10 @@ export class Waiters implements Recipients {
     if (waiter === undefined) {
       this.#passOn(grant)
     } else {
-      const { owner, takeover } = grant
+      const { owner, takeover, checkpointed } = grant
       const remainingMs = Math.min(grant.remainingMs, waiter.terms.ttlMs)
       this.#served.add(owner)
-      waiter.serve({ ...toHold(grant), takeover, remainingMs, sentAt })
+      waiter.serve({ ...toHold(grant), takeover, checkpointed, remainingMs, sentAt })
       this.#tidy(lock!)
     }
   }

@@ -47,7 +47,7 @@ export interface MarkStore<Tx> {
   /** Those of these names, with all their parts; nothing that is past its time. */
   readMarks(kind: MarkKind, names: readonly string[]): Promise<ReadMarks>
   /**
-   * Writes it if that exclusive hold stands at the commit, in one statement that makes the commit depend on it, as a guard does; 'lost'
+   * Writes it, which may be a checkpoint, if that exclusive hold stands at the commit, in one statement that makes the commit depend on it, as a guard does; 'lost'
    * if not, or if a mark with a higher token is there. Safe to repeat.
    */
   writeMarkUnder(hold: StandingHold, mark: NewMark): Promise<MarkResult>
@@ -60,7 +60,7 @@ export interface MarkStore<Tx> {
    * there is none, and answers the one that is there. A snapshot that is older than that one ends the transaction.
    */
   beginMarkIn(tx: Tx, mark: NewMark): Promise<Mark | undefined>
-  /** The same, whatever is there. */
+  /** The same, whatever is there. A checkpoint in a transaction that the hold of that token guards. */
   writeMarkIn(tx: Tx, mark: NewMark): Promise<void>
   deleteMarkIn(tx: Tx, key: MarkKey): Promise<void>
 }

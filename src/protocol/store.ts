@@ -68,6 +68,8 @@ export type AttemptResult =
       readonly token: bigint
       /** It would not have fitted beside holds that ran out, or whose session is gone, and that nobody had released. */
       readonly takeover: boolean
+      /** Whether a holder has left a checkpoint; absent: that is to be looked up. Of a shared hold it says nothing. */
+      readonly checkpointed?: boolean
       /** Of a shared hold. */
       readonly slot?: number
     }
@@ -149,8 +151,9 @@ export type EnqueueResult =
 export interface Grant extends Hold, Share {
   readonly process: string
   readonly remainingMs: number
-  /** As of an attempt. */
+  /** As of an attempt, both. */
   readonly takeover: boolean
+  readonly checkpointed?: boolean
 }
 
 /** How long a lock that was handed over waits for its holder to confirm it. Longer than a stall of a busy process, if possible. */
@@ -162,6 +165,8 @@ export interface Holder extends Hold, Share {
   readonly label: string
   readonly remainingMs: number
   readonly takeover: boolean
+  /** As of an attempt. */
+  readonly checkpointed?: boolean
 }
 
 /** What a waiting process sees of a lock. */

@@ -26,7 +26,7 @@ export function administrationSuite(subject: Subject): void {
       name,
       mode: 'exclusive',
       ...holder,
-      holders: [{ ...holder, weight: 1 }],
+      holders: [{ ...holder, weight: 1, acquiredAt: expect.any(Date) }],
       ...nobodyWaits,
     })
     const { expiresInMs } = (await others.inspect(name))!

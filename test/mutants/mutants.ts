@@ -620,7 +620,7 @@ const acquireOne = on(PG, [
   {
     name: 'PostgreSQL: a grant need not be on the disk',
     function: 'acquire_1',
-    find: `if token is not null and current_setting('synchronous_commit') = 'off' then`,
+    find: `if current_setting('synchronous_commit') = 'off' then`,
     replace: 'if false then',
     tests: ['settings/commits.test.ts'],
   },
@@ -1768,6 +1768,120 @@ const mariadb = on(MARIADB, [
   },
 ])
 
+const marks = [
+  ...on(PG, [
+    {
+      name: 'PostgreSQL: a mark is written under a lease that is not asked for',
+      statement: 'writeMarkUnder',
+      find: 'select from "rowlock_locks" as l where l.name = $1::text and l.owner = $2::text and l.token = $3::bigint and l.expires_at > clock_timestamp() for key share',
+      replace: 'select from "rowlock_locks" as l where l.name = $1::text for key share',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'PostgreSQL: a mark is replaced by one with a lower token',
+      statement: 'writeMark',
+      find: 'where m.token <= excluded.token',
+      replace: '',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'PostgreSQL: a mark is begun where there is one',
+      statement: 'beginMark',
+      find: 'where m.expires_at <= clock_timestamp()',
+      replace: '',
+      tests: ['store/marks.test.ts', 'contract/once.contract.test.ts'],
+    },
+    {
+      name: 'PostgreSQL: marks are read though they are past their time',
+      statement: 'readMarksOf',
+      find: 'and (m.expires_at <= clock_timestamp()) is not true',
+      replace: '',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'PostgreSQL: a holder hears nothing of a checkpoint',
+      function: 'acquire_1',
+      find: "m.kind = 'checkpoint' and m.name = lock_name",
+      replace: 'false',
+      tests: ['contract/left-behind.contract.test.ts'],
+    },
+    {
+      name: 'PostgreSQL: who is handed a lock hears nothing of a checkpoint',
+      function: 'hand_over_1',
+      find: "m.kind = 'checkpoint' and m.name = lock_name",
+      replace: 'false',
+      tests: ['contract/left-behind.contract.test.ts'],
+    },
+  ]),
+  ...on(MYSQL, [
+    {
+      name: 'MySQL: a mark is written under a lease that is not asked for',
+      statement: 'writeMarkUnder',
+      find: `where l.owner = asked.owner and l.token = asked.token and l.expires_at > ${MYSQL_NOW}`,
+      replace: '',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'MySQL: a mark is written under a lease that has run out',
+      statement: 'writeMarkUnder',
+      find: `and l.expires_at > ${MYSQL_NOW}`,
+      replace: '',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'MySQL: a mark is replaced by one with a lower token',
+      statement: 'writeMark',
+      find: 'value = case when token <= ? then ? else value end',
+      replace: 'value = case when true or token <= ? then ? else value end',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'MySQL: who takes a lock hears nothing of a checkpoint',
+      statement: 'acquire',
+      find: '(1 - free.checkpointed) *',
+      replace: '',
+      tests: ['contract/left-behind.contract.test.ts'],
+    },
+    {
+      name: 'MySQL: a checkpoint under a lease is not told of',
+      statement: 'writeMarkUnder',
+      find: "l.checkpointed = greatest(l.checkpointed, mine.kind = 'checkpoint'),",
+      replace: '',
+      tests: ['contract/left-behind.contract.test.ts'],
+    },
+    {
+      name: 'MySQL: a checkpoint in a transaction is not told of',
+      statement: 'checkpointed',
+      find: 'set checkpointed = 1',
+      replace: 'set checkpointed = checkpointed',
+      tests: ['contract/left-behind.contract.test.ts'],
+    },
+  ]),
+  ...on('better-sqlite3', [
+    {
+      name: 'SQLite: a mark is written under a lease that is not asked for',
+      statement: 'writeMarkUnder',
+      find: `and l.owner = ? and l.token = cast(? as integer) and l.expires_at > ${SQLITE_NOW}`,
+      replace: 'and ? is not null and ? is not null',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'SQLite: a mark is begun where there is one',
+      statement: 'beginMark',
+      find: `where m.expires_at <= ${SQLITE_NOW}`,
+      replace: '',
+      tests: ['store/marks.test.ts'],
+    },
+    {
+      name: 'SQLite: a mark is replaced by one with a lower token',
+      statement: 'writeMark',
+      find: 'where m.token <= excluded.token',
+      replace: '',
+      tests: ['store/marks.test.ts'],
+    },
+  ]),
+]
+
 export const MUTANTS: readonly Mutant[] = [
   ...sqlite,
   ...sqliteByTransaction,
@@ -1779,6 +1893,7 @@ export const MUTANTS: readonly Mutant[] = [
   ...pglite,
   ...mysql,
   ...mariadb,
+  ...marks,
 ]
 
 /** A few that are killed quickly, and without a server, for every run of the tests. */

@@ -696,6 +696,8 @@ interface LockOptions {
      * runs around the call hold is known without that.
      */
     readonly holding?: readonly HeldLease[] | undefined;
+    /** What `inspect` and `list` are to show of the holder: at most 4 KiB of JSON, written by a statement of its own. */
+    readonly metadata?: unknown;
 }
 /** What became of a tryRun. */
 type RunOutcome<T> = {
@@ -719,8 +721,8 @@ interface RunOptions extends LockOptions {
      */
     readonly reenter?: boolean | undefined;
 }
-/** `mode` and `holding` are said for each call. */
-interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding'> {
+/** `mode`, `holding` and `metadata` are said for each call. */
+interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding' | 'metadata'> {
     /** PostgreSQL schema of rowlock's tables. Default: the one that the connection's search_path leads to, looked up once. */
     readonly schema?: string | undefined;
     /** Default `rowlock_`. */
@@ -797,6 +799,18 @@ type LockEvent = ({
 };
 type LockListener = (event: LockEvent) => void;
 
+/** One of those who hold a lock. */
+interface HolderInfo extends HolderState {
+    /** By the database's clock, as its token tells; later than it was if that clock had been set back before. */
+    readonly acquiredAt: Date;
+    /** What it said of itself when it acquired the lock; undefined if nothing. */
+    readonly metadata: unknown;
+}
+/** A lock that is held, or a semaphore of which permits are. */
+interface LockInfo extends LockState {
+    readonly holders: readonly HolderInfo[];
+}
+
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
  */
@@ -808,6 +822,11 @@ interface Lease<Tx> {
     readonly owner: string;
     /** Beside others that are shared, or alone. Permits of a semaphore are shared. */
     readonly mode: Mode;
+    /**
+     * What the last `checkpoint` of a holder left, when this lease was acquired; null if nothing. Null for a shared lease. `purge`
+     * takes it off together with the row of the lock; forceRelease leaves it to the next holder.
+     */
+    readonly payload: unknown;
     /**
      * Aborts, with a LockLostError, before anybody else can get the lock: at the lease's deadline at the latest, and when
      * `locks.close()` releases it. Not on a release of the holder's own.
@@ -1083,11 +1102,11 @@ interface Locks<Tx> {
      */
     restore(json: LeaseJson, options?: Pick<LockOptions, 'renew' | 'maxHold'>): Promise<Lease<Tx>>;
     /** Who holds a lock or a semaphore, and who waits for it; or null when nobody holds it. */
-    inspect(name: string): Promise<LockState | null>;
+    inspect(name: string): Promise<LockInfo | null>;
     /** All locks that are held, in byte order of their names. */
     list(options?: {
         readonly prefix?: string;
-    }): Promise<LockState[]>;
+    }): Promise<LockInfo[]>;
     /**
      * Takes the lock from all who hold it, or from the one with that `token` alone: true, or false if there was none. The evicted
      * holder's next guarded write fails. Waits for a guarded transaction that is under way; LOCK_TIMEOUT if that takes longer
@@ -1112,7 +1131,7 @@ declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions):
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
 export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, UnstorableResultError, createLocks, isTransactionAborted };
-export type { Adapter, Duration, ForceOptions, GuardedQuery, HeldLease, HolderState as HolderInfo, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockState as LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
+export type { Adapter, Duration, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

@@ -8,7 +8,7 @@
 update (
   select l.name, asked.owner, asked.ttl, asked.holder, asked.session,
          case when l.owner = asked.owner then l.token else greatest(l.token + 1, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) end as next_token,
-         case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
+         case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover, l.checkpointed
   from (select ? as name, ? as owner, ? as ttl, ? as holder, ? as session, ? as deadSession limit 1) as asked straight_join `rowlock_locks` as l force index (primary) on l.name = asked.name
   where l.owner = asked.owner
      or l.queue is null and l.used = 0 and l.permits is null and (l.expires_at <= timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) or l.session = asked.deadSession)
@@ -19,7 +19,7 @@ straight_join `rowlock_locks` as l force index (primary) on l.name = free.name
 set l.owner = case when free.ttl is not null then free.owner end,
     l.token = free.next_token,
     l.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + coalesce(free.ttl, 0) * 1000
-      + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
+      + 0 * last_insert_id((1 - free.checkpointed) * case when free.takeover = 1 then -free.next_token else free.next_token end),
     l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover
 -- Of two:
 /*M! set statement sql_safe_updates = 0 for */ update /*+ set_var(sql_safe_updates = off) */ (
@@ -265,7 +265,7 @@ select
   or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
   case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
   l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
-  coalesce(l.permits, 0) as permits, cast(json_extract(l.queue, '$[*].change') as char) as changes, coalesce(
+  coalesce(l.permits, 0) as permits, l.checkpointed, cast(json_extract(l.queue, '$[*].change') as char) as changes, coalesce(
   (select sum(ticket.n) from json_table(l.queue, '$[*]' columns (n int path '$.n')) as ticket), 0) as waiters
 from `rowlock_locks` as l
 where l.name in (?)
@@ -460,9 +460,9 @@ l.name, coalesce(
 or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
 case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
 l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
-coalesce(l.permits, 0) as permits from `rowlock_locks` as l where l.name in (?) limit 1000
+coalesce(l.permits, 0) as permits, l.checkpointed from `rowlock_locks` as l where l.name in (?) limit 1000
 -- Of two:
-coalesce(l.permits, 0) as permits from `rowlock_locks` as l where l.name in (?, ?) limit 1000
+coalesce(l.permits, 0) as permits, l.checkpointed from `rowlock_locks` as l where l.name in (?, ?) limit 1000
 
 -- list
 -- Reads, and locks no row. What it says may be over at once, and is for people.
@@ -472,13 +472,13 @@ select
   or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
   case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
   l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
-  coalesce(l.permits, 0) as permits, cast(l.queue as binary) as queue, l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, 0 as slot, 0 as weight
+  coalesce(l.permits, 0) as permits, l.checkpointed, cast(l.queue as binary) as queue, l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, 0 as slot, 0 as weight
 from `rowlock_locks` as l
 where left(l.name, length(?)) = ? and (l.used > 0 or l.owner is not null and l.expires_at > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) and (l.session is null or is_free_lock(l.session) = 0))
 union all
 select s.name, 0, s.owner, s.token, s.holder, s.session, s.handed_to, s.takeover, null,
        case when s.session is null then 0 else is_free_lock(s.session) end,
-       0, null, 0, 0, null, s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), s.slot, s.weight
+       0, null, 0, 0, 0, null, s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), s.slot, s.weight
 from `rowlock_slots` as s
 where left(s.name, length(?)) = ? and s.weight > 0
 limit 2000000000
@@ -610,6 +610,7 @@ update (
 straight_join `rowlock_locks` as l force index (primary) on l.name = mine.name
 straight_join `rowlock_marks` as m force index (primary) on m.kind = mine.kind and m.name = mine.name and m.part = mine.part
 set l.expires_at = greatest(l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + mine.ttl * 1000) + 0 * last_insert_id(mine.token), l.handed_to = null,
+    l.checkpointed = greatest(l.checkpointed, mine.kind = 'checkpoint'),
     m.value = mine.value, m.token = mine.token, m.written_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), m.expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + mine.keepMs * 1000
 where m.token <= mine.token
 -- Of two:
@@ -643,6 +644,11 @@ select timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, m.ki
 insert into `rowlock_marks` (kind, name, part, value, token, written_at, expires_at) values (?, ?, ?, ?, ?, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000)
 on duplicate key update
   value = ?, token = ?, written_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), expires_at = timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) + ? * 1000
+
+-- checkpointed
+-- In a transaction that has the row locked, since it guards the lease of that token: nothing is waited for, and if it
+-- is not its own, nothing is found.
+update `rowlock_locks` set checkpointed = 1 where name = ? and token = ?
 
 -- purgeableMarks
 -- Reads, and locks no row: purgeMarks judges again.
@@ -679,13 +685,13 @@ select
   or exists (select 1 from `rowlock_gates` as g where g.name = l.name and g.closed_until > timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - timestampdiff(microsecond, '1970-01-01', utc_timestamp(6))) / 1000 as remaining,
   case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
   l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
-  coalesce(l.permits, 0) as permits, cast(l.queue as binary) as queue, l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, 0 as slot, 0 as weight
+  coalesce(l.permits, 0) as permits, l.checkpointed, cast(l.queue as binary) as queue, l.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) as clock, 0 as slot, 0 as weight
 from `rowlock_locks` as l
 where l.name in (?)
 union all
 select s.name, 0, s.owner, s.token, s.holder, s.session, s.handed_to, s.takeover, null,
        case when s.session is null then 0 else is_free_lock(s.session) end,
-       0, null, 0, 0, null, s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), s.slot, s.weight
+       0, null, 0, 0, 0, null, s.expires_at, timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)), s.slot, s.weight
 from `rowlock_slots` as s
 where s.name in (?)
 limit 2000000000

@@ -6,7 +6,7 @@
 -- of two who come at once one finds it locked, and is refused; so is everybody while a guard has it FOR KEY SHARE. If
 -- it was shared, it is free only if all slots could be locked as well. Who creates a name only tries for the advisory
 -- lock that keeps two of them apart.
-select token, takeover, holders::text, queued, ours, permits
+select token, takeover, checkpointed, holders::text, queued, ours, permits
 from "rowlock_acquire_1"($1::text, $2::text, $3::float8, $4::text, $5::bigint)
 
 -- acquireAlike
@@ -29,11 +29,11 @@ set owner = case when $1::float8 is not null then $2::text end,
       when l.session::text = any(string_to_array(current_setting('rowlock.own_locks', true), ',')) then false
       else pg_try_advisory_xact_lock_shared(l.session) end end) or l.owner = $2::text) and l.used = 0 and l.permits is null
     for update skip locked)) and case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end
-  returning l.name, l.token, l.takeover
+  returning l.name, l.token, l.takeover, case when not l.takeover then exists (select from "rowlock_marks" as m where m.kind = 'checkpoint' and m.name = l.name and case when m.token < 0 then (select count(*) from generate_series(0, m.token)) > 0 else true end) end as checkpointed
 )
-select case when count(*) < $6::int then json_agg(name)::text end as names, token::text, takeover, set_config('synchronous_commit', case current_setting('synchronous_commit')
+select case when count(*) < $6::int then json_agg(name)::text end as names, token::text, takeover, checkpointed, set_config('synchronous_commit', case current_setting('synchronous_commit')
                                                when 'off' then 'on' else current_setting('synchronous_commit') end, true)
-from taken group by token, takeover
+from taken group by token, takeover, checkpointed
 
 -- acquireMany
 -- Free rows are locked FOR UPDATE SKIP LOCKED and judged as locked; of two who create a name one gets the advisory
@@ -98,7 +98,7 @@ from missed as m, lateral (select * from "rowlock_locks" as l where l.name = m.n
 
 -- acquireEach
 -- rowlock_acquire_1 for each, as acquireOne says. Nothing is waited for, so the order does not matter.
-select a.i::int, r.token, r.takeover, r.holders::text, r.queued, r.ours, r.permits
+select a.i::int, r.token, r.takeover, r.checkpointed, r.holders::text, r.queued, r.ours, r.permits
 from unnest((select $1::text)::text[], (select $2::text)::text[], (select $3::text)::float8[],
             (select $4::text)::text[], (select $5::text)::bigint[]) with ordinality as a(name, owner, ttl, holder, session, i),
      lateral "rowlock_acquire_1"(a.name, a.owner, a.ttl, a.holder, a.session) as r

@@ -201,6 +201,8 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
       'In a transaction that has the lock of that name, so nobody else makes a mark of it meanwhile: it waits for purge at most, for the length of that statement. An INSERT locks no gap, and of a row that is there the row alone.',
     markNow: 'The row is there, so it alone is locked, by a transaction that has the lock of that name.',
     writeMarkIn: 'In a transaction that has the lock of that name, or guards it: nobody else writes this mark.',
+    checkpointed:
+      'In a transaction that has the row locked, since it guards the lease of that token: nothing is waited for, and if it is not its own, nothing is found.',
     purgeableMarks: 'Reads, and locks no row: purgeMarks judges again.',
     purgeMarks:
       'The rows that were found are locked by their keys, FOR UPDATE SKIP LOCKED in a derived table, and judged as locked: one that was written meanwhile stays.',

@@ -21,7 +21,8 @@ set owner = excluded.owner,
     takeover = case when l.owner = excluded.owner then l.takeover else l.owner is not null or l.shares is not null end,
     shares = null
 where l.owner = excluded.owner or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)) and (l.shares is null or not exists (select 1 from json_each(l.shares) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))) and l.permits is null)
-returning name, cast(token as text) as token, takeover
+returning name, cast(token as text) as token, takeover,
+          exists (select 1 from "rowlock_marks" as m where m.kind = 'checkpoint' and m.name = "rowlock_locks".name) as checkpointed
 
 -- acquireIn
 -- In the caller's transaction, which has the file to itself from here to its end: nobody takes any lock meanwhile. A
@@ -43,7 +44,8 @@ set owner = excluded.owner,
     takeover = case when l.owner = ? then l.takeover else l.owner is not null or l.shares is not null end,
     shares = null
 where l.owner = ? or (l.queue is null and (l.owner is null or l.expires_at <= cast(unixepoch('subsec') * 1000 as integer)) and (l.shares is null or not exists (select 1 from json_each(l.shares) where value ->> 'until' > cast(unixepoch('subsec') * 1000 as integer))) and l.permits is null)
-returning name, cast(token as text) as token, takeover
+returning name, cast(token as text) as token, takeover,
+          exists (select 1 from "rowlock_marks" as m where m.kind = 'checkpoint' and m.name = "rowlock_locks".name) as checkpointed
 
 -- keepOwn
 -- The row has the token that this very transaction was given, so it has written the row, and the file to itself since;

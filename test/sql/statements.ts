@@ -111,6 +111,7 @@ const ASKED: { [Name in StatementName<'mysql'>]: Parameters<Statements['mysql'][
   beginMark: [mark],
   markNow: [mark],
   writeMarkIn: [mark],
+  checkpointed: [{ name, token: 1n }],
   purgeableMarks: [{ idleMs: 1000 }],
   purgeMarks: [[{ kind: name, name, part: name, idleMs: 1000 }]],
   whole: [[name]],

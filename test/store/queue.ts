@@ -25,7 +25,7 @@ import {
 import type { Connected, Isolation } from '../adapters.ts'
 import { eventually, sleep } from '../contract/harness.ts'
 import { freshName, type OpenEngine, type TestEngine } from '../engines.ts'
-import { storeOn } from './store-on.ts'
+import { storeOn, withoutCheckpoints } from './store-on.ts'
 
 const LONG_MS = 60_000
 const SHORT_MS = 150
@@ -1384,8 +1384,8 @@ function peersOn(engine: Subject) {
   beforeAll(async () => {
     database = await engine.open()
     other = await database.connect()
-    one.store = storeOn(database.connected.adapter)
-    two.store = storeOn(other.adapter)
+    one.store = withoutCheckpoints(storeOn(database.connected.adapter))
+    two.store = withoutCheckpoints(storeOn(other.adapter))
   })
 
   afterAll(() => database.close())
@@ -1412,7 +1412,7 @@ function peersOn(engine: Subject) {
           queryIn: (tx: unknown, statement: Statement) => after(statement, () => adapter.queryIn(tx, statement)),
         }),
       }
-      return storeOn(late)
+      return withoutCheckpoints(storeOn(late))
     },
     /** Process two of PostgreSQL, with a connection beside the pool, over which it asks and listens. */
     twoOnItsOwnConnection() {

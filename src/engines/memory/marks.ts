@@ -77,6 +77,11 @@ export function marks(
   }
 }
 
+/** A holder has left something to the next one. */
+export function isCheckpointed({ marks }: MemoryDatabase, name: string): boolean {
+  return marks.has(keyOf({ kind: 'checkpoint', name, part: '' }))
+}
+
 export function purgeMarks({ marks, rows }: MemoryDatabase, idleMs: number): void {
   const isLeft = ({ kind, name, writtenAt }: StoredMark) =>
     kind === 'checkpoint' && writtenAt <= clock() - idleMs && !rows.has(name)

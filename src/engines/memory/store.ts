@@ -7,7 +7,7 @@ import {
 import { LockError } from '../../base/errors.ts'
 import * as lockRow from '../../protocol/lock-row.ts'
 import type { ExclusiveAttempt, Grant, Hold, Store } from '../../protocol/store.ts'
-import { marks, purgeMarks } from './marks.ts'
+import { isCheckpointed, marks, purgeMarks } from './marks.ts'
 import { purgeWaits, waits } from './waits.ts'
 
 /** Taken now, since fake timers of tests may replace them later. Of the time, they are to move what passes alone. */
@@ -53,7 +53,9 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
     if (found === undefined) return missing
     const { row, reply, grants } = decide(found.row, world(found))
     found.row = row
-    for (const grant of grants) if (grant.process !== by) notify(grant)
+    for (const grant of grants) {
+      if (grant.process !== by) notify({ ...grant, checkpointed: isCheckpointed(database, name) })
+    }
     return reply
   }
 
@@ -110,8 +112,9 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
         const found = rows.get(attempt.name) ?? newRow(attempt.name, attempt.permits)
         const { row, reply } = lockRow.acquire(found.row, attempt, world(found))
         found.row = row
-        if (reply.granted) rows.set(attempt.name, found)
-        return reply
+        if (!reply.granted) return reply
+        rows.set(attempt.name, found)
+        return { ...reply, checkpointed: isCheckpointed(database, attempt.name) }
       })
     },
 

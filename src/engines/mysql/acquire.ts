@@ -21,12 +21,13 @@ export function acquireStatements({ locks, askedLocks, unshared }: Fragments) {
         on duplicate key update token = token + 0 * last_insert_id(0)`)
 
   return {
-    // WHO GETS THE LOCK: the WHERE of `free` decides. insertId is the token; negative if the last holder had not released.
+    // WHO GETS THE LOCK: the WHERE of `free` decides. insertId is the token; negative if the last holder had not released. 0 if
+    // one has left a checkpoint: then the row tells.
     acquire: batched<AskedAttempt>(sql`
         update (
           select l.name, asked.owner, asked.ttl, asked.holder, asked.session,
                  case when l.owner = asked.owner then l.token else greatest(l.token + 1, ${now}) end as next_token,
-                 case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover
+                 case when l.owner = asked.owner then l.takeover else l.owner is not null end as takeover, l.checkpointed
           from ${askedLocks}
           where l.owner = asked.owner
              or l.queue is null and ${unshared} and (l.expires_at <= ${now} or l.session = asked.deadSession)
@@ -37,7 +38,7 @@ export function acquireStatements({ locks, askedLocks, unshared }: Fragments) {
         set l.owner = case when free.ttl is not null then free.owner end,
             l.token = free.next_token,
             l.expires_at = ${now} + coalesce(free.ttl, 0) * 1000
-              + 0 * last_insert_id(case when free.takeover = 1 then -free.next_token else free.next_token end),
+              + 0 * last_insert_id((1 - free.checkpointed) * case when free.takeover = 1 then -free.next_token else free.next_token end),
             l.holder = free.holder, l.session = free.session, l.handed_to = null, l.takeover = free.takeover`),
 
     // MySQL cannot limit how long an INSERT waits for a transaction that has created the row, and is open.
@@ -191,7 +192,7 @@ function judge(attempt: Attempt, row: Row | undefined, elapsedMs: number): Attem
   if (row === undefined) return REFUSED
   // It was granted now if no more of the ttl is gone than it took since.
   if (row.owner === attempt.owner && row.remainingMs >= (attempt.ttlMs ?? 0) - elapsedMs) {
-    return { granted: true, token: row.token, takeover: row.takeover }
+    return { granted: true, token: row.token, takeover: row.takeover, checkpointed: row.checkpointed }
   }
   if (row.owner === attempt.owner) return OURS
   return row.held
@@ -200,5 +201,5 @@ function judge(attempt: Attempt, row: Row | undefined, elapsedMs: number): Attem
 }
 
 function granted(token: bigint): AttemptResult {
-  return { granted: true, token: token < 0n ? -token : token, takeover: token < 0n }
+  return { granted: true, token: token < 0n ? -token : token, takeover: token < 0n, checkpointed: false }
 }

@@ -72,7 +72,7 @@ export function fragmentsFor(naming: Naming) {
     l.name, ${leasesWait} as leases_wait, l.owner, l.token, l.holder, l.session, l.handed_to, l.takeover, (l.expires_at - ${now}) / 1000 as remaining,
     case when l.session is null then 0 else is_free_lock(l.session) end as session_gone,
     l.queue is not null as awaited, cast(json_extract(l.queue, '$[*].id') as char) as tickets, l.used,
-    coalesce(l.permits, 0) as permits`
+    coalesce(l.permits, 0) as permits, l.checkpointed`
 
   const isHeld = sql`l.owner is not null and l.expires_at > ${now} and (l.session is null or is_free_lock(l.session) = 0)`
 

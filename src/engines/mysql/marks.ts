@@ -2,6 +2,7 @@ import { type RawBuilder, sql } from 'kysely'
 import { toNumber } from '../../adapters/shape.ts'
 import type { Mark, MarkKind, MarkStore, NewMark, ReadMarks } from '../../protocol/marks.ts'
 import { statement } from '../statement.ts'
+import { afterAllCommits } from '../topology.ts'
 import type { Context } from './context.ts'
 import { ALL, ASKED, BATCH, batched, engine, type Fragments, now } from './fragments.ts'
 import { type AskedLease, bytes, bytesOrNull, isOurs, text, textOrNull, toAskedLease, tokenOf } from './values.ts'
@@ -58,6 +59,7 @@ export function markStatements({ marks, locks, askedLocks }: Fragments) {
         straight_join ${locks} as l force index (primary) on l.name = mine.name
         straight_join ${marks} as m force index (primary) on m.kind = mine.kind and m.name = mine.name and m.part = mine.part
         set l.expires_at = greatest(l.expires_at, ${now} + mine.ttl * 1000) + 0 * last_insert_id(mine.token), l.handed_to = null,
+            l.checkpointed = greatest(l.checkpointed, mine.kind = 'checkpoint'),
             m.value = mine.value, m.token = mine.token, m.written_at = ${now}, m.expires_at = ${until(sql`mine.keepMs`)}
         where m.token <= mine.token`),
 
@@ -101,6 +103,13 @@ export function markStatements({ marks, locks, askedLocks }: Fragments) {
           value = ${p.value}, token = ${p.token}, written_at = ${now}, expires_at = ${until(p.keepMs)}`,
     ),
 
+    // That there is one, for whoever takes the lock next. The transaction has the row locked, since it guards the lease.
+    checkpointed: statement<{ name: Buffer; token: bigint }>(
+      engine,
+      (p) => sql`
+        update ${locks} set checkpointed = 1 where name = ${p.name} and token = ${p.token}`,
+    ),
+
     // Looked for first: a look for what to lock would lock all rows on its way.
     purgeableMarks: statement<{ idleMs: number }>(
       engine,
@@ -127,12 +136,14 @@ export function markStatements({ marks, locks, askedLocks }: Fragments) {
   }
 }
 
-export function marks<Tx>({ runner, fragments, read }: Context<Tx>): MarkStore<Tx> {
+export function marks<Tx>({ runner, server, fragments, read }: Context<Tx>): MarkStore<Tx> {
   const statements = markStatements(fragments)
   return {
     async readMarks(kind, names) {
       const asked = names.map((name) => ({ kind: bytes(kind), name: bytes(name) }))
-      return toRead((await runner.run(statements.readMarks(asked))).rows)
+      // What a holder on another node has written is to be seen by the next one.
+      const query = afterAllCommits(await server.topology(), statements.readMarks(asked))
+      return toRead((await runner.run(query)).rows)
     },
 
     async writeMarkUnder(hold, mark) {
@@ -165,6 +176,9 @@ export function marks<Tx>({ runner, fragments, read }: Context<Tx>): MarkStore<T
 
     async writeMarkIn(tx, mark) {
       await runner.runIn(tx, statements.writeMarkIn(toAsked(mark)), () => undefined)
+      if (mark.kind !== 'checkpoint') return
+      const { name } = toKey(mark)
+      await runner.runIn(tx, statements.checkpointed({ name, token: mark.token }), () => undefined)
     },
 
     async deleteMarkIn(tx, key) {

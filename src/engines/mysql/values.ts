@@ -22,6 +22,7 @@ export interface Row {
   readonly permits: number | null
   /** A semaphore, or a lock that others share, or shared: what is to be made of it, lock-row.ts says (see steps.ts). */
   readonly shared: boolean
+  readonly checkpointed: boolean
 }
 
 export function toRow(row: Record<string, unknown>): Row {
@@ -45,6 +46,7 @@ export function toRow(row: Record<string, unknown>): Row {
     tickets: toList(row.tickets),
     permits: toPermits(row.permits),
     shared: toNumber(row.used) > 0 || toPermits(row.permits) !== null,
+    checkpointed: toNumber(row.checkpointed) === 1,
   }
 }
 
@@ -72,11 +74,12 @@ export function isSameHold({ owner, token, slot, released }: RowHolder, hold: Ho
 }
 
 export function toView(row: Row): LockView {
-  const { name, owner, token, label, remainingMs, takeover, tickets } = row
+  const { name, owner, token, label, remainingMs, takeover, checkpointed, tickets } = row
+  const holder = { name, owner: owner!, token, label, remainingMs, takeover, checkpointed, weight: EXCLUSIVE.weight }
   return {
     name,
     token,
-    holders: row.held ? [{ name, owner: owner!, token, label, remainingMs, takeover, weight: EXCLUSIVE.weight }] : [],
+    holders: row.held ? [holder] : [],
     bySession: row.held && row.session !== null,
     promotable: !row.held && row.awaited,
     leasesWait: row.leasesWait,
@@ -88,8 +91,8 @@ export function toView(row: Row): LockView {
 export function toGrants(row: Row | undefined): Grant[] {
   const process = toHandedTo(row?.handedTo ?? null)
   if (!row?.held || process === null) return []
-  const { name, owner, token, remainingMs, takeover } = row
-  return [{ name, owner: owner!, token, process, remainingMs, takeover, weight: EXCLUSIVE.weight }]
+  const { name, owner, token, remainingMs, takeover, checkpointed } = row
+  return [{ name, owner: owner!, token, process, remainingMs, takeover, checkpointed, weight: EXCLUSIVE.weight }]
 }
 
 export function toAskedAttempt({ name, owner, ttlMs, holder, session }: Attempt, deadSession: Buffer | null) {

@@ -42,7 +42,7 @@ export function wholeOf({ locks, slots, view: columns }: Fragments) {
         union all
         select s.name, 0, s.owner, s.token, s.holder, s.session, s.handed_to, s.takeover, null,
                case when s.session is null then 0 else is_free_lock(s.session) end,
-               0, null, 0, 0, null, s.expires_at, ${now}, s.slot, s.weight
+               0, null, 0, 0, 0, null, s.expires_at, ${now}, s.slot, s.weight
         from ${slots} as s
         where ${ofSlots}
         limit ${sql.lit(ALL)}`

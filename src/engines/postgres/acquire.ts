@@ -5,7 +5,17 @@ import type { Attempt, AttemptResult, Store } from '../../protocol/store.ts'
 import { ofEachKind } from '../kinds.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
-import { clockToken, durable, type Fragments, few, free, lookedUp, unlessAll, unseen } from './fragments.ts'
+import {
+  clockToken,
+  durable,
+  type Fragments,
+  few,
+  free,
+  lookedUp,
+  markLookedUp,
+  unlessAll,
+  unseen,
+} from './fragments.ts'
 import { array, indicesOf, inOrder, keysOf, type Row, toKind, toLabels, unanswered } from './rows.ts'
 
 export interface AskedAttempts {
@@ -31,7 +41,7 @@ export interface AlikeAttempts {
   readonly session: string | null
 }
 
-export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments) {
+export function acquireStatements({ locks, marks, named, rowOf, mayCreate }: Fragments) {
   /**
    * WHO GETS THE LOCK, of many; of one, rowlock_acquire_1 says so: those rows that are free are locked, and looked at again
    * as locked. Nobody who waits is passed over, and an attempt that is repeated finds its own.
@@ -52,11 +62,17 @@ export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments)
             handed_to = null,
             takeover = case when l.owner = ${a.owner} then l.takeover else l.owner is not null end`
 
+  /**
+   * A row that has been released since the statement began is not found, so this is as it was after that. Whoever did not release
+   * it may have left something just before it ran out: that is looked up.
+   */
+  const checkpointed = sql`exists (select from ${marks} as m where m.kind = 'checkpoint' and m.name = l.name and ${markLookedUp})`
+
   return {
     acquireOne: statement<Attempt>(
       'postgres',
       (p) => sql`
-        select token, takeover, holders::text, queued, ours, permits
+        select token, takeover, checkpointed, holders::text, queued, ours, permits
         from ${named('acquire_1')}(${p.name}::text, ${p.owner}::text, ${p.ttlMs}::float8, ${p.holder}::text, ${p.session}::bigint)`,
     ),
 
@@ -69,10 +85,10 @@ export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments)
         with taken as (
           ${take({ owner: sql`${p.owner}::text`, ttl: sql`${p.ttlMs}::float8`, holder: sql`${p.holder}::text`, session: sql`${p.session}::bigint` })}
           where l.ctid = any(array(${obtained(sql`l.name = any(${unseen(p.names)}::text[]) and ${lookedUp}`, sql`${p.owner}::text`)})) and ${lookedUp}
-          returning l.name, l.token, l.takeover
+          returning l.name, l.token, l.takeover, case when not l.takeover then ${checkpointed} end as checkpointed
         )
-        select ${unlessAll(p.count)}, token::text, takeover, ${durable}
-        from taken group by token, takeover`,
+        select ${unlessAll(p.count)}, token::text, takeover, checkpointed, ${durable}
+        from taken group by token, takeover, checkpointed`,
     ),
 
     // For those whom that leaves without an answer: creates the row of a new name, or tells who has the lock.
@@ -119,7 +135,7 @@ export function acquireStatements({ locks, named, rowOf, mayCreate }: Fragments)
     acquireEach: statement<AskedAttempts>(
       'postgres',
       (p) => sql`
-        select a.i::int, r.token, r.takeover, r.holders::text, r.queued, r.ours, r.permits
+        select a.i::int, r.token, r.takeover, r.checkpointed, r.holders::text, r.queued, r.ours, r.permits
         from unnest(${unseen(p.names)}::text[], ${unseen(p.owners)}::text[], ${unseen(p.ttls)}::float8[],
                     ${unseen(p.holders)}::text[], ${unseen(p.sessions)}::bigint[]) with ordinality as a(name, owner, ttl, holder, session, i),
              lateral ${named('acquire_1')}(a.name, a.owner, a.ttl, a.holder, a.session) as r`,
@@ -220,8 +236,11 @@ function isAlike(one: Attempt, other: Attempt): boolean {
 
 function toAttemptResult(row: Row | undefined): AttemptResult {
   if (row === undefined) return { granted: false, holders: [], queued: false }
-  if (row.token !== null)
-    return { granted: true, token: BigInt(row.token as string), takeover: toBoolean(row.takeover) }
+  if (row.token !== null) {
+    const { token, takeover, checkpointed } = row
+    const hold = { granted: true, token: BigInt(token as string), takeover: toBoolean(takeover) } as const
+    return checkpointed == null ? hold : { ...hold, checkpointed: toBoolean(checkpointed) }
+  }
   // Nobody is in the way of what cannot be had.
   if (row.permits !== null) return { granted: false, holders: [], queued: false, kind: toKind(row.permits) }
   return toRefusal(row)

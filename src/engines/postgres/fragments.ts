@@ -28,7 +28,13 @@ export const few = sql`limit (select 1000000)`
  * up what a condition costs for each row that it would read, and this one, with its thousand numbers, makes reading a table of
  * more than a dozen rows dearer than looking names or places up.
  */
-export const lookedUp = sql`case when l.token < 0 then (select count(*) from generate_series(0, l.token)) > 0 else true end`
+export const lookedUp = dear(sql`l.token`)
+/** The same of marks. */
+export const markLookedUp = dear(sql`m.token`)
+
+function dear(token: RawBuilder<unknown>): RawBuilder<unknown> {
+  return sql`case when ${token} < 0 then (select count(*) from generate_series(0, ${token})) > 0 else true end`
+}
 
 /** The names of those that were found; null if that is all of `count`, as is usual, since listing them is work for both sides. */
 export const unlessAll = (count: RawBuilder<number>) =>

@@ -81,6 +81,7 @@ interface ToldHold {
   readonly owner: string
   readonly token: string
   readonly takeover: boolean
+  readonly checkpointed?: boolean
   readonly remaining: number
   readonly weight: number | null
   readonly slot: number | null
@@ -106,8 +107,9 @@ function listOf<Told>(json: unknown): Told[] {
   return json === null ? [] : (JSON.parse(json as string) as Told[])
 }
 
-function toHold(name: string, { owner, token, takeover, remaining, weight, slot }: ToldHold) {
-  const hold = { name, owner, token: BigInt(token), takeover, remainingMs: remaining, weight }
+function toHold(name: string, { owner, token, takeover, checkpointed, remaining, weight, slot }: ToldHold) {
+  const told = checkpointed === undefined ? {} : { checkpointed }
+  const hold = { name, owner, token: BigInt(token), takeover, ...told, remainingMs: remaining, weight }
   return slot === null ? hold : { ...hold, slot }
 }
 

@@ -12,6 +12,7 @@ interface Notification {
   readonly owner: string
   readonly token: string
   readonly takeover: boolean
+  readonly checkpointed: boolean
   readonly weight: number | null
   readonly slot: number | null
   /** Milliseconds since 1970 by the server's clock. */
@@ -144,13 +145,14 @@ class ServerClock {
 }
 
 function toGrant(process: string, notification: Notification, clock: ServerClock): Grant {
-  const { name, owner, token, takeover, weight, slot, expiresAt } = notification
+  const { name, owner, token, takeover, checkpointed, weight, slot, expiresAt } = notification
   return {
     name,
     owner,
     token: BigInt(token),
     process,
     takeover,
+    checkpointed,
     remainingMs: clock.leftUntil(expiresAt),
     weight,
     ...(slot !== null && { slot }),

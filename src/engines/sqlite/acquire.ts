@@ -15,7 +15,7 @@ export interface OwnHold {
   readonly ttl: number | null
 }
 
-export function acquireStatements({ locks }: Fragments) {
+export function acquireStatements({ locks, marks }: Fragments) {
   // WHO GETS THE LOCK: the last WHERE decides; and among those who wait, who comes first in the queue (see promote.ts).
   const take = (attempts: RawBuilder<string>, again: RawBuilder<unknown>) => sql`
         insert into ${locks} as l (name, owner, token, expires_at, holder)
@@ -35,7 +35,8 @@ export function acquireStatements({ locks }: Fragments) {
             takeover = case when ${again} then l.takeover else l.owner is not null or l.shares is not null end,
             shares = null
         where ${again} or (l.queue is null and ${free} and ${unshared} and l.permits is null)
-        returning name, cast(token as text) as token, takeover`
+        returning name, cast(token as text) as token, takeover,
+                  exists (select 1 from ${marks} as m where m.kind = 'checkpoint' and m.name = ${locks}.name) as checkpointed`
 
   return {
     acquire: statement<{ attempts: string }>(engine, (p) => take(p.attempts, sql`l.owner = excluded.owner`)),

@@ -73,7 +73,13 @@ export function isExclusive({ weight }: Share): boolean {
 
 export function toGranted(row: Row | undefined): AttemptResult | undefined {
   if (row === undefined) return undefined
-  return { granted: true, token: BigInt(row.token as string), takeover: Number(row.takeover) === 1 }
+  const { token, takeover, checkpointed } = row
+  return {
+    granted: true,
+    token: BigInt(token as string),
+    takeover: Number(takeover) === 1,
+    checkpointed: Number(checkpointed) === 1,
+  }
 }
 
 /** What was handed over by a statement that does so to one who waits for all of the lock. */

@@ -50,6 +50,8 @@ export interface ProcessStore<Tx> {
   resize(name: string, permits: number): Promise<ResizeResult>
   closeGate(gate: Gate): Promise<void>
   openGate(gate: Gate): Promise<void>
+  /** What a holder of the lock has left, as JSON; null if that is nothing. */
+  checkpoint(name: string): Promise<string | null>
   /** Synchronous if the driver is. */
   guard(tx: Tx, hold: Renewed): GuardResult | Promise<GuardResult>
 }
@@ -89,6 +91,15 @@ export function processStore<Tx>(
       process,
     ),
   )
+  const checkpoints = new Batches<{ readonly name: string }, string | null>(
+    async (asked) => {
+      const names = [...new Set(asked.map(({ name }) => name))]
+      const { marks } = await store.readMarks('checkpoint', names)
+      const values = new Map(marks.map(({ name, value }) => [name, value]))
+      return asked.map(({ name }) => values.get(name) ?? null)
+    },
+    { isShared: () => true },
+  )
   const gatesToClose = new Batches<Gate, undefined>((gates) => all(gates, store.closeGates))
   const gatesToOpen = new Batches<Gate, undefined>((gates) => all(gates, store.openGates))
   /** Guards of several leases in one transaction, asked for at once, share a statement. */
@@ -105,6 +116,7 @@ export function processStore<Tx>(
     promote: (name) => promotions.add({ name }),
     downgrade: (hold) => store.downgrade(hold, process),
     resize: (name, permits) => store.resize(name, permits, process),
+    checkpoint: (name) => checkpoints.add({ name }),
     closeGate: (gate) => gatesToClose.add(gate),
     openGate: (gate) => gatesToOpen.add(gate),
     guard(tx, hold) {

@@ -1,0 +1,4 @@
+import { onEveryEngine } from './harness.ts'
+import { leftBehindSuite } from './left-behind.ts'
+
+onEveryEngine({ 'what is left behind': leftBehindSuite })
