@@ -21,7 +21,7 @@ describe.each(servers)('row level security on $name', (server) => {
     await migrating.close()
     role = `rowlock_${randomBytes(6).toString('hex')}`
     await owner.query(`create role ${role} login password 'secret'`)
-    await owner.query(`grant select, insert, update, delete on rowlock_locks, rowlock_slots to ${role}`)
+    await owner.query(`grant select, insert, update, delete on rowlock_locks, rowlock_slots, rowlock_marks to ${role}`)
     await owner.query('alter table rowlock_locks enable row level security')
     const url = new URL(database.url)
     url.username = role
