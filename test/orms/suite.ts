@@ -344,6 +344,36 @@ export function ormSuite(engine: OrmEngine): void {
         await (await others.acquire(lease.name, { wait: 0 })).release()
       })
 
+      it('what is done once in it is done with its commit, and checkpoints are left with it', async () => {
+        const key = freshName()
+        for (const [value, seen] of [
+          [undefined, undefined],
+          [{ text: 'né "quoted" \\ ? $1 :name 🔒' }, { text: 'né "quoted" \\ ? $1 :name 🔒' }],
+        ]) {
+          const name = `${key}:${typeof value}`
+          const run = (body: () => unknown) =>
+            connected.transaction(async (tx) => locks.within(tx).once(name, { keepFor: '1h' }, body))
+          const failed = run(() => Promise.reject(new Error('undo')))
+          await expect(failed).rejects.toThrow('undo')
+          expect(await run(() => value)).toEqual({ ran: true, value })
+          expect(await run(() => 'again')).toEqual({ ran: false, value: seen })
+          expect(await others.once(name, {}, () => 'again')).toEqual({ ran: false, value: seen })
+        }
+        const lease = await locks.acquire(key)
+        await connected.transaction(async (tx) => {
+          await lease.checkpoint({ cursor: 1 }, tx)
+          await write(key, tx)
+        })
+        await lease.checkpoint({ cursor: 2 })
+        await lease.release()
+        const next = await others.acquire(key, { metadata: ['next'] })
+        expect(next.payload).toEqual({ cursor: 2 })
+        expect((await locks.inspect(key))!.holders[0]!.metadata).toEqual(['next'])
+        await next.release()
+        expect(await locks.once(`${key}:once`, {}, () => [1])).toEqual({ ran: true, value: [1] })
+        expect(await others.once(`${key}:once`, {}, () => [2])).toEqual({ ran: false, value: [1] })
+      })
+
       it('the transaction may be given as a function that finds it', async () => {
         const [leased, released, held] = [freshName(), freshName(), freshName()]
         const lease = await locks.acquire(leased)
