@@ -1,6 +1,7 @@
 export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
 export type { HolderInfo, LockInfo } from './api/info.ts'
+export type { CronOptions, EveryOptions, Job, JobOptions, JobRun } from './api/jobs.ts'
 export type { GuardedQuery, Lease, LeaseJson } from './api/lease.ts'
 export { type Adapter, createLocks, type ForceOptions, type Locks } from './api/locks.ts'
 export type { OnceOptions, OnceOutcome } from './api/once.ts'

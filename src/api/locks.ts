@@ -29,6 +29,7 @@ import type { Claim } from '../protocol/circles.ts'
 import { type Hold, type Store, toHold } from '../protocol/store.ts'
 import { Events, type LockListener } from './events.ts'
 import { type LockInfo, toInfo } from './info.ts'
+import { type CronOptions, type EveryOptions, type Job, type JobRun, Jobs } from './jobs.ts'
 import { type Lease, type LeaseContext, LeaseHandle, type LeaseJson } from './lease.ts'
 import { type OnceContext, type OnceOptions, type OnceOutcome, once } from './once.ts'
 import {
@@ -118,6 +119,17 @@ export interface Locks<Tx> {
    * nothing that JSON carries, or more than 64 KiB of it.
    */
   once<T>(key: string, options: OnceOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<OnceOutcome<T>>
+  /**
+   * Runs `body` once in each period, in one of all processes that say the same: at the multiples of `period`, from 100 ms to a
+   * year, since 1970 by the database's clock. Runs of one name never overlap, under leases on the lock of that name. A body
+   * that rejects is an `error` event. A process that says another period for that name later is followed by all.
+   */
+  every(period: Duration, name: string, options: EveryOptions, body: (run: JobRun<Tx>) => unknown): Job
+  /**
+   * The same at the instants of a cron expression, which the package `croner` reads: each in one process, whatever their clocks
+   * say. None is passed over while one of them is there, which may take it up to 10 s late.
+   */
+  cron(expression: string, name: string, options: CronOptions, body: (run: JobRun<Tx>) => unknown): Job
   /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
   within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
   /**
@@ -206,6 +218,7 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #transactionContext: TransactionContext<Tx>
   readonly #semaphoreContext: SemaphoreContext<Tx>
   readonly #onceContext: OnceContext<Tx>
+  readonly #jobs: Jobs<Tx>
   #closed: Promise<void> | undefined
   #over = false
 
@@ -318,6 +331,14 @@ class Instance<Tx> implements Locks<Tx> {
         if (!this.#assessed) await this.#assess()
       },
     }
+    this.#jobs = new Jobs<Tx>({
+      ...this.#onceContext,
+      ttlMs: settings.defaults.ttlMs,
+      assertOpen: () => this.#assertOpen(),
+      check: (name, options) => void this.#requestFor([name], options, false),
+      warn: (message) => this.#warn(message),
+      failed: (during, cause) => this.#events.emit({ type: 'error', during, cause }),
+    })
   }
 
   async migrate(): Promise<string[]> {
@@ -379,6 +400,14 @@ class Instance<Tx> implements Locks<Tx> {
     body: (lease: Lease<Tx>) => Promise<T> | T,
   ): Promise<OnceOutcome<T>> {
     return once(this.#onceContext, key, options, body)
+  }
+
+  every(period: Duration, name: string, options: EveryOptions, body: (run: JobRun<Tx>) => unknown): Job {
+    return this.#jobs.every(period, name, options, body)
+  }
+
+  cron(expression: string, name: string, options: CronOptions, body: (run: JobRun<Tx>) => unknown): Job {
+    return this.#jobs.cron(expression, name, options, body)
   }
 
   within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {
@@ -718,6 +747,7 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #close(): Promise<void> {
+    this.#jobs.close()
     await this.#calls.cancelAll(closedError())
     const releases = [...this.#leases].map(async (lease) => {
       try {

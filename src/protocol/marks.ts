@@ -1,9 +1,9 @@
 /**
- * What a mark says. once: that a key is done, and with which result. schedule: when a job is to run, as it was deployed last.
- * job: which of its times was claimed, and what became of it. checkpoint: what a holder left to the next one. metadata: what a
- * holder says of itself. resign: that a leader is asked to.
+ * What a mark says. once: that a key is done, and with which result. job: when it is to run, as it was deployed last, and which
+ * of its instants was claimed. checkpoint: what a holder left to the next one. metadata: what a holder says of itself. resign:
+ * that a leader is asked to.
  */
-export type MarkKind = 'once' | 'schedule' | 'job' | 'checkpoint' | 'metadata' | 'resign'
+export type MarkKind = 'once' | 'job' | 'checkpoint' | 'metadata' | 'resign'
 
 export interface MarkKey {
   readonly kind: MarkKind

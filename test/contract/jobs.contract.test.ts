@@ -1,0 +1,4 @@
+import { onEveryEngine } from './harness.ts'
+import { jobsSuite } from './jobs.ts'
+
+onEveryEngine({ jobs: jobsSuite })
