@@ -189,6 +189,19 @@ class LocalTicket {
   }
 }
 
+/** A run of waiters of which the database is told by one ticket. */
+interface Arrival {
+  readonly ticket: LocalTicket
+  readonly run: readonly LocalWaiter[]
+}
+
+interface Refused extends Arrival {
+  readonly result: NotQueued
+}
+
+/** Those of a ticket who leave. */
+type Departure = readonly [ticket: string, waiters: readonly LocalWaiter[]]
+
 /** All of this process that wait for one lock, in order. */
 class LockWaiters {
   /** Not known to the database yet. */
@@ -379,45 +392,71 @@ export class Waiters implements Recipients {
     let pauseMs = 0
     await this.#listener.ready()
     this.#watch ??= this.#startWatching()
-    const run = takeRun(lock, lock.mostAtOnce)
-    if (run.length > 0) {
-      const ticket = new LocalTicket(newTicketId(), run[0]!.terms, this.#listener.listening, this.#listener.provesLife)
-      const joins = lock.last !== undefined && joinable(lock.last, ticket) ? lock.last : undefined
-      for (const waiter of run) {
-        waiter.ticket = ticket
-        ticket.waiters.add(waiter)
-      }
-      lock.tickets.set(ticket.id, ticket)
-      if (joins !== undefined) joins.joining = ticket
+    const arrivals = takeRuns(lock, lock.mostAtOnce).map((run) => this.#arrive(lock, run))
+    if (isAny(arrivals)) {
+      const [{ ticket: first }] = arrivals
+      const joins = lock.last !== undefined && joinable(lock.last, first) ? lock.last : undefined
+      if (joins !== undefined) joins.joining = first
       try {
         const sentAt = performance.now()
-        const result = await this.#context.store.enqueue(this.#toTicket(lock, ticket, joins, run))
+        const results = await this.#context.store.enqueue(this.#toTickets(lock, arrivals, joins))
         lock.answered()
         if (joins !== undefined) joins.joining = undefined
-        if (result.outcome === 'queued') {
-          this.#queued(
-            lock,
-            result.ticket === ticket.id || joins === undefined ? ticket : join(lock, ticket, joins),
-            run,
-          )
-          lock.lockedMs = SHORTEST_LOCKED_MS
-          lock.mostAtOnce = Number.POSITIVE_INFINITY
-          this.#openGate(lock)
-          this.#see(lock, result.view, sentAt)
-        } else {
-          lock.tickets.delete(ticket.id)
-          pauseMs = this.#notQueued(lock, result, ticket)
-        }
+        pauseMs = this.#answered(lock, arrivals, results, joins, sentAt)
       } catch (error) {
         if (joins !== undefined) joins.joining = undefined
-        for (const waiter of [...ticket.waiters]) waiter.fail(error)
-        // It may be queued nevertheless, and what it is handed would be nobody's as soon as nobody here polls the lock.
-        if (error instanceof DatabaseError && error.failure === 'connection') this.#withdrawFrom(lock, ticket.id, run)
+        // They may be queued nevertheless, and what they are handed would be nobody's as soon as nobody here polls the lock.
+        const isUnknown = error instanceof DatabaseError && error.failure === 'connection'
+        for (const { ticket, run } of arrivals) {
+          for (const waiter of [...ticket.waiters]) waiter.fail(error)
+          if (isUnknown) this.#withdrawFrom(lock, ticket.id, run)
+        }
       }
     }
     if (pauseMs > 0) await new Promise((resolve) => setTimeout(resolve, pauseMs))
     lock.enqueuing = false
     this.#advance(lock)
+  }
+
+  #arrive(lock: LockWaiters, run: readonly LocalWaiter[]): Arrival {
+    const ticket = new LocalTicket(newTicketId(), run[0]!.terms, this.#listener.listening, this.#listener.provesLife)
+    for (const waiter of run) {
+      waiter.ticket = ticket
+      ticket.waiters.add(waiter)
+    }
+    lock.tickets.set(ticket.id, ticket)
+    return { ticket, run }
+  }
+
+  /** Answers how long to wait before the others are told again. */
+  #answered(
+    lock: LockWaiters,
+    arrivals: readonly Arrival[],
+    results: readonly EnqueueResult[],
+    joins: LocalTicket | undefined,
+    sentAt: number,
+  ): number {
+    const others: Refused[] = []
+    let view: LockView | undefined
+    for (const [index, { ticket, run }] of arrivals.entries()) {
+      const result = results[index]!
+      if (result.outcome === 'queued') {
+        const isOwn = result.ticket === ticket.id || joins === undefined
+        this.#queued(lock, isOwn ? ticket : join(lock, ticket, joins), run)
+        view = result.view
+      } else {
+        lock.tickets.delete(ticket.id)
+        others.push({ ticket, run, result })
+      }
+    }
+    if (view !== undefined) {
+      lock.lockedMs = SHORTEST_LOCKED_MS
+      lock.mostAtOnce = Number.POSITIVE_INFINITY
+      this.#openGate(lock)
+    }
+    const pauseMs = this.#notQueued(lock, others)
+    if (view !== undefined) this.#see(lock, view, sentAt)
+    return pauseMs
   }
 
   #queued(lock: LockWaiters, ticket: LocalTicket, run: readonly LocalWaiter[]): void {
@@ -458,44 +497,47 @@ export class Waiters implements Recipients {
   }
 
   /** Answers how long to wait before the next attempt, which finds out more of what is missing. */
-  #notQueued(lock: LockWaiters, result: NotQueued, ticket: LocalTicket): number {
-    const waiters = [...ticket.waiters]
-    if (result.outcome === 'locked') {
-      for (const waiter of waiters) waiter.ticket = undefined
-      lock.arriving.unshift(...waiters)
-      const pauseMs = lock.lockedMs
-      // Leases that came after transactions of this process are kept waiting, too.
-      const leases = lock.arriving.some(({ terms }) => terms.transaction !== true)
-      if (pauseMs >= LOCKED_BY_TRANSACTIONS_MS && leases) this.#closeGate(lock)
-      lock.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
-      return pauseMs
+  #notQueued(lock: LockWaiters, refused: readonly Refused[]): number {
+    for (const { ticket, result } of refused) {
+      for (const waiter of [...ticket.waiters]) {
+        if (result.outcome === 'unfit') waiter.fail(misuse(lock.name, ticket.terms, result.kind))
+        else if (result.outcome === 'missing') waiter.serve(undefined)
+        else waiter.ticket = undefined
+      }
     }
-    if (result.outcome === 'full' && waiters.length > 1) {
-      // There may be room for some of them.
-      for (const waiter of waiters) waiter.ticket = undefined
-      lock.arriving.unshift(...waiters)
-      lock.mostAtOnce = Math.ceil(waiters.length / 2)
-      return 0
-    }
-    if (result.outcome === 'full') {
-      // Nor is there for those who have come since.
-      waiters.push(...lock.arriving.splice(0))
-      lock.mostAtOnce = Number.POSITIVE_INFINITY
-    }
-    for (const waiter of waiters) {
-      if (result.outcome === 'full') waiter.fail(new QueueFullError(lock.name, this.#context.maxWaiters))
-      else if (result.outcome === 'unfit') waiter.fail(misuse(lock.name, ticket.terms, result.kind))
-      else waiter.serve(undefined)
-    }
+    lock.arriving.unshift(...refused.flatMap(({ ticket }) => [...ticket.waiters]))
+    if (refused.some(({ result }) => result.outcome === 'locked')) return this.#rowLocked(lock)
+    const full = refused.find(({ result }) => result.outcome === 'full')
+    // There may be room for some of the first.
+    if (full !== undefined && full.run.length > 1) lock.mostAtOnce = Math.ceil(full.run.length / 2)
+    else if (full !== undefined) this.#queueFull(lock)
     return 0
   }
 
-  #toTicket(
+  #rowLocked(lock: LockWaiters): number {
+    const pauseMs = lock.lockedMs
+    // Leases that came after transactions of this process are kept waiting, too.
+    const leases = lock.arriving.some(({ terms }) => terms.transaction !== true)
+    if (pauseMs >= LOCKED_BY_TRANSACTIONS_MS && leases) this.#closeGate(lock)
+    lock.lockedMs = Math.min(LONGEST_LOCKED_MS, pauseMs * 2)
+    return pauseMs
+  }
+
+  /** Nor is there room for those who have come since. */
+  #queueFull(lock: LockWaiters): void {
+    lock.mostAtOnce = Number.POSITIVE_INFINITY
+    for (const waiter of lock.arriving.splice(0)) waiter.fail(new QueueFullError(lock.name, this.#context.maxWaiters))
+  }
+
+  #toTickets(
     lock: LockWaiters,
-    ticket: LocalTicket,
+    [first, ...others]: readonly [Arrival, ...Arrival[]],
     joins: LocalTicket | undefined,
-    run: readonly LocalWaiter[],
-  ): NewTicket {
+  ): readonly [NewTicket, ...NewTicket[]] {
+    return [this.#toTicket(lock, first, joins), ...others.map((other) => this.#toTicket(lock, other, undefined))]
+  }
+
+  #toTicket(lock: LockWaiters, { ticket, run }: Arrival, joins: LocalTicket | undefined): NewTicket {
     const now = performance.now()
     return {
       weight: ticket.terms.weight,
@@ -515,7 +557,7 @@ export class Waiters implements Recipients {
     }
   }
 
-  /** Takes a waiter who does not wait any more out of the queue, together with others of its ticket. */
+  /** Takes a waiter who does not wait any more out of the queue, together with others. */
   #withdraw(waiter: LocalWaiter): void {
     const { lock, ticket } = waiter
     // Where the database does not know it yet, whoever tells it of this ticket finds those who left.
@@ -548,31 +590,32 @@ export class Waiters implements Recipients {
 
   /** Answers whether all of them have left; the others are to be asked for again. */
   async #sendEachWithdrawal(lock: LockWaiters): Promise<boolean> {
-    const staying: [string, LocalWaiter[]][] = []
-    for (const [id, waiters] of lock.leaving) {
-      lock.leaving.delete(id)
-      if (await this.#sendWithdrawal(lock, id, waiters)) continue
-      const unserved = waiters.filter(({ handed }) => handed === undefined)
-      if (unserved.length > 0) staying.push([id, unserved])
+    const staying: Departure[] = []
+    while (lock.leaving.size > 0) {
+      const departures = [...lock.leaving]
+      lock.leaving.clear()
+      for (const [id, waiters] of await this.#sendWithdrawal(lock, departures)) {
+        const unserved = waiters.filter(({ handed }) => handed === undefined)
+        if (unserved.length > 0) staying.push([id, unserved])
+      }
     }
     for (const [id, waiters] of staying) lock.leaving.set(id, [...waiters, ...(lock.leaving.get(id) ?? [])])
     return staying.length === 0
   }
 
-  /** Callers have their answer at once, even if they could not leave. */
-  async #sendWithdrawal(lock: LockWaiters, ticket: string, waiters: readonly LocalWaiter[]): Promise<boolean> {
+  /** Answers who could not leave. Callers have their answer at once, all the same. */
+  async #sendWithdrawal(lock: LockWaiters, departures: readonly Departure[]): Promise<readonly Departure[]> {
     const sentAt = performance.now()
+    const asked = departures.map(([ticket, waiters]) => ({ name: lock.name, ticket, count: waiters.length }))
     try {
-      const { withdrawn, grants, promotable } = await this.#context.store.withdraw({
-        name: lock.name,
-        ticket,
-        count: waiters.length,
-      })
-      for (const grant of grants) this.take({ ...grant, process: this.#context.process }, sentAt)
-      if (promotable) this.#context.handOffs.promoteLater(lock.name)
-      return withdrawn
+      const results = isAny(asked) ? await this.#context.store.withdraw(asked) : []
+      for (const { grants } of results) {
+        for (const grant of grants) this.take({ ...grant, process: this.#context.process }, sentAt)
+      }
+      if (results.some(({ promotable }) => promotable)) this.#context.handOffs.promoteLater(lock.name)
+      return departures.filter((_, index) => !results[index]!.withdrawn)
     } finally {
-      leftWithout(waiters)
+      for (const [, waiters] of departures) leftWithout(waiters)
     }
   }
 
@@ -678,9 +721,10 @@ export class Waiters implements Recipients {
 
   /** A ticket that is not in the queue any more has had its turns; those of it who still wait missed theirs. */
   #enqueueAgain(lock: LockWaiters, view: LockView, sentAt: number): void {
+    const queued = new Set(view.tickets)
     for (const ticket of [...lock.tickets.values()].reverse()) {
       const unseen = ticket.queuedAt === undefined || ticket.queuedAt >= sentAt || ticket.joining !== undefined
-      if (unseen || view.tickets.includes(ticket.id)) continue
+      if (unseen || queued.has(ticket.id)) continue
       lock.tickets.delete(ticket.id)
       if (lock.last === ticket) lock.last = undefined
       const waiters = [...ticket.waiters].filter(({ state }) => state === 'waiting')
@@ -745,12 +789,19 @@ const LONGEST_WAIT_MS = 24 * 60 * 60 * 1000
 /** A ticket outlives its waiters' deadlines by this much, for they leave by themselves. */
 const LEAVING_MS = 1000
 
-/** Takes the first waiters with the same terms out of those who arrived. */
-function takeRun(lock: LockWaiters, most: number): LocalWaiter[] {
-  const [first] = lock.arriving
-  if (first === undefined) return []
-  const end = lock.arriving.findIndex(({ terms }) => !sameTerms(terms, first.terms))
-  return lock.arriving.splice(0, Math.min(most, end === -1 ? lock.arriving.length : end))
+/** Takes the first of those who arrived, in their order: each run has the same terms. */
+function takeRuns(lock: LockWaiters, most: number): LocalWaiter[][] {
+  const runs: LocalWaiter[][] = []
+  for (const waiter of lock.arriving.splice(0, most)) {
+    const last = runs.at(-1)
+    if (last !== undefined && sameTerms(last[0]!.terms, waiter.terms)) last.push(waiter)
+    else runs.push([waiter])
+  }
+  return runs
+}
+
+function isAny<Item>(items: readonly Item[]): items is readonly [Item, ...Item[]] {
+  return items.length > 0
 }
 
 function sameTerms(a: Terms, b: Terms): boolean {

@@ -282,35 +282,53 @@ function kept(
   return { ...row, holders: [lease], token: same.token }
 }
 
-export function enqueue(row: LockRow, ticket: NewTicket, maxWaiters: number, world: World): Step<EnqueueResult> {
-  if (!suits(row, ticket)) return unchanged(row, { outcome: 'unfit', kind: kindOf(row) })
-  const { name: _, permits: __, joins, waitMs, ...terms } = ticket
-  if (waiters(row) + ticket.count > maxWaiters) return unchanged(row, { outcome: 'full' })
-  const until = world.now + waitMs
-  const last = row.queue.at(-1)
-  const joined = last !== undefined && last.ticket === joins ? last : undefined
-  const queue =
-    joined === undefined
-      ? [...row.queue, { ...terms, since: world.now, until }]
-      : [
-          ...row.queue.slice(0, -1),
-          { ...joined, count: joined.count + ticket.count, until: Math.max(joined.until, until) },
-        ]
-  const queued = { ...row, queue }
-  const reply = { outcome: 'queued', ticket: queue.at(-1)!.ticket, view: view(queued, world) } as const
-  return { row: queued, reply, grants: [] }
+/** In their order. Whoever finds no room keeps out those behind, or they would pass. */
+export function enqueue(
+  row: LockRow,
+  tickets: readonly NewTicket[],
+  maxWaiters: number,
+  world: World,
+): Step<readonly EnqueueResult[]> {
+  const queue = [...row.queue]
+  let wanted = waiters(row)
+  const places = tickets.map((asked) => {
+    if (!suits(row, asked)) return 'unfit'
+    wanted += asked.count
+    if (wanted > maxWaiters) return 'full'
+    const { name: _, permits: __, joins, waitMs, ...terms } = asked
+    const until = world.now + waitMs
+    const last = queue.at(-1)
+    if (last !== undefined && last.ticket === joins) {
+      queue[queue.length - 1] = { ...last, count: last.count + asked.count, until: Math.max(last.until, until) }
+    } else {
+      queue.push({ ...terms, since: world.now, until })
+    }
+    return { ticket: queue.at(-1)!.ticket }
+  })
+  const after = places.some((place) => typeof place === 'object') ? { ...row, queue } : row
+  const seen = view(after, world)
+  const reply = places.map((place): EnqueueResult => {
+    if (place === 'unfit') return { outcome: place, kind: kindOf(row) }
+    return place === 'full' ? { outcome: place } : { outcome: 'queued', ...place, view: seen }
+  })
+  return { row: after, reply, grants: [] }
 }
 
-export function withdraw(row: LockRow, { ticket, count }: Withdrawal, world: World): Step<WithdrawalResult> {
+export function withdraw(row: LockRow, asked: readonly Withdrawal[], world: World): Step<readonly WithdrawalResult[]> {
+  const leaving = new Map(asked.map(({ ticket, count }) => [ticket, count]))
   const queue = row.queue
-    .map((each) => (each.ticket === ticket ? { ...each, count: each.count - count } : each))
-    .filter((each) => each.count > 0)
-  const handed = holdersOf(row, world).filter(({ owner, handedTo }) => handedTo !== null && wentTo(owner, ticket))
-  const grants = handed.map((holder) => toGrant(row.name, holder, world))
-  const after = { ...row, queue }
+    .map((each) => ({ ...each, count: each.count - (leaving.get(each.ticket) ?? 0) }))
+    .filter(({ count }) => count > 0)
+  const after = row.queue.some(({ ticket }) => leaving.has(ticket)) ? { ...row, queue } : row
+  const holders = holdersOf(row, world)
   // What nobody holds is on its way to somebody already.
-  const promotable = holdersOf(row, world).length > 0 && isPromotable(after, world)
-  return { row: after, reply: { withdrawn: true, grants, ...(promotable && { promotable }) }, grants: [] }
+  const promotable = holders.length > 0 && isPromotable(after, world)
+  const reply = asked.map(({ ticket }): WithdrawalResult => {
+    const handed = holders.filter(({ owner, handedTo }) => handedTo !== null && wentTo(owner, ticket))
+    const grants = handed.map((holder) => toGrant(row.name, holder, world))
+    return { withdrawn: true, grants, ...(promotable && { promotable }) }
+  })
+  return { row: after, reply, grants: [] }
 }
 
 /**

@@ -128,7 +128,10 @@ export interface Ticket extends Share {
 
 /** A ticket to be queued. */
 export interface NewTicket extends Ticket, Demand {
-  /** Its waiters are added to this ticket instead if it is the last one of the queue. Of the same terms. */
+  /**
+   * Its waiters are added to this ticket instead if it is the last one of the queue. Of the same terms. Of several tickets for
+   * one lock in one call, the first alone may have one.
+   */
   readonly joins: string | null
   /** How long they wait at most. After that the ticket is dead, should nobody have withdrawn it. */
   readonly waitMs: number
@@ -367,9 +370,10 @@ export interface Assessment {
  * `releaseIn`, bounded by the caller's settings.
  *
  * Calls that take a list answer in the same order. One that is locked, or not as expected, does not keep the others from
- * going ahead. Each name is in a list once; only shared holds of one name may be in it several times, where they are acquired
- * (by different owners), released, renewed or guarded: that is as if they came one after the other, but one that does not fit
- * may keep out those of its name that follow.
+ * going ahead. Each name is in a list once, but for two things. Shared holds of one name may be in it several times, where they
+ * are acquired (by different owners), released, renewed or guarded: that is as if they came one after the other, but one that
+ * does not fit may keep out those of its name that follow. And so may tickets of one name that are queued, or left, each once:
+ * they are queued in their order, next to each other.
  *
  * Holds in a list may be of both kinds, exclusive and shared: an engine may send a statement for each.
  */
@@ -426,9 +430,12 @@ export interface Store<Tx> extends MarkStore<Tx> {
   closeGates?(gates: readonly Gate[]): Promise<void>
   /** Of those that nobody else has closed since. */
   openGates?(gates: readonly Gate[]): Promise<void>
-  /** Appends to the queues, in each of which `maxWaiters` may wait. */
+  /**
+   * Appends to the queues, in each of which `maxWaiters` may wait. A ticket for which there is no room keeps out those of its
+   * name that follow. Views are of the queue with all tickets of the call.
+   */
   enqueue(tickets: readonly NewTicket[], maxWaiters: number): Promise<EnqueueResult[]>
-  /** Takes those who do not wait any more off their ticket. */
+  /** Takes those who do not wait any more off their tickets. */
   withdraw(withdrawals: readonly Withdrawal[]): Promise<WithdrawalResult[]>
   /** What processes whose callers wait ask again and again. Locks without a row are left out. Reads only, locks nothing. */
   poll(names: readonly string[]): Promise<LockView[]>

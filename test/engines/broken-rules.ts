@@ -1,5 +1,6 @@
-import type { LockRow } from '../../src/protocol/lock-row.ts'
+import type { LockRow, Step } from '../../src/protocol/lock-row.ts'
 import * as lockRow from '../../src/protocol/lock-row.ts'
+import type { EnqueueResult } from '../../src/protocol/store.ts'
 import type { Rules } from './model.ts'
 
 interface BrokenRule {
@@ -38,31 +39,67 @@ export const BROKEN_RULES: readonly BrokenRule[] = [
   {
     what: 'enqueue lets waiters join a ticket that is not the last',
     rules: {
-      enqueue(row, ticket, maxWaiters, world) {
-        const joins = row.queue.some((each) => each.ticket === ticket.joins) ? row.queue.at(-1)!.ticket : ticket.joins
-        return lockRow.enqueue(row, { ...ticket, joins }, maxWaiters, world)
+      enqueue(row, [ticket, ...others], maxWaiters, world) {
+        const { joins } = ticket!
+        const last = row.queue.some((each) => each.ticket === joins) ? row.queue.at(-1)!.ticket : joins
+        return lockRow.enqueue(row, [{ ...ticket!, joins: last }, ...others], maxWaiters, world)
       },
     },
   },
   {
     what: 'enqueue counts tickets, and not waiters',
     rules: {
-      enqueue: (row, ticket, maxWaiters, world) =>
-        lockRow.enqueue(row, ticket, row.queue.length < maxWaiters ? Number.POSITIVE_INFINITY : 0, world),
+      enqueue: (row, tickets, maxWaiters, world) =>
+        lockRow.enqueue(row, tickets, row.queue.length < maxWaiters ? Number.POSITIVE_INFINITY : 0, world),
+    },
+  },
+  {
+    what: 'enqueue turns several of one lock round',
+    rules: {
+      enqueue(row, tickets, maxWaiters, world) {
+        const step = lockRow.enqueue(row, tickets.toReversed(), maxWaiters, world)
+        return { ...step, reply: step.reply.toReversed() }
+      },
+    },
+  },
+  {
+    what: 'enqueue lets those pass who find no room',
+    rules: {
+      enqueue(row, tickets, maxWaiters, world) {
+        const steps: Step<readonly EnqueueResult[]>[] = []
+        for (const ticket of tickets) {
+          steps.push(lockRow.enqueue(steps.at(-1)?.row ?? row, [ticket], maxWaiters, world))
+        }
+        const view = lockRow.view(steps.at(-1)!.row, world)
+        const reply = steps.map(({ reply: [each] }) => (each!.outcome === 'queued' ? { ...each!, view } : each!))
+        return { ...steps.at(-1)!, reply }
+      },
     },
   },
   {
     what: 'withdraw takes all of a ticket',
     rules: {
-      withdraw: (row, withdrawal, world) => lockRow.withdraw(row, { ...withdrawal, count: 1_000_000 }, world),
+      withdraw(row, asked, world) {
+        const all = asked.map((each) => ({ ...each, count: 1_000_000 }))
+        return lockRow.withdraw(row, all, world)
+      },
+    },
+  },
+  {
+    what: 'withdraw lets the first of several leave alone',
+    rules: {
+      withdraw(row, asked, world) {
+        const some = asked.map((each, index) => (index === 0 ? each : { ...each, count: 0 }))
+        return lockRow.withdraw(row, some, world)
+      },
     },
   },
   {
     what: 'withdraw does not tell what the ticket was handed',
     rules: {
-      withdraw(row, withdrawal, world) {
-        const step = lockRow.withdraw(row, withdrawal, world)
-        return { ...step, reply: { ...step.reply, grants: [] } }
+      withdraw(row, asked, world) {
+        const step = lockRow.withdraw(row, asked, world)
+        return { ...step, reply: step.reply.map((each) => ({ ...each, grants: [] })) }
       },
     },
   },

@@ -170,6 +170,11 @@ function each<Asked extends { readonly name: Name }>(asked: fc.Arbitrary<Asked>)
   )
 }
 
+/** Or several about one lock, too. */
+function some<Asked extends { readonly name: Name }>(asked: fc.Arbitrary<Asked>): fc.Arbitrary<Asked[]> {
+  return fc.oneof(each(asked), fc.array(asked, { minLength: 2, maxLength: 4, size: 'max' }))
+}
+
 const names = fc.oneof(
   name.map((one) => [one]),
   fc.shuffledSubarray([...NAMES], { minLength: 1 }),
@@ -207,7 +212,7 @@ const weighted: readonly (readonly [number, fc.Arbitrary<Command>])[] = [
     fc.record({
       verb: fc.constant('enqueue'),
       peer,
-      tickets: each(ticket),
+      tickets: some(ticket),
       maxWaiters: fc.oneof({ weight: 3, arbitrary: fc.constant(MANY) }, { weight: 1, arbitrary: fc.constant(3) }),
     }),
   ],
@@ -216,7 +221,7 @@ const weighted: readonly (readonly [number, fc.Arbitrary<Command>])[] = [
     fc.record({
       verb: fc.constant('withdraw'),
       peer,
-      withdrawals: each(
+      withdrawals: some(
         fc.record({
           name,
           which: fc.constantFrom<WhichTicket>('first', 'last', 'handed over', 'unknown'),

@@ -115,14 +115,12 @@ export class Comparison {
       }
       case 'enqueue': {
         const { maxWaiters } = command
-        const tickets = command.tickets.map((ticket) => requests.ticket(ticket))
+        const tickets = requests.tickets(command.tickets)
         const asked = tickets.map((ticket) => ({ ...ticket, maxWaiters }))
         return this.#ask('enqueue', asked, () => store.enqueue(tickets, maxWaiters))
       }
       case 'withdraw': {
-        const asked = command.withdrawals.map(({ name, which, count }) => {
-          return { name, ticket: requests.ticketId(name, which), count }
-        })
+        const asked = requests.withdrawals(command.withdrawals)
         return this.#ask('withdraw', asked, async () => (await store.withdraw(asked)).map(withoutMarks))
       }
       case 'poll':
@@ -332,9 +330,11 @@ export class Comparison {
       // Nothing of a file is locked for its own sake: a statement that writes meanwhile has no effect, whatever it is about.
       const locked = engine === 'sqlite' ? ([false, undefined] as const) : ([lock !== undefined, slots] as const)
       const world = this.#world(clocks[index]!, ...locked)
-      const decide = (row: LockRow | undefined) => this.#decisions[verb](row, each, world, tx)
+      const together = asked.filter((other) => other.name === name)
+      const decide = (row: LockRow | undefined) => this.#decisions[verb](row, each, world, tx, together)
       return {
         asked: each,
+        together,
         before,
         found: found?.get(name)?.row,
         marked: this.#marked.has(name),
@@ -346,8 +346,8 @@ export class Comparison {
         outcome: decide(before),
         decide,
         decideBlindly: () =>
-          this.#decisions[verb](before, each, { ...world, locked: false, protects: () => false }, tx),
-        decideAnew: () => this.#decisions[verb](before, each, world, undefined),
+          this.#decisions[verb](before, each, { ...world, locked: false, protects: () => false }, tx, together),
+        decideAnew: () => this.#decisions[verb](before, each, world, undefined, together),
       }
     })
     return call.map((each) => expectedOf(engine, verb, each.outcome, { ...each, call }, this.met))

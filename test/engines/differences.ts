@@ -1,6 +1,6 @@
 import { wentTo } from '../../src/protocol/ids.ts'
 import type { LockRow, RowHolder, World } from '../../src/protocol/lock-row.ts'
-import type { Grant, Hold, ReleaseResult } from '../../src/protocol/store.ts'
+import type { Grant, Hold, ReleaseResult, Withdrawal } from '../../src/protocol/store.ts'
 import { differenceOf } from './compare.ts'
 import type { SqlEngine } from './lock-table.ts'
 import { isChanging, type Outcome, type RowLock, type Verb, type Verbs } from './model.ts'
@@ -15,6 +15,8 @@ export type Expected<V extends Verb> =
 /** One lock of a call, and what is known of it. */
 export interface Situation<V extends Verb> {
   readonly asked: Verbs[V]['asked']
+  /** All that the call asks of that lock. */
+  readonly together: readonly Verbs[V]['asked'][]
   /** The row as the call found it, by the model; in a transaction, as that sees it. */
   readonly before: LockRow | undefined
   /** The committed row after the call, as it is in the table; undefined also where it cannot be read. */
@@ -85,6 +87,19 @@ const fileIsLockedForStep = {
   because: ONE_WRITER,
   instead: <V extends Verb>({ row }: Outcome<V>, { lock, before }: Situation<V>): Expected<V> | undefined =>
     lock && row !== before ? { reply: CONFLICT, row: before } : undefined,
+} as const
+
+const fileIsLockedForQueue = {
+  engine: 'sqlite',
+  when: 'a transaction is open, and any row would be changed, or there is one ticket of each lock',
+  because: `${ONE_WRITER}; of several of one lock it is looked beforehand whether there is anything to write`,
+  instead: <V extends 'enqueue' | 'withdraw'>(
+    _: Outcome<V>,
+    { lock, before, call }: Situation<V>,
+  ): Expected<V> | undefined =>
+    lock && (!isAnyNameTwice(call) || call.some((each) => each.outcome.row !== each.before))
+      ? { reply: CONFLICT, row: before }
+      : undefined,
 } as const
 
 /** What is locked is seen by who tries to lock it, and nobody does who is refused anyway. */
@@ -170,36 +185,40 @@ const DIFFERENCES: Differences = {
   ],
 
   enqueue: [
-    fileIsLocked,
+    fileIsLockedForQueue,
     {
       engine: 'postgres',
       when: 'a transaction has changed the row',
       because: NEW_VERSION,
       instead: ({ reply }, { before, lock }) =>
-        before && isChanging(lock) && reply.outcome !== 'unfit'
-          ? { reply: { outcome: 'locked' }, row: before }
+        before && isChanging(lock)
+          ? { reply: reply.outcome === 'unfit' ? reply : { outcome: 'locked' }, row: before }
           : undefined,
     },
     {
       engine: 'mysql',
       when: 'a transaction has the row locked, and there is room in the queue',
       because: ROW_LOCK,
-      instead: ({ reply }, { before, lock }) =>
-        lock && reply.outcome === 'queued' ? { reply: { outcome: 'locked' }, row: before } : undefined,
+      instead: ({ reply, row }, { before, lock }) =>
+        lock && row !== before
+          ? { reply: reply.outcome === 'queued' ? { outcome: 'locked' } : reply, row: before }
+          : undefined,
     },
   ],
 
   withdraw: [
-    fileIsLocked,
+    fileIsLockedForQueue,
     {
       engine: 'sqlite',
-      when: 'the ticket is neither in the queue nor has it been handed anything',
+      when: 'the ticket is neither in the queue nor has it been handed anything, and there is one of each lock',
       because: 'it was in the way of nobody, and its row is not looked at',
-      instead: ({ reply }, { asked, before }) => {
+      instead: ({ reply }, { asked, before, call }) => {
         const isKnown =
           before?.queue.some(({ ticket }) => ticket === asked.ticket) ||
           before?.holders.some(({ owner }) => wentTo(owner, asked.ticket))
-        return reply.promotable && !isKnown ? { reply: { withdrawn: true, grants: [] }, row: before } : undefined
+        return reply.promotable && !isKnown && !isAnyNameTwice(call)
+          ? { reply: { withdrawn: true, grants: [] }, row: before }
+          : undefined
       },
     },
     {
@@ -208,17 +227,19 @@ const DIFFERENCES: Differences = {
       because: `${NEW_VERSION}; who waits is not looked at`,
       instead: ({ reply }, { before, lock }) =>
         isChanging(lock) && before && before.queue.length > 0
-          ? { reply: { ...reply, withdrawn: false }, row: before }
+          ? { reply: { withdrawn: false, grants: reply.grants }, row: before }
           : undefined,
     },
     {
       engine: 'mysql',
-      when: 'a transaction has the row locked, and the ticket is in the queue',
+      when: 'a transaction has the row locked, and any of the tickets is in the queue',
       because: ROW_LOCK,
-      instead: ({ reply }, { asked, before, lock }) =>
-        lock && before?.queue.some(({ ticket }) => ticket === asked.ticket)
-          ? { reply: { withdrawn: false, grants: reply.grants }, row: before }
-          : undefined,
+      instead: ({ reply }, { asked, before, lock, together }) => {
+        const isIn = ({ ticket }: Withdrawal) => before?.queue.some((each) => each.ticket === ticket) === true
+        return lock && together.some(isIn)
+          ? { reply: { withdrawn: !isIn(asked), grants: reply.grants }, row: before }
+          : undefined
+      },
     },
   ],
 
@@ -541,6 +562,10 @@ const LOCKED: ReleaseResult = { outcome: 'locked', handedOver: false, grants: []
 function leftOf(row: LockRow | undefined, { now }: World, hold?: Hold): number {
   const holder = hold === undefined ? row?.holders[0] : row?.holders.find(({ token }) => token === hold.token)
   return (holder?.expiresAt ?? 0) - now
+}
+
+function isAnyNameTwice(call: readonly { readonly asked: { readonly name: string } }[]): boolean {
+  return new Set(call.map(({ asked }) => asked.name)).size < call.length
 }
 
 /** What another transaction has of the row that the hold is kept in. */

@@ -179,12 +179,14 @@ export class ModelDatabase {
   }
 }
 
+/** `together`: all that the call asks of that lock. */
 export type Decisions = {
   readonly [V in Verb]: (
     row: LockRow | undefined,
     asked: Verbs[V]['asked'],
     world: World,
     tx: ModelTransaction | undefined,
+    together: readonly Verbs[V]['asked'][],
   ) => Outcome<V>
 }
 
@@ -197,14 +199,17 @@ export function decisionsBy(rules: Rules): Decisions {
       return { row: step.reply.granted ? step.row : row, reply: step.reply }
     },
 
-    enqueue(row, { maxWaiters, ...ticket }, world) {
+    enqueue(row, asked, world, _, together) {
       if (row === undefined) return { row, reply: { outcome: 'missing' } }
-      return outcome(rules.enqueue(row, ticket, maxWaiters, world))
+      const tickets = together.map(({ maxWaiters: _, ...ticket }) => ticket)
+      const step = rules.enqueue(row, tickets, asked.maxWaiters, world)
+      return { row: step.row, reply: step.reply[together.indexOf(asked)]! }
     },
 
-    withdraw(row, asked, world) {
+    withdraw(row, asked, world, _, together) {
       if (row === undefined) return { row, reply: { withdrawn: true, grants: [] } }
-      return outcome(rules.withdraw(row, asked, world))
+      const step = rules.withdraw(row, together, world)
+      return { row: step.row, reply: step.reply[together.indexOf(asked)]! }
     },
 
     poll: (row, _, world) => ({ row, reply: row === undefined ? null : rules.view(row, world) }),

@@ -8,6 +8,7 @@ import {
   type Hold,
   type NewTicket,
   SHARED,
+  type Withdrawal,
 } from '../../src/protocol/store.ts'
 import type { Bench } from './bench.ts'
 import type {
@@ -16,6 +17,7 @@ import type {
   AskedLease,
   AskedShare,
   AskedTicket,
+  AskedWithdrawal,
   AskedWithin,
   Name,
   Session,
@@ -89,7 +91,7 @@ export class Requests {
     return tokens[token]
   }
 
-  ticketId(name: Name, which: WhichTicket): string {
+  #ticketId(name: Name, which: WhichTicket): string {
     const row = this.#database.rows.get(name)
     const handedOver = row?.holders.findLast((holder) => wasHandedOver({ name, ...holder }))
     const ids: Record<WhichTicket, string | undefined> = {
@@ -101,8 +103,20 @@ export class Requests {
     return ids[which] ?? this.#newTicketId()
   }
 
+  /** Of those for one lock, the first alone may join another one. */
+  tickets(asked: readonly AskedTicket[]): NewTicket[] {
+    const isFirst = ({ name }: AskedTicket, index: number) => asked.findIndex((other) => other.name === name) === index
+    return asked.map((each, index) => this.#ticket(isFirst(each, index) ? each : { ...each, joins: 'nothing' }))
+  }
+
+  /** Each ticket once. */
+  withdrawals(asked: readonly AskedWithdrawal[]): Withdrawal[] {
+    const all = asked.map(({ name, which, count }) => ({ name, ticket: this.#ticketId(name, which), count }))
+    return all.filter(({ ticket }, index) => all.findIndex((other) => other.ticket === ticket) === index)
+  }
+
   /** What an engine has no use for, it is not told; and what it stores nothing of, it is not asked for. */
-  ticket({ name, joins, count, waitMs, session, process, how, weight, ...terms }: AskedTicket): NewTicket {
+  #ticket({ name, joins, count, waitMs, session, process, how, weight, ...terms }: AskedTicket): NewTicket {
     const { engine, processes } = this.#bench
     const row = this.#database.rows.get(name)
     const queue = row?.queue ?? []

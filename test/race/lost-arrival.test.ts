@@ -16,7 +16,10 @@ describe.each(servedEngines)('on $name', (engine) => {
 
   afterAll(() => open.close())
 
-  it('a caller who never heard that it is queued leaves nothing in the queue', async () => {
+  it.each([
+    { who: 'a caller', modes: ['exclusive'] },
+    { who: 'each of several callers, with modes in turn,', modes: ['exclusive', 'shared', 'exclusive', 'shared'] },
+  ] as const)('$who who never heard that it is queued leaves nothing in the queue', async ({ modes }) => {
     await using others = await open.locks()
     const name = freshName()
     const adapter = (await open.connect()).adapter as SqlAdapter<unknown>
@@ -34,9 +37,9 @@ describe.each(servedEngines)('on $name', (engine) => {
     } as unknown as SqlAdapter<unknown>)
     const lease = await others.acquire(name)
     const controller = new AbortController()
-    const acquiring = locks.acquire(name, { wait: '10m', signal: controller.signal })
+    const acquiring = modes.map((mode) => locks.acquire(name, { mode, wait: '10m', signal: controller.signal }))
     await Promise.all([
-      expect(acquiring).rejects.toBe(LEFT),
+      ...acquiring.map((each) => expect(each).rejects.toBe(LEFT)),
       eventually(() => expect(isLost).toBe(true)).then(() => controller.abort(LEFT)),
     ])
     await untilWaiting(others, name, 0)

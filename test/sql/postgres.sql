@@ -189,12 +189,11 @@ returning set_config('synchronous_commit', 'off', true)
 
 -- enqueue
 -- The row is locked FOR NO KEY UPDATE SKIP LOCKED, which passes a guard, so places in the queue are given one after the
--- other, in the order of names. What is locked, or has changed since the statement began, is answered as locked and
--- asked again.
+-- other, in the order of names, and to several of one lock by one change of its row: nobody comes in between. What is
+-- locked, or has changed since the statement began, is answered as locked and asked again.
 with asked as materialized (
   select * from json_to_recordset((select $1::text)::json)
-    as a(i int, name text, count int, ticket text, joins text, weight int, permits int, "ttlMs" float8, holder text, session text, process text,
-         listening boolean, "provenAlive" boolean, transaction boolean, "waitMs" float8)
+    as a(i int, name text, joins text, count int, "waitMs" float8, tickets json)
   order by name collate "C"
   limit (select 1000000)
 ), open as (
@@ -206,17 +205,30 @@ with asked as materialized (
 ), queued as (
   update "rowlock_locks" as l
   set queue = case
-    when l.queue->-1->>'id' = a.joins
+    when coalesce(l.queue->-1->>'id' = a.joins, false)
       then jsonb_set(l.queue, '{-1}', l.queue->-1 || jsonb_build_object(
              'n', (l.queue->-1->>'n')::int + a.count,
              'until', greatest((l.queue->-1->>'until')::float8, (extract(epoch from clock_timestamp()) * 1000000)::bigint + a."waitMs" * 1000)))
-    else coalesce(l.queue, '[]') || (jsonb_build_object(
-             'id', a.ticket, 'n', a.count, 'weight', a.weight, 'since', (extract(epoch from clock_timestamp()) * 1000000)::bigint, 'ttl', a."ttlMs", 'holder', a.holder, 'session', a.session,
-             'process', a.process, 'listening', a.listening, 'provenAlive', a."provenAlive", 'until', (extract(epoch from clock_timestamp()) * 1000000)::bigint + a."waitMs" * 1000)
-           || case when a.transaction then '{"transaction": true}' else '{}' end::jsonb) end
+    else coalesce(l.queue, '[]') end
+    || (
+      select coalesce(jsonb_agg(jsonb_build_object(
+               'id', t.ticket, 'n', t.count, 'weight', t.weight, 'since', (extract(epoch from clock_timestamp()) * 1000000)::bigint, 'ttl', t."ttlMs", 'holder', t.holder, 'session', t.session,
+               'process', t.process, 'listening', t.listening, 'provenAlive', t."provenAlive", 'until', (extract(epoch from clock_timestamp()) * 1000000)::bigint + t."waitMs" * 1000)
+             || case when t.transaction then '{"transaction": true}' else '{}' end::jsonb order by t.i), '[]')
+      from (
+        select t.*, sum(t.count) over (order by t.i) as wanted
+        from json_to_recordset(a.tickets)
+          as t(i int, ticket text, count int, weight int, permits int, "ttlMs" float8, holder text, session text, process text,
+               listening boolean, "provenAlive" boolean, transaction boolean, "waitMs" float8)
+        where "rowlock_suits_1"(t.weight, t.permits, l.permits)
+      ) as t
+      where t.wanted + (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) <= $2::int
+        and not (t.i = 1 and coalesce(l.queue->-1->>'id' = a.joins, false)))
   from open as a
-  where l.ctid = a.place and a.count + (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) <= $2::int and "rowlock_suits_1"(a.weight, a.permits, l.permits)
-  returning l.name, l.queue->-1->>'id' as ticket,
+  where l.ctid = a.place
+    and (select t.count from json_to_recordset(a.tickets) as t(count int, weight int, permits int) where "rowlock_suits_1"(t.weight, t.permits, l.permits) limit 1)
+        + (select coalesce(sum((e->>'n')::int), 0)::int from jsonb_array_elements(l.queue) as e) <= $2::int
+  returning l.name,
        (coalesce(l.queue @@ 'exists($[*] ? (!exists(@.transaction)))', false) or exists (select from "rowlock_gates" as g where g.name = l.name and g.closed_until > clock_timestamp())) as leases_wait,
        l.token::text as row_token, (
          select json_agg(json_build_object(
@@ -246,18 +258,17 @@ with asked as materialized (
 )
 select case when q.name is not null then 'queued'
             when l.place is null then 'missing'
-            when not "rowlock_suits_1"(a.weight, a.permits, l.permits) then 'unfit'
             when l.place = (select place from open as o where o.i = a.i) then 'full' else 'locked' end as outcome,
-       a.i, q.ticket, q.leases_wait, q.row_token, q.holders, q.promotable, q.tickets, l.permits
+       a.i, q.leases_wait, q.row_token, q.holders, q.promotable, q.tickets, l.permits
 from asked as a
 left join queued as q on q.name = a.name
 left join lateral (select l.ctid as place, l.permits from "rowlock_locks" as l where l.name = a.name limit 1) as l on true
 
 -- withdraw
--- The row is locked FOR NO KEY UPDATE SKIP LOCKED, and only the ticket with this id is made smaller. If it was handed
+-- The row is locked FOR NO KEY UPDATE SKIP LOCKED, and only tickets with these ids are made smaller. If one was handed
 -- the lock just before, the answer says so; what is locked, or has changed since the statement began, is asked again.
 with asked as materialized (
-  select * from json_to_recordset((select $1::text)::json) as a(i int, name text, ticket text, count int)
+  select * from json_to_recordset((select $1::text)::json) as a(i int, name text, tickets json)
   order by name collate "C"
   limit (select 1000000)
 ), open as (
@@ -269,10 +280,11 @@ with asked as materialized (
 ), left_behind as (
   update "rowlock_locks" as l
   set queue = (
-    select jsonb_agg(case when t->>'id' = a.ticket then jsonb_set(t, '{n}', to_jsonb((t->>'n')::int - a.count)) else t end
+    select jsonb_agg(case when w.count is null then t else jsonb_set(t, '{n}', to_jsonb((t->>'n')::int - w.count)) end
                      order by position)
     from jsonb_array_elements(l.queue) with ordinality as q(t, position)
-    where t->>'id' <> a.ticket or (t->>'n')::int > a.count)
+    left join json_to_recordset(a.tickets) as w(ticket text, count int) on w.ticket = t->>'id'
+    where w.count is null or (t->>'n')::int > w.count)
   from open as a
   where l.ctid = a.place
   returning l.*

@@ -31,9 +31,9 @@ export const REASONS: { readonly [Of in Engine]: Readonly<Record<StatementName<O
     openGates:
       'Opens what was closed by the same closing only, so a gate that somebody else has closed since stays closed. It waits for the length of a statement at most, and a deadlock would be repeated.',
     enqueue:
-      'The row is locked FOR NO KEY UPDATE SKIP LOCKED, which passes a guard, so places in the queue are given one after the other, in the order of names. What is locked, or has changed since the statement began, is answered as locked and asked again.',
+      'The row is locked FOR NO KEY UPDATE SKIP LOCKED, which passes a guard, so places in the queue are given one after the other, in the order of names, and to several of one lock by one change of its row: nobody comes in between. What is locked, or has changed since the statement began, is answered as locked and asked again.',
     withdraw:
-      'The row is locked FOR NO KEY UPDATE SKIP LOCKED, and only the ticket with this id is made smaller. If it was handed the lock just before, the answer says so; what is locked, or has changed since the statement began, is asked again.',
+      'The row is locked FOR NO KEY UPDATE SKIP LOCKED, and only tickets with these ids are made smaller. If one was handed the lock just before, the answer says so; what is locked, or has changed since the statement began, is asked again.',
     promote:
       'rowlock_promote_1 (migrations/postgres) locks a row that nobody holds exclusively FOR UPDATE SKIP LOCKED, and judges it as locked: of two who promote one finds it locked, or handed over by then. Whoever is given anything by others has to lock the row, too. A slot under an open guard is skipped, and goes on counting.',
     releaseOne:

@@ -272,6 +272,18 @@ export function modesSuite(engine: Pick<TestEngine, 'open' | 'engine'>): void {
       expect(await store.withdraw([{ name, ticket, count: 1 }])).toMatchObject([{ withdrawn: true, promotable: true }])
       expect(await promote(name)).toMatchObject({ outcome: 'handed over', grants: [{ takeover: false }] })
     })
+
+    it('let those in who came behind writers that leave together, and not before all have', async () => {
+      const name = freshName()
+      await acquire(name, READER)
+      const tickets = [await arrive(name, WRITER), await arrive(name, WRITER), await arrive(name, READER)]
+      await arrive(name, READER)
+      const [first, second, third] = tickets.map((ticket) => ({ name, ticket, count: 1 }))
+      const stillWaits = { withdrawn: true, grants: [] }
+      expect(await store.withdraw([second!, third!])).toEqual([stillWaits, stillWaits])
+      expect(await store.withdraw([first!, second!])).toMatchObject([{ promotable: true }, { promotable: true }])
+      expect(await promote(name)).toMatchObject({ outcome: 'handed over', grants: [{ takeover: false }] })
+    })
   })
 
   describe('permits', () => {

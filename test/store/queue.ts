@@ -20,7 +20,9 @@ import {
   type NewTicket,
   type Promotion,
   type ReleaseResult,
+  SHARED,
   type Store,
+  toHold,
 } from '../../src/protocol/store.ts'
 import type { Connected, Isolation } from '../adapters.ts'
 import { eventually, sleep } from '../contract/harness.ts'
@@ -576,6 +578,180 @@ export function queueSuite(engine: Subject): void {
       expect(await one.withdraw(held!, unknown)).toBeNull()
       expect(await one.withdraw(missing!, unknown)).toBeNull()
       await expectHandedTo(one, held!, ticket)
+    })
+  })
+
+  describe('several tickets of one lock', () => {
+    const DEMANDS = [EXCLUSIVE, { weight: SHARED, permits: null }]
+    /** One who wants all of it, one who shares it, and so on. */
+    const alternating = (name: string, count: number) =>
+      Array.from({ length: count }, (_, index) => newTicket({ name, ...DEMANDS[index % 2] }))
+    const idsOf = (tickets: readonly { readonly ticket: string }[]) => tickets.map(({ ticket }) => ticket)
+    const leavingOf = (tickets: readonly NewTicket[]) =>
+      tickets.map(({ name, ticket, count }) => ({ name, ticket, count }))
+
+    it('are queued in their order, each with its terms, behind those who wait, and beside those of other locks', async () => {
+      const [name, other, missing] = freshNames(3) as [string, string, string]
+      let hold = await one.acquire(name)
+      await one.acquire(other)
+      const before = await one.arrive(name)
+      const tickets = alternating(name, 5)
+      const others = [...alternating(other, 2), ...alternating(missing, 2)]
+      const asked = tickets.flatMap((ticket, index) => [ticket, ...others.slice(index, index + 1)])
+
+      const results = await two.store.enqueue(asked, MANY)
+      const places = [before, ...idsOf(tickets)]
+      for (const [index, { name: of, ticket }] of asked.entries()) {
+        const queued = of === name ? places : idsOf(others.slice(0, 2))
+        expect(results[index]).toMatchObject(
+          of === missing ? { outcome: 'missing' } : { outcome: 'queued', ticket, view: { name: of, tickets: queued } },
+        )
+      }
+      expect((await one.poll(name)).tickets).toEqual(places)
+      const modes = (await one.store.inspect(name))?.queue.map(({ mode }) => mode)
+      expect(modes).toEqual(['exclusive', 'exclusive', 'shared', 'exclusive', 'shared', 'exclusive'])
+      for (const place of places) {
+        await one.release(hold)
+        await expectHandedTo(one, name, place)
+        hold = toHold((await one.poll(name)).holder!)
+      }
+    })
+
+    it('may begin with one that joins the last of the queue', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const last = await two.arrive(name)
+      const [joining, ...others] = alternating(name, 3)
+      const results = await two.store.enqueue([{ ...joining!, joins: last, count: 3 }, ...others], MANY)
+      expect(idsOf(results as { ticket: string }[])).toEqual([last, ...idsOf(others)])
+      expect((await one.poll(name)).tickets).toEqual([last, ...idsOf(others)])
+      expect((await one.store.inspect(name))?.queue.map(({ waiters }) => waiters)).toEqual([4, 1, 1])
+
+      const [apart, ...rest] = alternating(name, 2)
+      const again = await two.store.enqueue([{ ...apart!, joins: last }, ...rest], MANY)
+      expect(idsOf(again as { ticket: string }[])).toEqual([apart!.ticket, ...idsOf(rest)])
+    })
+
+    it('are left out from the first on for whom there is no room', async () => {
+      const [name, full] = freshNames(2) as [string, string]
+      await one.acquire(name)
+      await one.acquire(full)
+      const last = await one.arrive(name)
+      await one.arrive(full, { count: 5 })
+      const [first, large, small] = alternating(name, 3) as [NewTicket, NewTicket, NewTicket]
+      const asked = [{ ...first, joins: last, count: 2 }, ...alternating(full, 2), { ...large, count: 3 }, small]
+      const results = await one.store.enqueue(asked, 5)
+      expect(results.map(({ outcome }) => outcome)).toEqual(['queued', 'full', 'full', 'full', 'full'])
+      expect(await one.store.inspect(name)).toMatchObject({ waiters: 3, queue: [{ waiters: 3 }] })
+      const rest = await one.store.enqueue([{ ...large, count: 2 }, small], 5)
+      expect(rest.map(({ outcome }) => outcome)).toEqual(['queued', 'full'])
+    })
+
+    it('do not keep each other out if one can never be had', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const [first, last] = alternating(name, 2) as [NewTicket, NewTicket]
+      const permits = newTicket({ name, weight: 1, permits: 3, count: MANY })
+      const results = await one.store.enqueue([first, permits, last], 2)
+      expect(results).toMatchObject([{ outcome: 'queued' }, { outcome: 'unfit', kind: 'lock' }, { outcome: 'queued' }])
+      expect((await one.poll(name)).tickets).toEqual(idsOf([first, last]))
+      const unfit = [permits, newTicket({ name, weight: 0, permits: null })]
+      expect(await one.store.enqueue(unfit, MANY)).toMatchObject([{ outcome: 'unfit' }, { outcome: 'unfit' }])
+    })
+
+    it('are left together: at the head, in the middle and at the end, in part, and unknown ones', async () => {
+      const [name, other] = freshNames(2) as [string, string]
+      await one.acquire(name)
+      await one.acquire(other)
+      const tickets = alternating(name, 6).map((ticket, index) => ({ ...ticket, count: index + 1 }))
+      const elsewhere = newTicket({ name: other })
+      await two.store.enqueue([...tickets, elsewhere], MANY)
+      const unknown = newTicket({ name })
+      const asked = [tickets[5]!, elsewhere, tickets[0]!, unknown, { ...tickets[3]!, count: 3 }, tickets[2]!]
+      const results = await two.store.withdraw(leavingOf(asked))
+      expect(results).toEqual(asked.map(() => ({ withdrawn: true, grants: [] })))
+      expect((await one.poll(name)).tickets).toEqual(idsOf([tickets[1]!, tickets[3]!, tickets[4]!]))
+      expect((await one.store.inspect(name))?.queue.map(({ waiters }) => waiters)).toEqual([2, 1, 5])
+      expect((await one.poll(other)).tickets).toEqual([])
+    })
+
+    it('are told apart when one of them has just been handed the lock', async () => {
+      const name = freshName()
+      const hold = await one.acquire(name)
+      const [first, second, third] = alternating(name, 3) as [NewTicket, NewTicket, NewTicket]
+      const asked = [{ ...first, count: 2, process: two.process }, second, third]
+      await two.store.enqueue(asked, MANY)
+      await one.release(hold)
+      // One of the first two has it; the other one leaves with the second.
+      const [handed, others] = await two.store.withdraw(leavingOf([{ ...first, count: 1 }, second]))
+      expect(handed).toMatchObject({ withdrawn: true, grants: [{ ...(await handedTo(two, name, first.ticket)) }] })
+      expect(others).toEqual({ withdrawn: true, grants: [] })
+      expect((await one.poll(name)).tickets).toEqual([third.ticket])
+    })
+
+    it('are neither queued nor left while a transaction has changed the row', async (context) => {
+      if (engine.engine === 'sqlite' || engine.engine === 'memory') context.skip('no row is locked by itself there')
+      const [name, other] = freshNames(2) as [string, string]
+      const hold = await one.acquire(name)
+      await one.acquire(other)
+      const tickets = [...alternating(name, 2), ...alternating(other, 2)]
+      await two.store.enqueue(tickets, MANY)
+      await inTransaction(async (tx) => {
+        expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: true })
+        const more = [...alternating(name, 2), ...alternating(other, 2)]
+        const results = await two.store.enqueue(more, MANY)
+        expect(results.map(({ outcome }) => outcome)).toEqual(['locked', 'locked', 'queued', 'queued'])
+        const left = await two.store.withdraw(leavingOf([...tickets, ...more.slice(2)]))
+        expect(left.map(({ withdrawn }) => withdrawn)).toEqual([false, false, true, true, true, true])
+      })
+      expect((await two.poll(name)).tickets).toEqual(idsOf(tickets.slice(0, 2)))
+      expect((await two.poll(other)).tickets).toEqual([])
+    })
+
+    it('are hundreds in one call', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const tickets = alternating(name, 400)
+      const results = await two.store.enqueue(tickets, MANY)
+      expect(new Set(results.map(({ outcome }) => outcome))).toEqual(new Set(['queued']))
+      expect((await one.poll(name)).tickets).toEqual(idsOf(tickets))
+      const staying = tickets.filter((_, index) => index % 7 === 0)
+      const left = await two.store.withdraw(leavingOf(tickets.filter((each) => !staying.includes(each)).toReversed()))
+      expect(new Set(left.map(({ withdrawn }) => withdrawn))).toEqual(new Set([true]))
+      expect((await one.poll(name)).tickets).toEqual(idsOf(staying))
+    })
+
+    it('stay next to each other when several processes come and leave at once', async () => {
+      const name = freshName()
+      await one.acquire(name)
+      const groups = Array.from({ length: 16 }, (_, index) => ({
+        peer: index % 2 ? one : two,
+        tickets: alternating(name, 3),
+      }))
+      await Promise.all(
+        groups.map(({ peer, tickets }) =>
+          repeated(
+            () => peer.store.enqueue(tickets, MANY),
+            ([result]) => result!.outcome !== 'locked',
+          ),
+        ),
+      )
+      const queued = (await one.poll(name)).tickets
+      expect([...queued].sort()).toEqual(idsOf(groups.flatMap(({ tickets }) => tickets)).sort())
+      for (const { tickets } of groups) {
+        const at = queued.indexOf(tickets[0]!.ticket)
+        expect(queued.slice(at, at + tickets.length)).toEqual(idsOf(tickets))
+      }
+      await Promise.all(
+        groups.map(({ peer, tickets }) =>
+          repeated(
+            () => peer.store.withdraw(leavingOf(tickets.slice(1))),
+            (results) => results.every(({ withdrawn }) => withdrawn),
+          ),
+        ),
+      )
+      const left = queued.filter((id) => groups.some(({ tickets }) => tickets[0]!.ticket === id))
+      expect((await one.poll(name)).tickets).toEqual(left)
     })
   })
 

@@ -100,13 +100,13 @@ class Referee {
           ...{ process, count, waitMs, ttlMs: TTL_MS, ticket: newTicketId(), joins: null },
           ...this.#demand(this.#weightOf(command.weight)),
         }
-        this.#row = this.#rules.enqueue(before, ticket, 1000, this.#world()).row
+        this.#row = this.#rules.enqueue(before, [ticket], 1000, this.#world()).row
         return
       }
       case 'withdraw': {
         const ticket = this.#pick(before.queue, command.which)
         if (ticket === undefined) return
-        this.#row = this.#rules.withdraw(before, { name: 'a', ticket: ticket.ticket, count: 1 }, this.#world()).row
+        this.#row = this.#rules.withdraw(before, [{ name: 'a', ticket: ticket.ticket, count: 1 }], this.#world()).row
         return
       }
       case 'promote': {

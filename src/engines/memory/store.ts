@@ -6,7 +6,17 @@ import {
 } from '../../adapters/memory-database.ts'
 import { LockError } from '../../base/errors.ts'
 import * as lockRow from '../../protocol/lock-row.ts'
-import type { ExclusiveAttempt, Grant, Hold, Store } from '../../protocol/store.ts'
+import type {
+  EnqueueResult,
+  ExclusiveAttempt,
+  Grant,
+  Hold,
+  NewTicket,
+  Store,
+  Withdrawal,
+  WithdrawalResult,
+} from '../../protocol/store.ts'
+import { ofEachName } from '../kinds.ts'
 import { isCheckpointed, marks, purgeMarks } from './marks.ts'
 import { purgeWaits, waits } from './waits.ts'
 
@@ -128,19 +138,27 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
       return acquireIn(tx, attempt)
     },
 
-    async enqueue(tickets, maxWaiters) {
-      return tickets.map((ticket) =>
-        step(ticket.name, { outcome: 'missing' }, (row, world) => lockRow.enqueue(row, ticket, maxWaiters, world)),
-      )
-    },
-
-    async withdraw(withdrawals) {
-      return withdrawals.map((withdrawal) =>
-        step(withdrawal.name, { withdrawn: true, grants: [] }, (row, world) =>
-          lockRow.withdraw(row, withdrawal, world),
+    enqueue: (tickets, maxWaiters) =>
+      ofEachName<NewTicket, EnqueueResult>(tickets, async (groups) =>
+        groups.map((group) =>
+          step<readonly EnqueueResult[]>(
+            group[0].name,
+            group.map(() => ({ outcome: 'missing' })),
+            (row, world) => lockRow.enqueue(row, group, maxWaiters, world),
+          ),
         ),
-      )
-    },
+      ),
+
+    withdraw: (withdrawals) =>
+      ofEachName<Withdrawal, WithdrawalResult>(withdrawals, async (groups) =>
+        groups.map((group) =>
+          step<readonly WithdrawalResult[]>(
+            group[0].name,
+            group.map(() => ({ withdrawn: true, grants: [] })),
+            (row, world) => lockRow.withdraw(row, group, world),
+          ),
+        ),
+      ),
 
     async poll(names) {
       return names.flatMap((name) => rows.get(name) ?? []).map((found) => lockRow.view(found.row, world(found)))

@@ -2,6 +2,7 @@ import { sql } from 'kysely'
 import type { Result, SqlAdapter, Statement } from '../../adapters/adapter.ts'
 import type { OwnConnection } from '../../adapters/own-connection.ts'
 import { checkRow, otherShape } from '../../adapters/shape.ts'
+import { ofEachName } from '../kinds.ts'
 import type { Naming } from '../migrations.ts'
 import type { Runner } from '../runner.ts'
 import { afterAllCommits, readTopology, type Topology } from '../topology.ts'
@@ -80,21 +81,16 @@ export function reader({
   }
 }
 
-/** Items of the same name together, in their order; `run` answers for each of them. */
-export async function byItsName<Item extends Named, Answer>(
+/** One name after the other; `run` answers for all of its items. */
+export function byItsName<Item extends Named, Answer>(
   items: readonly Item[],
   run: (name: string, same: readonly Item[]) => Promise<readonly Answer[]>,
 ): Promise<Answer[]> {
-  const groups = new Map<string, Item[]>()
-  for (const item of items) {
-    if (!groups.has(item.name)) groups.set(item.name, [])
-    groups.get(item.name)!.push(item)
-  }
-  const answers = new Map<Item, Answer>()
-  for (const [name, same] of groups) {
-    for (const [index, answer] of (await run(name, same)).entries()) answers.set(same[index]!, answer)
-  }
-  return items.map((item) => answers.get(item)!)
+  return ofEachName(items, async (groups) => {
+    const answers: (readonly Answer[])[] = []
+    for (const group of groups) answers.push(await run(group[0].name, group))
+    return answers
+  })
 }
 
 /** Each name once. */

@@ -3,7 +3,8 @@ import { sql } from 'kysely'
 import { wentTo } from '../../protocol/ids.ts'
 import * as lockRow from '../../protocol/lock-row.ts'
 import type { EnqueueResult, NewTicket, Store, Withdrawal, WithdrawalResult } from '../../protocol/store.ts'
-import { type Context, inBatches, type Named } from './context.ts'
+import { groupedByName, ofEachKind } from '../kinds.ts'
+import { byItsName, type Context, inBatches, type Named } from './context.ts'
 import { BATCH, batched, type Fragments, NAMES, named, now } from './fragments.ts'
 import { byName, bytes, bytesOrNull, type Row, toGrants, toList, toRow, toView } from './values.ts'
 import { toLockView, unlocked, type Whole } from './whole.ts'
@@ -147,15 +148,72 @@ export function enqueue({ runner, fragments, steps }: Context<never>): Pick<Stor
       const whole = wholes.get(name)
       if (whole === undefined) return { withdrawn, grants: toGrants(row).filter(({ owner }) => wentTo(owner, ticket)) }
       // Asked of a queue that they have left already.
-      const { reply } = lockRow.withdraw(whole.row, { name, ticket, count: 0 }, unlocked(whole.world))
-      return withdrawn ? reply : { withdrawn, grants: reply.grants }
+      const [reply] = lockRow.withdraw(whole.row, [{ name, ticket, count: 0 }], unlocked(whole.world)).reply
+      return withdrawn ? reply! : { withdrawn, grants: reply!.grants }
     })
   }
 
-  return {
-    enqueue: (asked, maxWaiters) => inBatches(asked, (batch) => enqueueBatch(batch, maxWaiters)),
-    withdraw: (asked) => inBatches(asked, withdrawBatch),
+  /** By lock-row.ts, which puts several of one name in their order. */
+  async function enqueueSeveral(
+    name: string,
+    asked: readonly NewTicket[],
+    maxWaiters: number,
+  ): Promise<readonly EnqueueResult[]> {
+    const tickets = asked.map((ticket) => ({ ...ticket, waitMs: Math.min(ticket.waitMs, LONGEST_WAIT_MS) }))
+    const missing = asked.map((): EnqueueResult => ({ outcome: 'missing' }))
+    const results = await steps.step<readonly EnqueueResult[]>(name, missing, (row, world) => {
+      const step = lockRow.enqueue(row, tickets, maxWaiters, world)
+      if (!world.locked) return step
+      const reply = step.reply.map((each) => (each.outcome === 'queued' ? LOCKED : each))
+      return { row, reply, grants: [] }
+    })
+    // Closed gates are not in the row.
+    const whole = results.some(isQueued) ? (await steps.read([{ name }])).get(name) : undefined
+    return results.map((result) =>
+      isQueued(result) && whole !== undefined ? { ...result, view: toLockView(whole) } : result,
+    )
   }
+
+  function withdrawSeveral(name: string, asked: readonly Withdrawal[]): Promise<readonly WithdrawalResult[]> {
+    const missing = asked.map(() => ({ withdrawn: true, grants: [] }))
+    return steps.step<readonly WithdrawalResult[]>(name, missing, (row, world) => {
+      const step = lockRow.withdraw(row, asked, world)
+      if (!world.locked) return step
+      const waiting = new Set(row.queue.map(({ ticket }) => ticket))
+      const reply = step.reply.map(({ grants }, index) => ({ withdrawn: !waiting.has(asked[index]!.ticket), grants }))
+      return { row, reply, grants: [] }
+    })
+  }
+
+  // Those that may fail without an effect, and be asked again, go first.
+  return {
+    enqueue: (asked, maxWaiters) =>
+      ofEachKind(
+        asked,
+        isAloneIn(asked),
+        (alone) => inBatches(alone, (batch) => enqueueBatch(batch, maxWaiters)),
+        (several) => byItsName(several, (name, same) => enqueueSeveral(name, same, maxWaiters)),
+      ),
+    withdraw: (asked) =>
+      ofEachKind(
+        asked,
+        isAloneIn(asked),
+        (alone) => inBatches(alone, withdrawBatch),
+        (several) => byItsName(several, withdrawSeveral),
+      ),
+  }
+}
+
+const LOCKED: EnqueueResult = { outcome: 'locked' }
+
+function isQueued(result: EnqueueResult): result is EnqueueResult & { readonly outcome: 'queued' } {
+  return result.outcome === 'queued'
+}
+
+/** Whether it is the only one of its name. */
+function isAloneIn(asked: readonly Named[]): (one: Named) => boolean {
+  const groups = groupedByName(asked)
+  return ({ name }) => groups.get(name)!.length === 1
 }
 
 function toAskedTicket(asked: NewTicket, maxWaiters: number): AskedTicket {

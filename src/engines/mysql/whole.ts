@@ -148,10 +148,30 @@ export function unlocked(world: Whole['world']): World {
   return { ...world, locked: false, protects: () => false }
 }
 
-/** Tickets get smaller, and go; nothing else of them is changed here. */
 export function toStoredQueue(queue: readonly QueuedTicket[], { tickets }: Whole): Buffer | null {
   if (queue.length === 0) return null
-  return bytes(JSON.stringify(queue.map(({ ticket, count }) => ({ ...tickets.get(ticket)!, n: count }))))
+  const stored = queue.map((each): StoredTicket => {
+    const known = tickets.get(each.ticket) ?? toStoredTicket(each)
+    return { ...known, n: each.count, until: Number(toMicroseconds(each.until)) }
+  })
+  return bytes(JSON.stringify(stored))
+}
+
+function toStoredTicket(queued: QueuedTicket): StoredTicket {
+  const { ticket, weight, count, ttlMs, since, until, holder, session, process, transaction } = queued
+  return {
+    id: ticket,
+    n: count,
+    weight,
+    ttl: ttlMs,
+    since: Number(toMicroseconds(since)),
+    until: Number(toMicroseconds(until)),
+    holder: toHex(holder),
+    session: session === null ? null : toHex(session),
+    process: toHex(process),
+    transaction: transaction ? 1 : 0,
+    change: ticket,
+  }
 }
 
 /** Columns of a hold. */
@@ -171,6 +191,10 @@ export function toMicroseconds(ms: number): bigint {
 
 function toMs(microseconds: unknown): number {
   return toNumber(microseconds) / 1000
+}
+
+function toHex(text: string): string {
+  return bytes(text).toString('hex').toUpperCase()
 }
 
 function fromHex(hex: string): string {

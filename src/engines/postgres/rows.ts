@@ -44,7 +44,11 @@ export function sharedArraysOf(holds: readonly SharedHold[]) {
 
 /** As JSON, each with its ordinal. */
 export function numbered(items: readonly object[]): string {
-  return JSON.stringify(items.map((item, index) => ({ i: index + 1, ...item })))
+  return JSON.stringify(withOrdinals(items))
+}
+
+export function withOrdinals(items: readonly object[]): readonly object[] {
+  return items.map((item, index) => ({ i: index + 1, ...item }))
 }
 
 /** Rows come in any order, with the ordinal of what they answer. */

@@ -1,6 +1,7 @@
 import { sql } from 'kysely'
 import * as lockRow from '../../protocol/lock-row.ts'
-import type { Store } from '../../protocol/store.ts'
+import type { EnqueueResult, NewTicket, Store, Withdrawal, WithdrawalResult } from '../../protocol/store.ts'
+import { groupedByName, ofEachName } from '../kinds.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { engine, type Fragments, now, seen } from './fragments.ts'
@@ -57,9 +58,38 @@ export function enqueue({
   steps,
 }: Context<never>): Pick<Store<never>, 'enqueue' | 'withdraw'> {
   const statements = enqueueStatements(fragments)
+
+  /** By lock-row.ts, which puts several of one name in their order. */
+  function enqueueSeveral(asked: readonly NewTicket[], maxWaiters: number): Promise<EnqueueResult[]> {
+    return ofEachName(asked, (groups) =>
+      steps.step<Group<NewTicket>, readonly EnqueueResult[]>(
+        toAsked(groups),
+        (row, { items }, world) =>
+          row === undefined
+            ? { row, reply: items.map(() => ({ outcome: 'missing' })), grants: [] }
+            : lockRow.enqueue(row, items, maxWaiters, world),
+        { ifBusy: { reply: ({ items }) => items.map(() => ({ outcome: 'locked' })), begun: false } },
+      ),
+    )
+  }
+
+  function withdrawSeveral(asked: readonly Withdrawal[]): Promise<WithdrawalResult[]> {
+    return ofEachName(asked, (groups) =>
+      steps.step<Group<Withdrawal>, readonly WithdrawalResult[]>(
+        toAsked(groups),
+        (row, { items }, world) =>
+          row === undefined
+            ? { row, reply: items.map(() => ({ withdrawn: true, grants: [] })), grants: [] }
+            : lockRow.withdraw(row, items, world),
+        { ifBusy: { reply: ({ items }) => items.map(() => ({ withdrawn: false, grants: [] })), begun: false } },
+      ),
+    )
+  }
+
   return {
     async enqueue(asked, maxWaiters) {
       await file.assertSame()
+      if (hasNameTwice(asked)) return enqueueSeveral(asked, maxWaiters)
       const ask = asked.filter((ticket) => lockRow.suits(ticket, ticket))
       const { rows } = await runner.run(statements.enqueue({ tickets: JSON.stringify(ask), maxWaiters }))
       const queued = byName(rows)
@@ -73,13 +103,14 @@ export function enqueue({
         }
         const { row, world } = standing.get(ticket.name)!
         if (row === undefined) return { outcome: 'missing' }
-        const { reply } = lockRow.enqueue(row, ticket, maxWaiters, world)
+        const [reply] = lockRow.enqueue(row, [ticket], maxWaiters, world).reply
         // A row that is there, with room in its queue, was created since.
-        return reply.outcome === 'queued' ? { outcome: 'missing' } : reply
+        return reply!.outcome === 'queued' ? { outcome: 'missing' } : reply!
       })
     },
 
     async withdraw(asked) {
+      if (hasNameTwice(asked)) return withdrawSeveral(asked)
       const { rows } = await runner.run(statements.withdraw({ withdrawals: JSON.stringify(asked) }))
       const rest = byName(rows)
       return asked.map(({ name, ticket }) => {
@@ -87,8 +118,22 @@ export function enqueue({
         if (done === undefined) return { withdrawn: true, grants: [] }
         const { row, world } = toSeen(done)
         // Of the row without them, as it is now.
-        return lockRow.withdraw(row!, { name, ticket, count: 0 }, world).reply
+        return lockRow.withdraw(row!, [{ name, ticket, count: 0 }], world).reply[0]!
       })
     },
   }
+}
+
+function hasNameTwice(asked: readonly { readonly name: string }[]): boolean {
+  return groupedByName(asked).size < asked.length
+}
+
+/** What is asked about one lock. */
+interface Group<Item> {
+  readonly name: string
+  readonly items: readonly Item[]
+}
+
+function toAsked<Item extends { readonly name: string }>(groups: readonly (readonly [Item, ...Item[]])[]) {
+  return groups.map((items): Group<Item> => ({ name: items[0].name, items }))
 }

@@ -100,7 +100,7 @@ export function promote<Tx>({
     async promote(names, process) {
       const promoted = await handedOver(statements.promote({ names: JSON.stringify(names) }), process)
       const rest = names.filter((name) => !promoted.has(name)).map((name) => ({ name }))
-      const ifBusy = { reply: { outcome: 'locked', grants: [] }, begun: promoted.size > 0 } as const
+      const ifBusy = { reply: () => ({ outcome: 'locked', grants: [] }) as const, begun: promoted.size > 0 }
       const others = await steps.step(rest, promoteStep, { by: process, ifBusy })
       const answers = new Map(rest.map(({ name }, index) => [name, others[index]!]))
       return names.map((name) => {
@@ -117,7 +117,7 @@ export function promote<Tx>({
           : await handedOver(statements.release({ holds: toJson(exclusive) }), process)
       // Shared, or lost, or those who are next are to share it.
       const rest = holds.filter(({ name, slot }) => slot !== undefined || !released.has(name))
-      const ifBusy = { reply: { ...LOST, outcome: 'locked' }, begun: released.size > 0 } as const
+      const ifBusy = { reply: () => ({ ...LOST, outcome: 'locked' }) as const, begun: released.size > 0 }
       const others = await steps.step(rest, releaseStep, { by: process, ifBusy })
       const answers = new Map(rest.map((hold, index) => [hold, others[index]!]))
       return holds.map((hold) => {

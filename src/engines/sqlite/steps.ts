@@ -2,6 +2,7 @@ import { sql } from 'kysely'
 import { DatabaseError } from '../../base/errors.ts'
 import type * as lockRow from '../../protocol/lock-row.ts'
 import type { Grant } from '../../protocol/store.ts'
+import { groupedByName } from '../kinds.ts'
 import type { Runner } from '../runner.ts'
 import { statement } from '../statement.ts'
 import type { OpenedFile } from './file.ts'
@@ -19,7 +20,7 @@ export type Decide<Asked, Reply> = (
   world: lockRow.World,
 ) => Pick<lockRow.Step<Reply>, 'reply' | 'grants'> & { readonly row: lockRow.LockRow | undefined }
 
-interface StepOptions<Reply> {
+interface StepOptions<Asked, Reply> {
   /** The process that asks, which needs no hint of what is handed over to itself. */
   readonly by?: string
   /** See `Statement`. */
@@ -28,7 +29,7 @@ interface StepOptions<Reply> {
    * Where a call may not be repeated once it has had an effect: what to answer about the rest if the file is busy then. `begun`:
    * it has had one before this.
    */
-  readonly ifBusy?: { readonly reply: Reply; readonly begun: boolean }
+  readonly ifBusy?: { reply(asked: Asked): Reply; readonly begun: boolean }
 }
 
 export function stepStatements({ locks }: Fragments) {
@@ -97,7 +98,7 @@ export class Steps {
   async step<Asked extends Named, Reply>(
     asked: readonly Asked[],
     decide: Decide<Asked, Reply>,
-    { by, durable, ifBusy }: StepOptions<Reply> = {},
+    { by, durable, ifBusy }: StepOptions<Asked, Reply> = {},
   ): Promise<Reply[]> {
     const replies = new Map<Asked, Reply>()
     const handedTo: string[] = []
@@ -116,7 +117,7 @@ export class Steps {
     } catch (error) {
       const isBusy = error instanceof DatabaseError && error.failure === 'conflict'
       if (!isBusy || ifBusy === undefined || !(ifBusy.begun || replies.size > 0)) throw error
-      for (const each of left) replies.set(each, ifBusy.reply)
+      for (const each of left) replies.set(each, ifBusy.reply(each))
     }
     void this.#file.hint(handedTo, by)
     return asked.map((each) => replies.get(each)!)
@@ -179,16 +180,6 @@ function decideEach<Asked extends Named, Reply>(
 
 function parted<T>(all: readonly T[], isOne: (each: T) => boolean): [T[], T[]] {
   return [all.filter(isOne), all.filter((each) => !isOne(each))]
-}
-
-function groupedByName<Asked extends Named>(asked: readonly Asked[]): ReadonlyMap<string, readonly Asked[]> {
-  const groups = new Map<string, Asked[]>()
-  for (const each of asked) {
-    const group = groups.get(each.name)
-    if (group === undefined) groups.set(each.name, [each])
-    else group.push(each)
-  }
-  return groups
 }
 
 function isFound(seen: Seen): seen is Seen & { readonly row: lockRow.LockRow } {

@@ -43,8 +43,10 @@ export interface ProcessStore<Tx> {
   acquireBeside(attempt: Unsent): Promise<AttemptResult>
   release(hold: Release): Promise<ReleaseResult>
   renew(hold: Renewed): Promise<Renewal>
-  enqueue(ticket: NewTicket): Promise<EnqueueResult>
-  withdraw(withdrawal: Withdrawal): Promise<WithdrawalResult>
+  /** All of one lock. */
+  enqueue(tickets: readonly [NewTicket, ...NewTicket[]]): Promise<readonly EnqueueResult[]>
+  /** All of one lock. */
+  withdraw(withdrawals: readonly [Withdrawal, ...Withdrawal[]]): Promise<readonly WithdrawalResult[]>
   promote(name: string): Promise<Promotion>
   downgrade(hold: Hold): Promise<DowngradeResult>
   resize(name: string, permits: number): Promise<ResizeResult>
@@ -83,8 +85,12 @@ export function processStore<Tx>(
   })
   // The heartbeat batches what falls due by itself.
   const renewals = new Batches<Renewed, Renewal>((holds) => store.renew(holds), { isShared })
-  const enqueues = new Batches<NewTicket, EnqueueResult>((tickets) => store.enqueue(tickets, maxWaiters))
-  const withdrawals = new Batches<Withdrawal, WithdrawalResult>((asked) => store.withdraw(asked))
+  const enqueues = new Batches<AllOf<NewTicket>, readonly EnqueueResult[]>((groups) =>
+    together(groups, (tickets) => store.enqueue(tickets, maxWaiters)),
+  )
+  const withdrawals = new Batches<AllOf<Withdrawal>, readonly WithdrawalResult[]>((groups) =>
+    together(groups, (asked) => store.withdraw(asked)),
+  )
   const promotions = new Batches<{ readonly name: string }, Promotion>((asked) =>
     store.promote(
       asked.map(({ name }) => name),
@@ -111,8 +117,8 @@ export function processStore<Tx>(
     acquireBeside: (attempt) => acquiresBeside.add(attempt),
     release: (hold) => releases.add(hold),
     renew: (hold) => renewals.add(hold),
-    enqueue: (ticket) => enqueues.add(ticket),
-    withdraw: (withdrawal) => withdrawals.add(withdrawal),
+    enqueue: (tickets) => enqueues.add({ name: tickets[0].name, items: tickets }),
+    withdraw: (asked) => withdrawals.add({ name: asked[0].name, items: asked }),
     promote: (name) => promotions.add({ name }),
     downgrade: (hold) => store.downgrade(hold, process),
     resize: (name, permits) => store.resize(name, permits, process),
@@ -152,6 +158,20 @@ function sentTogether(attempts: readonly Unsent[]): readonly Attempt[] {
 
 function isSharedAttempt({ weight }: Unsent): boolean {
   return weight !== null
+}
+
+/** What goes together: in two statements, the order of tickets would be lost. */
+interface AllOf<Item> {
+  readonly name: string
+  readonly items: readonly Item[]
+}
+
+async function together<Item, Answer>(
+  groups: readonly AllOf<Item>[],
+  send: (items: readonly Item[]) => Promise<readonly Answer[]>,
+): Promise<(readonly Answer[])[]> {
+  const answers = (await send(groups.flatMap(({ items }) => items))).values()
+  return groups.map(({ items }) => items.map(() => answers.next().value as Answer))
 }
 
 /** In one order, so that no two of these statements wait for each other in a circle. */
