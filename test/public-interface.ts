@@ -1,3 +1,6 @@
+/** Subpaths that are no adapters. */
+export const FRAMEWORKS = ['./node-cron']
+
 /** All that users can import. To take a name away, or to rename it, needs a new major version. */
 export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
   '.': {
@@ -14,12 +17,17 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
     ],
     types: [
       'Adapter',
+      'CronOptions',
       'Duration',
+      'EveryOptions',
       'ForceOptions',
       'GuardedQuery',
       'HeldLease',
       'HolderInfo',
       'InstanceOptions',
+      'Job',
+      'JobOptions',
+      'JobRun',
       'Lease',
       'LeaseJson',
       'Leases',
@@ -66,4 +74,5 @@ export const EXPORTS: Record<string, { values: string[]; types: string[] }> = {
   },
   './sequelize': { values: ['fromSequelize'], types: ['SequelizeInstance', 'SequelizeTransaction'] },
   './mikro-orm': { values: ['fromMikroOrm'], types: ['MikroOrm', 'MikroOrmOptions', 'MikroOrmTransaction'] },
+  './node-cron': { values: ['createRunCoordinator'], types: ['RunCoordinator', 'RunCoordinatorOptions'] },
 }

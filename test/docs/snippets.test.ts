@@ -37,6 +37,7 @@ function toModule({ document, line, code }: Snippet): Module {
   const elsewhere = from(ELSEWHERE)
   const ofSources = code
     .replaceAll(/from 'rowlock'/g, "from '../../src/index.ts'")
+    .replaceAll(/from 'rowlock\/(node-cron)'/g, "from '../../src/frameworks/$1.ts'")
     .replaceAll(/from 'rowlock\/(.+)'/g, "from '../../src/adapters/$1.ts'")
   // The line with the fence has room for them.
   const text = `${'\n'.repeat(line - 2)}${from(WORLD)}${elsewhere}\n${ofSources}`

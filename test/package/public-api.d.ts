@@ -534,10 +534,38 @@ declare function fromTypeorm(dataSource: TypeormDataSource, options?: SessionOpt
 export { fromTypeorm };
 export type { TypeormDataSource, TypeormQueryRunner, TypeormTransaction };
 
+// frameworks/node-cron.d.cts
+
+import { Duration, Locks } from '../index.cjs';
+
+/** What node-cron asks whether a run is this process's. */
+interface RunCoordinator {
+    shouldRun(key: string, ttlMs: number): Promise<boolean>;
+}
+interface RunCoordinatorOptions {
+    /**
+     * For how long a fire counts as taken: longer than the clocks of the processes are apart. Default one day. `purge` takes off
+     * what is past it.
+     */
+    readonly keepFor?: Duration | undefined;
+    /** How long to wait for a process that is just taking it. Default 5 s. */
+    readonly wait?: Duration | undefined;
+}
+/**
+ * A RunCoordinator of node-cron, from 4.4 on: of all processes that share the database, each fire of a task runs in one. A fire
+ * is known by the task's name and its time as the expression says it, so processes whose clocks differ mean the same one. At most once: what a
+ * process has taken that is then killed does not run again. A task needs `{ name, distributed: true }`. If the database cannot
+ * be asked, node-cron skips the fire, and says so.
+ */
+declare function createRunCoordinator(locks: Pick<Locks<never>, 'once'>, options?: RunCoordinatorOptions): RunCoordinator;
+
+export { createRunCoordinator };
+export type { RunCoordinator, RunCoordinatorOptions };
+
 // index.d.cts
 
-import { SqlAdapter, MemoryAdapter } from './adapter.cjs';
-import { MemoryTransaction } from './adapters/memory.cjs';
+export { MemoryAdapter, SqlAdapter } from './adapter.cjs';
+export { Adapter, CronOptions, Duration, EveryOptions, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Job, JobOptions, JobRun, Lease, LeaseJson, Leases, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions, createLocks } from './locks.cjs';
 
 /**
  * Stable codes of {@link LockError}:
@@ -624,6 +652,13 @@ declare class DatabaseError extends LockError {
  * retried: serialization failures, deadlocks, lock timeouts, a busy SQLite file.
  */
 declare function isTransactionAborted(error: unknown): boolean;
+
+export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, QueueFullError, UnstorableResultError, isTransactionAborted };
+export type { LockErrorCode };
+
+// locks.d.cts
+
+import { SqlAdapter, MemoryAdapter, MemoryTransaction } from './adapter.cjs';
 
 /** A lock that is held, or a semaphore of which permits are. */
 interface LockState {
@@ -902,6 +937,51 @@ type GuardedQuery = CallerQuery | {
     };
 };
 
+/** How a job is run. */
+interface JobOptions extends Pick<LockOptions, 'ttl' | 'maxHold' | 'takeover' | 'metadata'> {
+    /**
+     * `'at-most-once'`, the default: an instant counts as taken before its run begins, whatever becomes of that. `'at-least-once'`: when the
+     * run has succeeded; one that has failed, or whose process was killed, is taken up again, here or elsewhere, until the next
+     * instant comes.
+     */
+    readonly guarantee?: 'at-most-once' | 'at-least-once' | undefined;
+    /**
+     * What becomes of instants at which no process was there: nothing (`'skip'`, the default), or one run for the last of them when
+     * a process comes (`'once'`). A job that has never run has missed nothing.
+     */
+    readonly missed?: 'skip' | 'once' | undefined;
+}
+interface EveryOptions extends JobOptions {
+    /** From when the periods are counted. Default: 1970, in UTC. */
+    readonly from?: Date | undefined;
+}
+interface CronOptions extends JobOptions {
+    /** In which the expression is read, as `'Europe/Berlin'`. Default `'UTC'`, which is the same for all processes. */
+    readonly timezone?: string | undefined;
+}
+/** What a run of a job is given. */
+interface JobRun<Tx> {
+    /** Guards its writes. Released after the run. */
+    readonly lease: Lease<Tx>;
+    /** The instant, by the database's clock. */
+    readonly scheduledAt: Date;
+    /** The lease's: aborts when that is lost. */
+    readonly signal: AbortSignal;
+    /** When a run of this job last succeeded; null if none ever has. */
+    readonly lastSuccess: Date | null;
+}
+/** A job as one process takes part in it. It keeps the process alive until it is stopped. */
+interface Job {
+    readonly name: string;
+    /** A run is under way in this process. */
+    readonly running: boolean;
+    /** When it is to run next, as far as this process knows; null if it is stopped. */
+    next(): Date | null;
+    /** Begins no more runs here. Resolves when the run under way has ended. */
+    stop(): Promise<void>;
+    [Symbol.asyncDispose](): Promise<void>;
+}
+
 /** How something is done once. */
 interface OnceOptions extends Omit<LockOptions, 'mode'> {
     /** For how long it counts as done; after that it may run again. Default `Infinity`. */
@@ -1095,6 +1175,17 @@ interface Locks<Tx> {
      * nothing that JSON carries, or more than 64 KiB of it.
      */
     once<T>(key: string, options: OnceOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<OnceOutcome<T>>;
+    /**
+     * Runs `body` once in each period, in one of all processes that say the same: at the multiples of `period`, from 100 ms to a
+     * year, since 1970 by the database's clock. Runs of one name never overlap, under leases on the lock of that name. A body
+     * that rejects is an `error` event. A process that says another period for that name later is followed by all.
+     */
+    every(period: Duration, name: string, options: EveryOptions, body: (run: JobRun<Tx>) => unknown): Job;
+    /**
+     * The same at the instants of a cron expression, which the package `croner` reads: each in one process, whatever their clocks
+     * say. None is passed over while one of them is there, which may take it up to 10 s late.
+     */
+    cron(expression: string, name: string, options: CronOptions, body: (run: JobRun<Tx>) => unknown): Job;
     /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
     within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>;
     /**
@@ -1130,8 +1221,8 @@ interface Locks<Tx> {
 declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions): Locks<MemoryTransaction>;
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
-export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, MemoryAdapter, QueueFullError, SqlAdapter, UnstorableResultError, createLocks, isTransactionAborted };
-export type { Adapter, Duration, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Lease, LeaseJson, Leases, LockErrorCode, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
+export { createLocks };
+export type { Adapter, CronOptions, Duration, EveryOptions, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Job, JobOptions, JobRun, Lease, LeaseJson, Leases, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

@@ -1,11 +1,13 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Cron } from 'croner'
+import nodeCron from 'node-cron'
+import { createRunCoordinator } from '../../src/frameworks/node-cron.ts'
 import { createLocks, type JobRun } from '../../src/index.ts'
 import { connectors } from '../adapters.ts'
 
 /** A process that takes part in a job of every second, and writes down each of its runs. Its clock is wrong. */
 const [way, connector, url, name, clockError] = process.argv.slice(2) as [
-  'cron' | 'every' | 'lock',
+  'cron' | 'every' | 'lock' | 'node-cron',
   keyof typeof connectors,
   string,
   string,
@@ -38,6 +40,18 @@ const body = async ({ scheduledAt }: JobRun<unknown>) => {
 const ways = {
   cron: () => locks.cron('* * * * * *', name, {}, body),
   every: () => locks.every('1s', name, { guarantee: 'at-least-once' }, body),
+
+  'node-cron'() {
+    const task = nodeCron.schedule(
+      '* * * * * *',
+      async ({ date }) => {
+        await sleep(20)
+        await fired(Math.floor(date.getTime() / 1000) * 1000)
+      },
+      { name, distributed: true, timezone: 'UTC', runCoordinator: createRunCoordinator(locks) },
+    )
+    return { stop: async () => task.stop() }
+  },
 
   /** As one would do it: whoever gets the lock at that second of its own clock has it for the length of the handler. */
   lock() {

@@ -19,6 +19,11 @@ describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 120_000 + 
     expect(instants).toEqual(instants.map((_, index) => instants[0]! + index * 1000))
   })
 
+  it.sequential('each second of node-cron fires once, though clocks are half a minute off', async () => {
+    const { times } = await race(engine, 'node-cron')
+    expect(times.filter((count) => count !== 1)).toEqual([])
+  })
+
   it.sequential('a run whose process is killed is taken up again, if it is to be at least once', async () => {
     const { instants } = await race(engine, 'every', Math.ceil(SECONDS / 4))
     expect(instants).toEqual(instants.map((_, index) => instants[0]! + index * 1000))
@@ -30,7 +35,7 @@ describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 120_000 + 
   })
 })
 
-async function race(engine: TestEngine, way: 'cron' | 'every' | 'lock', kills = 0) {
+async function race(engine: TestEngine, way: 'cron' | 'every' | 'lock' | 'node-cron', kills = 0) {
   const open = await engine.open()
   try {
     const { sql } = open.connected

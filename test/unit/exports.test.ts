@@ -2,14 +2,17 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
 import { describe, expect, it } from 'vitest'
-import { EXPORTS } from '../public-interface.ts'
+import { EXPORTS, FRAMEWORKS } from '../public-interface.ts'
 
 const root = new URL('../../', import.meta.url)
 const { exports } = JSON.parse(readFileSync(new URL('package.json', root), 'utf8')) as {
   exports: Record<string, unknown>
 }
 const subpaths = Object.keys(exports).filter((subpath) => subpath !== './package.json')
-const moduleOf = (subpath: string) => (subpath === '.' ? 'index' : subpath.replace('./', 'adapters/'))
+const moduleOf = (subpath: string) => {
+  if (subpath === '.') return 'index'
+  return subpath.replace('./', FRAMEWORKS.includes(subpath) ? 'frameworks/' : 'adapters/')
+}
 const sourceOf = (subpath: string) => fileURLToPath(new URL(`src/${moduleOf(subpath)}.ts`, root))
 
 describe('the package', () => {

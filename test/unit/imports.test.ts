@@ -64,7 +64,7 @@ describe('the files of src', () => {
 })
 
 /** From the bottom to the top. What users import, an adapter, comes with what it needs of the layers below. */
-const LAYERS = ['base', 'protocol', 'adapters', 'engines', 'process', 'api', 'index.ts', 'cli']
+const LAYERS = ['base', 'protocol', 'adapters', 'engines', 'process', 'api', 'index.ts', 'frameworks', 'cli']
 
 function layerOf(file: string): number {
   const layer = LAYERS.indexOf(file.split('/')[0]!)

@@ -75,9 +75,9 @@ function croner(): typeof import('croner') {
 }
 
 function load(): typeof import('croner') {
-  // Beside this module; or, if that is part of a bundle, where the application was started.
+  // As the application would: this module may be part of a bundle, or not be told where it is.
   const failures: unknown[] = []
-  for (const from of [import.meta.url, join(process.cwd(), 'package.json')]) {
+  for (const from of [process.argv[1], join(process.cwd(), 'package.json')]) {
     if (from === undefined) continue
     try {
       return createRequire(from)('croner') as typeof import('croner')
