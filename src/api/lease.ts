@@ -126,6 +126,8 @@ export interface LeaseTerms {
   readonly unconfirmed: boolean
   readonly renew: boolean
   readonly maxHoldMs: number
+  /** For how long it is to last at least, from now on, though it is left. */
+  readonly atLeastMs: number
   /** performance.now() from before the request for the lease was sent. */
   readonly sentAt: number
 }
@@ -170,6 +172,9 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   #guarding = 0
   readonly #abortable = new LazySignal()
   readonly #lastDeadline: number
+  readonly #keptUntil: number
+  /** It is over for its holder, and stays taken. */
+  #isKept = false
   #ttlMs: number
   #deadline: number
   #timer: NodeJS.Timeout | undefined
@@ -195,6 +200,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#lastDeadline = terms.sentAt + trusted(terms.maxHoldMs)
     this.#deadline = Math.min(this.#lastDeadline, terms.sentAt + trusted(terms.remainingMs))
     this.#confirmed = !terms.unconfirmed
+    this.#keptUntil = performance.now() + terms.atLeastMs
     context.leases.add(this)
     this.#watch()
     // Where the database is in this process, a busy caller keeps timers from firing for longer than a hand-off lasts.
@@ -376,8 +382,32 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
 
   /** @internal Releases it although its holder may still be at work, and tells that holder first. */
   evict(reason: string): Promise<boolean> {
+    const isToStay = this.isHeld() && performance.now() < this.#keptUntil
     if (this.isHeld()) this.#abort(new LockLostError(this.name, reason))
-    return this.#releaseOnce()
+    if (!isToStay) return this.#releaseOnce()
+    return this.leave()
+  }
+
+  /** @internal Its body has ended: releases it, or keeps it taken for as long as it is to last. Whether it was held until now. */
+  async leave(): Promise<boolean> {
+    if (performance.now() >= this.#keptUntil || !this.isHeld()) return this.release()
+    // Until then it lasts for a moment.
+    if (!this.#confirmed) await this.#confirm()
+    this.#keep()
+    return true
+  }
+
+  /** Not renewed any more, nor released when the instance is closed. */
+  #keep(): void {
+    this.#stop('released')
+    this.#isKept = true
+    this.#releasing = Promise.resolve(true)
+    this.#context.leases.delete(this)
+    const release = () => {
+      if (!this.#context.isOver())
+        this.#context.background(`releasing ${JSON.stringify(this.name)}`, this.#beginRelease())
+    }
+    this.#timer = setTimeout(release, Math.ceil(this.#keptUntil - performance.now())).unref()
   }
 
   /** @internal Whether it was made by the instance with that context. */
@@ -402,7 +432,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   /** @internal */
   renewalTtlMs(): number | null {
     if (!this.isHeld() || (this.#confirmed && !this.#terms.renew)) return null
-    return this.#deadline < this.#lastDeadline ? this.#withinMaxHold(this.#ttlMs) : null
+    return this.#deadline < this.#lastDeadline ? this.#withinMaxHold(this.#nextTtlMs) : null
   }
 
   /** @internal */
@@ -536,10 +566,15 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       .finally(() => this.#guarding--)
   }
 
+  /** What was handed over gets its time with the first renewal. */
+  get #nextTtlMs(): number {
+    return this.#confirmed ? this.#ttlMs : Math.max(this.#ttlMs, this.#terms.atLeastMs)
+  }
+
   /** A hold that was handed over lasts for a moment: too short for a transaction that keeps it from being renewed. */
   async #confirm(): Promise<void> {
     const sentAt = performance.now()
-    const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: this.#withinMaxHold(this.#ttlMs) })
+    const renewal = await this.#context.store.renew({ ...this.#hold(), ttlMs: this.#withinMaxHold(this.#nextTtlMs) })
     this.onRenewal(renewal, sentAt)
     this.#confirmed = true
     this.#assertHeld()
@@ -634,7 +669,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       this.#ended()
     }
     // Not ours after a release that failed: that one may have worked nevertheless.
-    if (answer === 'released' || (answer === 'lost' && this.#releaseFailure !== undefined)) {
+    // What was kept for as long as it was to last may have run out by itself.
+    if (answer === 'released' || (answer === 'lost' && (this.#releaseFailure !== undefined || this.#isKept))) {
       this.#context.events.emit({ type: 'released', ...this.#told() })
       return true
     }

@@ -52,6 +52,7 @@ import {
   toRequest,
   toSettings,
   toTtl,
+  withHoldAtLeast,
 } from './options.ts'
 import { heldAround, Reentry, type RunHold } from './reentry.ts'
 import { PermitSemaphore, type Semaphore, type SemaphoreContext, type SemaphoreOptions } from './semaphore.ts'
@@ -375,7 +376,7 @@ class Instance<Tx> implements Locks<Tx> {
 
   async run<T>(name: string, options: RunOptions, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T> {
     checkBody(body)
-    const hold = this.#enter(name, options) ?? this.#reentry.begin((await this.#acquire(name, options, true))!)
+    const hold = this.#enter(name, options) ?? this.#reentry.begin((await this.#acquireFor(name, options, true))!)
     return this.#run(hold, body)
   }
 
@@ -387,7 +388,7 @@ class Instance<Tx> implements Locks<Tx> {
     checkBody(body)
     let hold = this.#enter(name, options)
     if (hold === undefined) {
-      const lease = await this.#acquire(name, options, false)
+      const lease = await this.#acquireFor(name, options, false)
       if (lease === null) return { ran: false }
       hold = this.#reentry.begin(lease)
     }
@@ -515,6 +516,11 @@ class Instance<Tx> implements Locks<Tx> {
     return this.#acquireAs(this.#requestFor([name], options, waits), waits)
   }
 
+  /** For a body of run. */
+  async #acquireFor(name: string, options: RunOptions, waits: boolean): Promise<LeaseHandle<Tx> | null> {
+    return this.#acquireAs(withHoldAtLeast(this.#requestFor([name], options, waits), options), waits)
+  }
+
   #acquireAs(request: LockRequest, waits: boolean, permits?: () => Promise<number>): Promise<LeaseHandle<Tx> | null> {
     return this.#whileOpen(request, waits, async (call, bound, wanted, session) => {
       const demand = permits === undefined ? wanted : { ...wanted, permits: await bound.race(call, permits()) }
@@ -565,7 +571,8 @@ class Instance<Tx> implements Locks<Tx> {
       if (!this.#assessed) await bound.race(call, this.#assess())
       const session = request.takeover === 'session' ? await bound.race(call, this.#sessions.current()) : null
       const claims = waits ? this.#claimsOf(request.holding) : undefined
-      return await body(call, bound, { ...request, waitMs, session: session?.id ?? null, claims }, session)
+      const ttlMs = Math.max(request.ttlMs, request.atLeastMs)
+      return await body(call, bound, { ...request, ttlMs, waitMs, session: session?.id ?? null, claims }, session)
     } catch (error) {
       if (error instanceof LockError && error.code === 'LOCK_TIMEOUT') {
         const name = error instanceof LockTimeoutError ? error.lock : request.name
@@ -601,14 +608,17 @@ class Instance<Tx> implements Locks<Tx> {
     const request = toRequest(name, options, this.#settings.defaults)
     this.#assertOpen()
     request.signal?.throwIfAborted()
-    return this.#reentry.enter(name, modeOf(request))
+    const hold = this.#reentry.enter(name, modeOf(request))
+    if (hold === undefined || options.holdAtLeast === undefined) return hold
+    hold.leave()
+    throw new LockError('INVALID_ARGUMENT', 'a body that re-enters does not say holdAtLeast: the outermost run does')
   }
 
   #leaseOf(granted: Granted, request: LockRequest, session: LiveSession | null): LeaseHandle<Tx> {
     const { owner, sentAt, remainingMs, unconfirmed } = granted
-    const { ttlMs, renew, maxHoldMs } = request
+    const { ttlMs, renew, maxHoldMs, atLeastMs } = request
     const hold = toHold(granted)
-    const terms = { ttlMs, renew, maxHoldMs, sentAt, remainingMs, unconfirmed }
+    const terms = { ttlMs, renew, maxHoldMs, atLeastMs, sentAt, remainingMs, unconfirmed }
     const lease = new LeaseHandle(this.#leaseContext, hold, terms)
     this.#own.prepare()
     const stopListening = session?.onLost((cause) => lease.lose(SESSION_GONE, cause))
@@ -736,13 +746,13 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   /** A release that fails is not the body's failure: the lock frees itself at its expiry. */
-  async #releaseAfterRun(lease: Lease<Tx>): Promise<boolean> {
+  async #releaseAfterRun(lease: LeaseHandle<Tx>): Promise<boolean> {
     const wasHeld = lease.isHeld()
     try {
-      return await lease.release()
+      return await lease.leave()
     } catch (cause) {
       this.#events.emit({ type: 'error', during: `releasing ${JSON.stringify(lease.name)}`, cause })
-      return wasHeld
+      return wasHeld && !isLost(cause)
     }
   }
 
@@ -806,6 +816,10 @@ const METADATA_KEPT_MS = 30 * 24 * 60 * 60 * 1000
 /** Null is what nobody has left, too. */
 function toPayload(json: string | null): unknown {
   return fromJson(json) ?? null
+}
+
+function isLost(error: unknown): boolean {
+  return error instanceof LockLostError
 }
 
 const SESSION_GONE = 'the database session it depends on is gone'

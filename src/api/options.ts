@@ -55,6 +55,12 @@ export interface RunOptions extends LockOptions {
    * those bodies to end releases it. LockLostError if that lease is lost. Default false: to wait for it is a DeadlockError.
    */
   readonly reenter?: boolean | undefined
+  /**
+   * The lock stays taken for that long after it was acquired, though the body has ended: for what must not happen again too
+   * soon. `close` and the end of the process leave it taken, until the later of `holdAtLeast` and `ttl`. Not with
+   * `takeover: 'session'`, nor for a body that re-enters.
+   */
+  readonly holdAtLeast?: Duration | undefined
 }
 
 /** `mode`, `holding` and `metadata` are said for each call. */
@@ -92,6 +98,8 @@ export interface LockRequest extends Terms, Demand {
   readonly holding: readonly HeldLease[]
   /** As JSON; null: none. */
   readonly metadata: string | null
+  /** For how long it stays taken although it is not needed any more. */
+  readonly atLeastMs: number
 }
 
 export interface InstanceSettings {
@@ -157,7 +165,19 @@ export function toRequest(name: string, options: LockOptions | undefined, defaul
   const holding = options?.holding === undefined ? NOTHING : checkHolding(options.holding)
   const demand = toMode(options?.mode) === 'shared' ? SHARED_LOCK : EXCLUSIVE
   const metadata = toJson('metadata', options?.metadata, MOST_METADATA_BYTES)
-  return { name: checkName(name), holding, metadata, ttlMs, waitMs, signal, renew, maxHoldMs, takeover, ...demand }
+  return {
+    name: checkName(name),
+    holding,
+    metadata,
+    atLeastMs: 0,
+    ttlMs,
+    waitMs,
+    signal,
+    renew,
+    maxHoldMs,
+    takeover,
+    ...demand,
+  }
 }
 
 export function modeOf({ weight }: LockRequest): Mode {
@@ -202,6 +222,23 @@ export function toReenter(options: RunOptions | undefined): boolean {
     throw new LockError('INVALID_ARGUMENT', `reenter must be true or false, not ${reenter}`)
   }
   return reenter
+}
+
+/** The same request, of a run that says for how long the lock is to stay taken. */
+export function withHoldAtLeast(request: LockRequest, options: RunOptions | undefined): LockRequest {
+  const { holdAtLeast } = options ?? {}
+  if (holdAtLeast === undefined) return request
+  const atLeastMs = toMilliseconds('holdAtLeast', holdAtLeast)
+  if (request.takeover === 'session') {
+    throw new LockError(
+      'INVALID_ARGUMENT',
+      "holdAtLeast outlives this process, and takeover: 'session' gives the lock away with it: use 'expiry'",
+    )
+  }
+  if (atLeastMs > request.maxHoldMs) {
+    throw new LockError('INVALID_ARGUMENT', 'holdAtLeast must not be longer than maxHold')
+  }
+  return { ...request, atLeastMs }
 }
 
 function checkHolding(holding: readonly HeldLease[]): readonly HeldLease[] {

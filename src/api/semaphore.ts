@@ -181,6 +181,9 @@ export class PermitSemaphore<Tx> implements Semaphore<Tx> {
 
 function checkPermitOptions(options: PermitOptions): PermitOptions {
   checkOptions(options)
+  if ('holdAtLeast' in options && options.holdAtLeast !== undefined) {
+    throw new LockError('INVALID_ARGUMENT', 'a semaphore takes no holdAtLeast: say it in locks.run')
+  }
   refuseMode(options, 'a semaphore', 'permits are shared with those who hold the others')
   return options
 }

@@ -755,6 +755,12 @@ interface RunOptions extends LockOptions {
      * those bodies to end releases it. LockLostError if that lease is lost. Default false: to wait for it is a DeadlockError.
      */
     readonly reenter?: boolean | undefined;
+    /**
+     * The lock stays taken for that long after it was acquired, though the body has ended: for what must not happen again too
+     * soon. `close` and the end of the process leave it taken, until the later of `holdAtLeast` and `ttl`. Not with
+     * `takeover: 'session'`, nor for a body that re-enters.
+     */
+    readonly holdAtLeast?: Duration | undefined;
 }
 /** `mode`, `holding` and `metadata` are said for each call. */
 interface InstanceOptions extends Omit<LockOptions, 'mode' | 'holding' | 'metadata'> {
