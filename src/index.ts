@@ -1,4 +1,5 @@
 export type { MemoryAdapter, SqlAdapter } from './adapters/adapter.ts'
+export type { Election, ElectionOptions, Leader, Term } from './api/election.ts'
 export type { LockEvent, LockListener } from './api/events.ts'
 export type { HolderInfo, LockInfo } from './api/info.ts'
 export type { CronOptions, EveryOptions, Job, JobOptions, JobRun } from './api/jobs.ts'
@@ -27,6 +28,7 @@ export {
   LockLostError,
   LockTimeoutError,
   QueueFullError,
+  ResignedError,
   UnstorableResultError,
 } from './base/errors.ts'
 export type { QueueState as QueueInfo } from './protocol/store.ts'

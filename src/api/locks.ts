@@ -18,6 +18,7 @@ import { type Call, Calls } from '../process/calls.ts'
 import { Deadlocks } from '../process/deadlocks.ts'
 import { HandOffs } from '../process/hand-offs.ts'
 import { Heartbeat } from '../process/heartbeat.ts'
+import { Resignations } from '../process/resignations.ts'
 import { type LiveSession, Sessions } from '../process/sessions.ts'
 import { acquireAll, type SeveralContext } from '../process/several.ts'
 import { SharedAttempts } from '../process/shared-attempts.ts'
@@ -25,8 +26,10 @@ import { type ProcessStore, processStore } from '../process/store/index.ts'
 import { TransactionAttempts } from '../process/transaction-attempts.ts'
 import { TransactionWaiters } from '../process/transaction-waiters.ts'
 import { Waiters } from '../process/waiters.ts'
+import { Watches } from '../process/watches.ts'
 import type { Claim } from '../protocol/circles.ts'
 import { type Hold, type Store, toHold } from '../protocol/store.ts'
+import { type Election, type ElectionContext, type ElectionOptions, LockElection } from './election.ts'
 import { Events, type LockListener } from './events.ts'
 import { type LockInfo, toInfo } from './info.ts'
 import { type CronOptions, type EveryOptions, type Job, type JobRun, Jobs } from './jobs.ts'
@@ -131,6 +134,13 @@ export interface Locks<Tx> {
    * say. None is passed over while one of them is there, which may take it up to 10 s late.
    */
   cron(expression: string, name: string, options: CronOptions, body: (run: JobRun<Tx>) => unknown): Job
+  /** An election: the lock of that name, held by one leader of all processes. Does not ask the database yet. */
+  election(name: string, options?: ElectionOptions): Election<Tx>
+  /**
+   * Resolves when nobody holds the lock, or any permit of the semaphore, and holds nothing itself: somebody may have it a moment later.
+   * LockTimeoutError after `wait`. What a transaction holds that has not committed is not seen.
+   */
+  waitUntilFree(name: string, options?: Pick<LockOptions, 'wait' | 'signal'>): Promise<void>
   /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
   within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>
   /**
@@ -220,6 +230,10 @@ class Instance<Tx> implements Locks<Tx> {
   readonly #semaphoreContext: SemaphoreContext<Tx>
   readonly #onceContext: OnceContext<Tx>
   readonly #jobs: Jobs<Tx>
+  readonly #watches: Watches
+  readonly #resignations: Resignations
+  readonly #electionContext: ElectionContext<Tx>
+  readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
   #over = false
 
@@ -332,14 +346,26 @@ class Instance<Tx> implements Locks<Tx> {
         if (!this.#assessed) await this.#assess()
       },
     }
-    this.#jobs = new Jobs<Tx>({
+    const ofJobs = {
       ...this.#onceContext,
-      ttlMs: settings.defaults.ttlMs,
       assertOpen: () => this.#assertOpen(),
-      check: (name, options) => void this.#requestFor([name], options, false),
-      warn: (message) => this.#warn(message),
-      failed: (during, cause) => this.#events.emit({ type: 'error', during, cause }),
+      check: (name: string, options: LockOptions) => void this.#requestFor([name], options, false),
+      failed: (during: string, cause: unknown) => this.#events.emit({ type: 'error', during, cause }),
+    }
+    const { ttlMs } = settings.defaults
+    this.#jobs = new Jobs<Tx>({ ...ofJobs, ttlMs, warn: (message) => this.#warn(message) })
+    this.#watches = new Watches({
+      store,
+      background,
+      listen: (changed) => this.#events.on((event) => 'name' in event && changed(event.name)),
     })
+    this.#resignations = new Resignations({ store, background })
+    this.#electionContext = {
+      ...ofJobs,
+      watches: this.#watches,
+      resignations: this.#resignations,
+      closing: this.#closing.signal,
+    }
   }
 
   async migrate(): Promise<string[]> {
@@ -409,6 +435,18 @@ class Instance<Tx> implements Locks<Tx> {
 
   cron(expression: string, name: string, options: CronOptions, body: (run: JobRun<Tx>) => unknown): Job {
     return this.#jobs.cron(expression, name, options, body)
+  }
+
+  election(name: string, options: ElectionOptions = {}): Election<Tx> {
+    return new LockElection(this.#electionContext, name, options)
+  }
+
+  async waitUntilFree(name: string, options?: Pick<LockOptions, 'wait' | 'signal'>): Promise<void> {
+    const { signal, waitMs } = this.#requestFor([name], options, false)
+    this.#assertOpen()
+    signal?.throwIfAborted()
+    if (!this.#assessed) await this.#assess()
+    await this.#calls.run(signal, (call) => this.#watches.untilFree(call, name, waitMs))
   }
 
   within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {
@@ -757,7 +795,9 @@ class Instance<Tx> implements Locks<Tx> {
   }
 
   async #close(): Promise<void> {
+    this.#closing.abort(closedError())
     this.#jobs.close()
+    this.#resignations.close()
     await this.#calls.cancelAll(closedError())
     const releases = [...this.#leases].map(async (lease) => {
       try {
@@ -778,6 +818,7 @@ class Instance<Tx> implements Locks<Tx> {
     }
     this.#handOffs.close()
     this.#deadlocks.close()
+    this.#watches.close()
     await inTime('closing the session that is told of hand-offs', this.#waiters.close())
     await inTime('waiting for what is under way on close', this.#backgroundDone())
     this.#over = true

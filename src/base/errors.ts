@@ -8,6 +8,7 @@ import { brandClass } from './brand.ts'
  * - `QUEUE_FULL`: too many callers wait for the lock already (`maxWaiters`). Shed load, or try again later.
  * - `DEADLOCK`: the caller holds what it would wait for, so the wait would never end. Change the order of the calls.
  * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
+ * - `RESIGNED`: the reason of a term's signal: its leader resigns, or is asked to. Nothing is lost.
  * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
  * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
  * - `TRANSACTION_ABORTED`: the database ended the caller's transaction. Roll back and retry all of it.
@@ -19,6 +20,7 @@ export type LockErrorCode =
   | 'QUEUE_FULL'
   | 'DEADLOCK'
   | 'LOCK_LOST'
+  | 'RESIGNED'
   | 'INVALID_ARGUMENT'
   | 'NOT_MIGRATED'
   | 'TRANSACTION_ABORTED'
@@ -110,6 +112,24 @@ export class LockLostError extends LockError {
     super('LOCK_LOST', `the lease on ${JSON.stringify(lock)} is lost: ${reason}`, options)
     this.lock = lock
     this.result = options?.result
+  }
+}
+
+/** Why the signal of a leader's term aborts that does not lose its lease: it resigns by itself, or somebody has asked it to. */
+export class ResignedError extends LockError {
+  static {
+    brandClass(ResignedError, 'ResignedError')
+  }
+
+  override readonly name = 'ResignedError'
+  readonly lock: string
+  /** By `requestResign`, in whichever process: it leads until its body has ended, or calls `term.resign()`. */
+  readonly requested: boolean
+
+  constructor(lock: string, requested: boolean) {
+    super('RESIGNED', `the leader of ${JSON.stringify(lock)} ${requested ? 'was asked to resign' : 'has resigned'}`)
+    this.lock = lock
+    this.requested = requested
   }
 }
 

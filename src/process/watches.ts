@@ -12,6 +12,8 @@ type Watcher = (view: LockView | undefined) => void
 export interface WatchesContext {
   readonly store: Pick<Store<never>, 'poll'>
   background(during: string, work: Promise<unknown>): void
+  /** Tells of locks to which something has happened in this process, until what it answers is called. */
+  listen(changed: (name: string) => void): () => void
 }
 
 /** Looks at locks for those who want to know who holds them, and do not wait to hold them. Sends nothing while nobody does. */
@@ -22,6 +24,7 @@ export class Watches {
   #looking = false
   #lookAgain = false
   #closed = false
+  #stopListening: (() => void) | undefined
 
   constructor(context: WatchesContext) {
     this.#context = context
@@ -31,11 +34,14 @@ export class Watches {
   watch(name: string, watcher: Watcher): () => void {
     const watchers = this.#watchers.get(name) ?? new Set()
     this.#watchers.set(name, watchers.add(watcher))
-    this.lookNow()
+    this.#stopListening ??= this.#context.listen((changed) => {
+      if (this.#watchers.has(changed)) this.#lookNow()
+    })
+    this.#lookNow()
     return () => {
       watchers.delete(watcher)
       if (watchers.size === 0 && this.#watchers.get(name) === watchers) this.#watchers.delete(name)
-      if (this.#watchers.size === 0) clearTimeout(this.#timer)
+      if (this.#watchers.size === 0) this.#rest()
     }
   }
 
@@ -58,20 +64,21 @@ export class Watches {
     }
   }
 
-  /** Something has happened to a lock of that name here. */
-  changed(name: string): void {
-    if (this.#watchers.has(name)) this.lookNow()
+  #rest(): void {
+    clearTimeout(this.#timer)
+    this.#stopListening?.()
+    this.#stopListening = undefined
   }
 
-  lookNow(): void {
+  #lookNow(): void {
     if (this.#looking) this.#lookAgain = true
     else this.#lookIn(0)
   }
 
   close(): void {
     this.#closed = true
-    clearTimeout(this.#timer)
     this.#watchers.clear()
+    this.#rest()
   }
 
   #lookIn(ms: number): void {
@@ -85,10 +92,13 @@ export class Watches {
     this.#lookAgain = false
     let againMs = FAILED_WATCH_MS
     try {
-      const names = [...this.#watchers.keys()]
-      const views = new Map((await this.#context.store.poll(names)).map((view) => [view.name, view]))
-      // Those who came meanwhile are asked for at the next look.
-      for (const name of names) for (const watcher of this.#watchers.get(name) ?? []) watcher(views.get(name))
+      // Who comes while this is asked must not hear of what was before.
+      const asked = [...this.#watchers].map(([name, watchers]) => ({ name, watchers: [...watchers] }))
+      const views = await this.#context.store.poll(asked.map(({ name }) => name))
+      const byName = new Map(views.map((view) => [view.name, view]))
+      for (const { name, watchers } of asked) {
+        for (const watcher of watchers) if (this.#watchers.get(name)?.has(watcher)) watcher(byName.get(name))
+      }
       againMs = WATCH_MS
     } finally {
       this.#looking = false

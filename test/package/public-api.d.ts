@@ -565,7 +565,7 @@ export type { RunCoordinator, RunCoordinatorOptions };
 // index.d.cts
 
 export { MemoryAdapter, SqlAdapter } from './adapter.cjs';
-export { Adapter, CronOptions, Duration, EveryOptions, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Job, JobOptions, JobRun, Lease, LeaseJson, Leases, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions, createLocks } from './locks.cjs';
+export { Adapter, CronOptions, Duration, Election, ElectionOptions, EveryOptions, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Job, JobOptions, JobRun, Leader, Lease, LeaseJson, Leases, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState as QueueInfo, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, Term, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions, createLocks } from './locks.cjs';
 
 /**
  * Stable codes of {@link LockError}:
@@ -574,13 +574,14 @@ export { Adapter, CronOptions, Duration, EveryOptions, ForceOptions, GuardedQuer
  * - `QUEUE_FULL`: too many callers wait for the lock already (`maxWaiters`). Shed load, or try again later.
  * - `DEADLOCK`: the caller holds what it would wait for, so the wait would never end. Change the order of the calls.
  * - `LOCK_LOST`: the lease is no longer ours. Stop, roll back, start over with a new lease.
+ * - `RESIGNED`: the reason of a term's signal: its leader resigns, or is asked to. Nothing is lost.
  * - `INVALID_ARGUMENT`: the call itself is wrong; nothing was changed.
  * - `NOT_MIGRATED`: the tables are missing. The message says which command makes them.
  * - `TRANSACTION_ABORTED`: the database ended the caller's transaction. Roll back and retry all of it.
  * - `UNSUPPORTED`: this engine, or what stands before it, cannot do that.
  * - `DATABASE`: the database or the way to it failed; `cause` is the driver's error. Not a statement about the lock.
  */
-type LockErrorCode = 'LOCK_TIMEOUT' | 'QUEUE_FULL' | 'DEADLOCK' | 'LOCK_LOST' | 'INVALID_ARGUMENT' | 'NOT_MIGRATED' | 'TRANSACTION_ABORTED' | 'UNSUPPORTED' | 'DATABASE';
+type LockErrorCode = 'LOCK_TIMEOUT' | 'QUEUE_FULL' | 'DEADLOCK' | 'LOCK_LOST' | 'RESIGNED' | 'INVALID_ARGUMENT' | 'NOT_MIGRATED' | 'TRANSACTION_ABORTED' | 'UNSUPPORTED' | 'DATABASE';
 /** Every error of rowlock's own. Tell errors apart by `code`; `cause` keeps what led to it. */
 declare class LockError extends Error {
     readonly name: string;
@@ -623,6 +624,14 @@ declare class LockLostError extends LockError {
         result?: unknown;
     });
 }
+/** Why the signal of a leader's term aborts that does not lose its lease: it resigns by itself, or somebody has asked it to. */
+declare class ResignedError extends LockError {
+    readonly name = "ResignedError";
+    readonly lock: string;
+    /** By `requestResign`, in whichever process: it leads until its body has ended, or calls `term.resign()`. */
+    readonly requested: boolean;
+    constructor(lock: string, requested: boolean);
+}
 /** What a function of `once` gave cannot be kept for those who come later. It has run, and is not marked as done. */
 declare class UnstorableResultError extends LockError {
     readonly name = "UnstorableResultError";
@@ -653,7 +662,7 @@ declare class DatabaseError extends LockError {
  */
 declare function isTransactionAborted(error: unknown): boolean;
 
-export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, QueueFullError, UnstorableResultError, isTransactionAborted };
+export { DatabaseError, DeadlockError, LockError, LockLostError, LockTimeoutError, QueueFullError, ResignedError, UnstorableResultError, isTransactionAborted };
 export type { LockErrorCode };
 
 // locks.d.cts
@@ -840,18 +849,6 @@ type LockEvent = ({
 };
 type LockListener = (event: LockEvent) => void;
 
-/** One of those who hold a lock. */
-interface HolderInfo extends HolderState {
-    /** By the database's clock, as its token tells; later than it was if that clock had been set back before. */
-    readonly acquiredAt: Date;
-    /** What it said of itself when it acquired the lock; undefined if nothing. */
-    readonly metadata: unknown;
-}
-/** A lock that is held, or a semaphore of which permits are. */
-interface LockInfo extends LockState {
-    readonly holders: readonly HolderInfo[];
-}
-
 /**
  * A hold with an expiry, renewed while its holder lives. Held until it is released or lost; never held again after that.
  */
@@ -942,6 +939,65 @@ type GuardedQuery = CallerQuery | {
         readonly parameters: readonly unknown[];
     };
 };
+
+/** How a leader holds its place. */
+type ElectionOptions = Pick<LockOptions, 'ttl' | 'takeover' | 'maxHold' | 'metadata'>;
+/** One time as a leader. */
+interface Term<Tx> {
+    readonly name: string;
+    /** The fencing token: it rises from term to term, of whichever process. */
+    readonly token: bigint;
+    /**
+     * Aborts when the term ends, or is to end: with LockLostError if the lease is lost, with ResignedError if the leader resigns or
+     * is asked to, or with the reason of the signal that was given to `lead`.
+     */
+    readonly signal: AbortSignal;
+    /** Makes the commit of `tx` depend on the term, as `lease.guard` does: no two leaders write under it. */
+    guard(tx: Tx | (() => Tx)): Promise<void>;
+    /** Lets the next candidate lead at once. The body should end. */
+    resign(): Promise<void>;
+}
+/** Who leads. */
+interface Leader {
+    /** Who that is, for people: host:pid, unless createLocks was told otherwise. */
+    readonly holder: string;
+    readonly token: bigint;
+    /** By the database's clock. */
+    readonly since: Date;
+}
+/** The lock of one name, held by one leader of all processes, for as long as it lives. */
+interface Election<Tx> {
+    readonly name: string;
+    /**
+     * Waits to be elected, runs `body` as the leader, and then is a candidate again, behind those who wait; until `signal` aborts or
+     * the instance is closed, and the body has ended. A body that resolves ends its term. One that rejects does so, too, and is an
+     * `error` event; it pauses before it is a candidate again, longer each time, as does one that ends at once.
+     */
+    lead(options: {
+        readonly signal?: AbortSignal | undefined;
+    }, body: (term: Term<Tx>) => Promise<unknown> | unknown): Promise<void>;
+    /**
+     * Who leads, and then each change of that, or null while nobody does, in order; the latest one for who reads slowly. Ends with
+     * `signal`. One statement for all that this process observes, a few times a second.
+     */
+    observe(options?: {
+        readonly signal?: AbortSignal | undefined;
+    }): AsyncIterableIterator<Leader | null>;
+    /** Asks the present leader to resign, who hears of it within a second or so. False if there is none. */
+    requestResign(): Promise<boolean>;
+}
+
+/** One of those who hold a lock. */
+interface HolderInfo extends HolderState {
+    /** By the database's clock, as its token tells; later than it was if that clock had been set back before. */
+    readonly acquiredAt: Date;
+    /** What it said of itself when it acquired the lock; undefined if nothing. */
+    readonly metadata: unknown;
+}
+/** A lock that is held, or a semaphore of which permits are. */
+interface LockInfo extends LockState {
+    readonly holders: readonly HolderInfo[];
+}
 
 /** How a job is run. */
 interface JobOptions extends Pick<LockOptions, 'ttl' | 'maxHold' | 'takeover' | 'metadata'> {
@@ -1192,6 +1248,13 @@ interface Locks<Tx> {
      * say. None is passed over while one of them is there, which may take it up to 10 s late.
      */
     cron(expression: string, name: string, options: CronOptions, body: (run: JobRun<Tx>) => unknown): Job;
+    /** An election: the lock of that name, held by one leader of all processes. Does not ask the database yet. */
+    election(name: string, options?: ElectionOptions): Election<Tx>;
+    /**
+     * Resolves when nobody holds the lock, or any permit of the semaphore, and holds nothing itself: somebody may have it a moment later.
+     * LockTimeoutError after `wait`. What a transaction holds that has not committed is not seen.
+     */
+    waitUntilFree(name: string, options?: Pick<LockOptions, 'wait' | 'signal'>): Promise<void>;
     /** Locks in a transaction of the caller's, or in the one that a function finds when it is called. */
     within(tx: Tx | (() => Tx), options?: WithinOptions): TransactionLocks<Tx>;
     /**
@@ -1228,7 +1291,7 @@ declare function createLocks(adapter: MemoryAdapter, options?: InstanceOptions):
 declare function createLocks<Tx>(adapter: Adapter<Tx>, options?: InstanceOptions): Locks<Tx>;
 
 export { createLocks };
-export type { Adapter, CronOptions, Duration, EveryOptions, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Job, JobOptions, JobRun, Lease, LeaseJson, Leases, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
+export type { Adapter, CronOptions, Duration, Election, ElectionOptions, EveryOptions, ForceOptions, GuardedQuery, HeldLease, HolderInfo, InstanceOptions, Job, JobOptions, JobRun, Leader, Lease, LeaseJson, Leases, LockEvent, LockInfo, LockListener, LockOptions, Locks, Mode, OnceOptions, OnceOutcome, PendingLease, PendingLeaseOptions, PermitOptions, QueueState, RunOptions, RunOutcome, Semaphore, SemaphoreOptions, Term, TransactionHold, TransactionLocks, TransactionOnceOptions, TransactionOptions, WithinOptions };
 
 // sqlite.d.cts
 

@@ -1,0 +1,252 @@
+import { DatabaseError, LockError, LockLostError, ResignedError } from '../base/errors.ts'
+import { sleep } from '../base/timing.ts'
+import type { Resignations } from '../process/resignations.ts'
+import type { Watches } from '../process/watches.ts'
+import type { LockView, Store } from '../protocol/store.ts'
+import { toAcquiredAt } from './info.ts'
+import type { Lease, LeaseHandle } from './lease.ts'
+import { checkOptions, type LockOptions, refuseMode } from './options.ts'
+
+/** How a leader holds its place. */
+export type ElectionOptions = Pick<LockOptions, 'ttl' | 'takeover' | 'maxHold' | 'metadata'>
+
+/** One time as a leader. */
+export interface Term<Tx> {
+  readonly name: string
+  /** The fencing token: it rises from term to term, of whichever process. */
+  readonly token: bigint
+  /**
+   * Aborts when the term ends, or is to end: with LockLostError if the lease is lost, with ResignedError if the leader resigns or
+   * is asked to, or with the reason of the signal that was given to `lead`.
+   */
+  readonly signal: AbortSignal
+  /** Makes the commit of `tx` depend on the term, as `lease.guard` does: no two leaders write under it. */
+  guard(tx: Tx | (() => Tx)): Promise<void>
+  /** Lets the next candidate lead at once. The body should end. */
+  resign(): Promise<void>
+}
+
+/** Who leads. */
+export interface Leader {
+  /** Who that is, for people: host:pid, unless createLocks was told otherwise. */
+  readonly holder: string
+  readonly token: bigint
+  /** By the database's clock. */
+  readonly since: Date
+}
+
+/** The lock of one name, held by one leader of all processes, for as long as it lives. */
+export interface Election<Tx> {
+  readonly name: string
+  /**
+   * Waits to be elected, runs `body` as the leader, and then is a candidate again, behind those who wait; until `signal` aborts or
+   * the instance is closed, and the body has ended. A body that resolves ends its term. One that rejects does so, too, and is an
+   * `error` event; it pauses before it is a candidate again, longer each time, as does one that ends at once.
+   */
+  lead(
+    options: { readonly signal?: AbortSignal | undefined },
+    body: (term: Term<Tx>) => Promise<unknown> | unknown,
+  ): Promise<void>
+  /**
+   * Who leads, and then each change of that, or null while nobody does, in order; the latest one for who reads slowly. Ends with
+   * `signal`. One statement for all that this process observes, a few times a second.
+   */
+  observe(options?: { readonly signal?: AbortSignal | undefined }): AsyncIterableIterator<Leader | null>
+  /** Asks the present leader to resign, who hears of it within a second or so. False if there is none. */
+  requestResign(): Promise<boolean>
+}
+
+export interface ElectionContext<Tx> {
+  readonly store: Store<Tx>
+  readonly watches: Watches
+  readonly resignations: Resignations
+  /** Aborts when the instance is closed. */
+  readonly closing: AbortSignal
+  acquire(name: string, options: LockOptions): Promise<LeaseHandle<Tx>>
+  run<T>(lease: LeaseHandle<Tx>, body: (lease: Lease<Tx>) => Promise<T> | T): Promise<T>
+  ready(): Promise<void>
+  assertOpen(): void
+  /** INVALID_ARGUMENT if a lease could not be had so. */
+  check(name: string, options: LockOptions): void
+  failed(during: string, cause: unknown): void
+}
+
+/** A body that ends sooner may do so again and again. */
+const SHORT_TERM_MS = 1000
+const FIRST_PAUSE_MS = 50
+const LONGEST_PAUSE_MS = 10_000
+
+export class LockElection<Tx> implements Election<Tx> {
+  readonly name: string
+  readonly #context: ElectionContext<Tx>
+  readonly #options: ElectionOptions
+
+  constructor(context: ElectionContext<Tx>, name: string, options: ElectionOptions) {
+    checkOptions(options)
+    refuseMode(options, 'an election', 'there is one leader')
+    context.assertOpen()
+    context.check(name, options)
+    this.name = name
+    this.#context = context
+    this.#options = options
+  }
+
+  async lead(
+    { signal }: { readonly signal?: AbortSignal | undefined },
+    body: (term: Term<Tx>) => Promise<unknown> | unknown,
+  ): Promise<void> {
+    if (typeof body !== 'function') {
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        'lead takes options and a function: lead({ signal }, async (term) => ...)',
+      )
+    }
+    const { closing } = this.#context
+    this.#context.assertOpen()
+    this.#context.check(this.name, { ...this.#options, signal })
+    const ended = signal === undefined ? closing : AbortSignal.any([signal, closing])
+    let failures = 0
+    while (!ended.aborted) {
+      const isSteady = await this.#leadOnce(ended, body)
+      failures = isSteady ? 0 : failures + 1
+      if (failures > 0) await sleep(pauseMs(failures), ended).catch(() => undefined)
+    }
+  }
+
+  /** Once elected and deposed. Whether nothing went wrong. */
+  async #leadOnce(ended: AbortSignal, body: (term: Term<Tx>) => Promise<unknown> | unknown): Promise<boolean> {
+    const { acquire, failed } = this.#context
+    let lease: LeaseHandle<Tx>
+    try {
+      lease = await acquire(this.name, { ...this.#options, wait: Number.POSITIVE_INFINITY, signal: ended })
+    } catch (error) {
+      if (ended.aborted) return true
+      if (!(error instanceof DatabaseError)) throw error
+      failed(`the election ${JSON.stringify(this.name)}`, error)
+      return false
+    }
+    const electedAt = performance.now()
+    const succeeded = await this.#serve(lease, ended, body)
+    return succeeded && performance.now() - electedAt >= SHORT_TERM_MS
+  }
+
+  /** One term. Whether its body did not fail. */
+  async #serve(
+    lease: LeaseHandle<Tx>,
+    ended: AbortSignal,
+    body: (term: Term<Tx>) => Promise<unknown> | unknown,
+  ): Promise<boolean> {
+    const { name } = this
+    const { run, failed, resignations } = this.#context
+    const over = new AbortController()
+    const end = (signal: AbortSignal) => over.abort(signal.reason)
+    const stopHeeding = resignations.heed(name, lease.token, () => over.abort(new ResignedError(name, true)))
+    const endings = [ended, lease.signal].map((signal) => {
+      const listener = () => end(signal)
+      if (signal.aborted) listener()
+      else signal.addEventListener('abort', listener, { once: true })
+      return () => signal.removeEventListener('abort', listener)
+    })
+    const term: Term<Tx> = {
+      name,
+      token: lease.token,
+      signal: over.signal,
+      guard: (tx) => lease.guard(tx),
+      resign: async () => {
+        over.abort(new ResignedError(name, false))
+        await lease.release()
+      },
+    }
+    try {
+      await run(lease, () => body(term))
+      return true
+    } catch (error) {
+      // What it rejects with since it was told to end, or that it went on for too long, is no failure of its own.
+      if (over.signal.aborted || error instanceof LockLostError) return true
+      failed(`a leader of ${JSON.stringify(name)}`, error)
+      return false
+    } finally {
+      stopHeeding()
+      for (const stop of endings) stop()
+    }
+  }
+
+  async *observe({
+    signal,
+  }: {
+    readonly signal?: AbortSignal | undefined
+  } = {}): AsyncGenerator<Leader | null, undefined, undefined> {
+    const { watches, closing, ready } = this.#context
+    await ready()
+    const ended = signal === undefined ? closing : AbortSignal.any([signal, closing])
+    const changes = new Changes()
+    const stop = watches.watch(this.name, (view) => changes.see(view))
+    const wake = () => changes.wake()
+    ended.addEventListener('abort', wake)
+    try {
+      while (!ended.aborted) {
+        const change = changes.take()
+        if (change === undefined) await changes.next()
+        else yield change.leader
+      }
+      if (signal?.aborted !== true) this.#context.assertOpen()
+      return undefined
+    } finally {
+      ended.removeEventListener('abort', wake)
+      stop()
+    }
+  }
+
+  async requestResign(): Promise<boolean> {
+    const { store, resignations, ready } = this.#context
+    await ready()
+    const state = await store.inspect(this.name)
+    if (state === null) return false
+    await resignations.ask(this.name, state.token)
+    return true
+  }
+}
+
+/** What has been seen last, for a reader who may be slow. */
+class Changes {
+  #unread: { readonly leader: Leader | null } | undefined
+  #lastToken: bigint | null | undefined
+  #newest = 0n
+  #wake: (() => void) | undefined
+
+  see(view: LockView | undefined): void {
+    const [holder] = view?.holders ?? []
+    const token = holder?.token ?? view?.token ?? 0n
+    // An answer that was overtaken by a later one.
+    if (token < this.#newest) return
+    this.#newest = token
+    const seen = holder?.token ?? null
+    if (seen === this.#lastToken) return
+    this.#lastToken = seen
+    const leader =
+      holder === undefined ? null : { holder: holder.label, token: holder.token, since: toAcquiredAt(holder.token) }
+    this.#unread = { leader }
+    this.wake()
+  }
+
+  take(): { readonly leader: Leader | null } | undefined {
+    const unread = this.#unread
+    this.#unread = undefined
+    return unread
+  }
+
+  next(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve
+    })
+  }
+
+  wake(): void {
+    this.#wake?.()
+    this.#wake = undefined
+  }
+}
+
+function pauseMs(failures: number): number {
+  return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
+}
