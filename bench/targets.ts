@@ -8,6 +8,7 @@ import { cyclesSetting } from './questions/cycles.ts'
 import { ROUND_TRIP, UNGUARDED } from './questions/guard.ts'
 import { handOffSetting, WAITERS } from './questions/hand-off.ts'
 import { IDLE_SETTINGS } from './questions/idle-waiters.ts'
+import { BY_HAND, BY_KEY, ONCE_SETTINGS, PAIR } from './questions/once.ts'
 import {
   ADVISORY,
   ADVISORY_COMMITTED,
@@ -132,6 +133,8 @@ const asLongAs =
   (engine: Engine, native: string, metric: string, ...settings: string[]) =>
   (figures: Figures) =>
     figures.ratios('transactions', engine, ['rowlock', native], metric, isOneOf(...settings))
+
+const ENGINES_OF_ONCE: readonly Engine[] = ['postgres18', 'mysql', 'mariadb', 'sqlite']
 
 const statementsOfWaiting = (engine: Engine, limit: number, ...settings: string[]): Target => ({
   figure: `statements per s from ${settings.join('; ')}, ${engine}`,
@@ -389,6 +392,31 @@ const TARGETS: readonly Target[] = [
     unit: 'x',
     measured: (figures) => figures.ratios('guard', 'postgres18', ['lease.guard', ROUND_TRIP], 'p50 ms'),
   },
+  ...ENGINES_OF_ONCE.flatMap((engine): Target[] => [
+    {
+      figure: `locks.once of what is done, ${engine}`,
+      target: '<= 1.2 x a select by primary key',
+      limit: 1.2,
+      unit: 'x',
+      measured: (figures) =>
+        figures.ratios('once', engine, ['locks.once', BY_KEY], 'p50 ms', (setting) => setting === ONCE_SETTINGS.done),
+    },
+    {
+      figure: `locks.once of a new key, ${engine}`,
+      target: '<= 2.5 x acquire and release of a new name',
+      limit: 2.5,
+      unit: 'x',
+      measured: (figures) =>
+        figures.ratios('once', engine, ['locks.once', PAIR], 'p50 ms', (setting) => setting === ONCE_SETTINGS.fresh),
+    },
+    {
+      figure: `within(tx).once of a new key, ${engine}`,
+      target: '<= 1.3 x an insert by hand',
+      limit: 1.3,
+      unit: 'x',
+      measured: (figures) => figures.ratios('once', engine, ['within(tx).once', BY_HAND], 'p50 ms'),
+    },
+  ]),
   {
     figure: 'round trips that lease.guarded adds, postgres18',
     target: '0',

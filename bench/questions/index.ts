@@ -6,6 +6,7 @@ import { handOff } from './hand-off.ts'
 import { hotRow } from './hot-row.ts'
 import { idleWaiters } from './idle-waiters.ts'
 import { memory } from './memory.ts'
+import { once } from './once.ts'
 import { pair } from './pair.ts'
 import { renewal } from './renewal.ts'
 import { rows } from './rows.ts'
@@ -21,6 +22,7 @@ export const questions: readonly Question[] = [
   renewal,
   guard,
   transactions,
+  once,
   delay,
   takeover,
   memory,

@@ -1,5 +1,5 @@
-import { DatabaseError, LockError, LockLostError, ResignedError } from '../base/errors.ts'
-import { sleep } from '../base/timing.ts'
+import { LockError, LockLostError, ResignedError } from '../base/errors.ts'
+import { backoff, sleep } from '../base/timing.ts'
 import type { Resignations } from '../process/resignations.ts'
 import type { Watches } from '../process/watches.ts'
 import type { LockView, Store } from '../protocol/store.ts'
@@ -73,7 +73,6 @@ export interface ElectionContext<Tx> {
 
 /** A body that ends sooner may do so again and again. */
 const SHORT_TERM_MS = 1000
-const FIRST_PAUSE_MS = 50
 const LONGEST_PAUSE_MS = 10_000
 
 export class LockElection<Tx> implements Election<Tx> {
@@ -92,7 +91,7 @@ export class LockElection<Tx> implements Election<Tx> {
   }
 
   async lead(
-    { signal }: { readonly signal?: AbortSignal | undefined },
+    options: { readonly signal?: AbortSignal | undefined },
     body: (term: Term<Tx>) => Promise<unknown> | unknown,
   ): Promise<void> {
     if (typeof body !== 'function') {
@@ -101,15 +100,15 @@ export class LockElection<Tx> implements Election<Tx> {
         'lead takes options and a function: lead({ signal }, async (term) => ...)',
       )
     }
+    const signal = this.#signalOf(options)
     const { closing } = this.#context
     this.#context.assertOpen()
-    this.#context.check(this.name, { ...this.#options, signal })
     const ended = signal === undefined ? closing : AbortSignal.any([signal, closing])
     let failures = 0
     while (!ended.aborted) {
       const isSteady = await this.#leadOnce(ended, body)
       failures = isSteady ? 0 : failures + 1
-      if (failures > 0) await sleep(pauseMs(failures), ended).catch(() => undefined)
+      if (failures > 0) await sleep(backoff(failures, LONGEST_PAUSE_MS), ended).catch(() => undefined)
     }
   }
 
@@ -121,7 +120,8 @@ export class LockElection<Tx> implements Election<Tx> {
       lease = await acquire(this.name, { ...this.#options, wait: Number.POSITIVE_INFINITY, signal: ended })
     } catch (error) {
       if (ended.aborted) return true
-      if (!(error instanceof DatabaseError)) throw error
+      // What passes with time.
+      if (!(error instanceof LockError) || !['DATABASE', 'QUEUE_FULL'].includes(error.code)) throw error
       failed(`the election ${JSON.stringify(this.name)}`, error)
       return false
     }
@@ -161,8 +161,7 @@ export class LockElection<Tx> implements Election<Tx> {
       await run(lease, () => body(term))
       return true
     } catch (error) {
-      // What it rejects with since it was told to end, or that it went on for too long, is no failure of its own.
-      if (over.signal.aborted || error instanceof LockLostError) return true
+      if (isOfTheEnd(error, over.signal) || (error instanceof LockLostError && error.lock === name)) return true
       failed(`a leader of ${JSON.stringify(name)}`, error)
       return false
     } finally {
@@ -171,14 +170,32 @@ export class LockElection<Tx> implements Election<Tx> {
     }
   }
 
-  async *observe({
-    signal,
-  }: {
-    readonly signal?: AbortSignal | undefined
-  } = {}): AsyncGenerator<Leader | null, undefined, undefined> {
+  observe(
+    options: { readonly signal?: AbortSignal | undefined } = {},
+  ): AsyncIterableIterator<Leader | null, undefined, undefined> {
+    const signal = this.#signalOf(options)
+    const returned = new AbortController()
+    const changes = this.#changes(signal, returned.signal)
+    return {
+      next: () => changes.next(),
+      // A generator would wait for the next change first.
+      return: () => {
+        returned.abort()
+        return changes.return(undefined)
+      },
+      [Symbol.asyncIterator]() {
+        return this
+      },
+    }
+  }
+
+  async *#changes(
+    signal: AbortSignal | undefined,
+    returned: AbortSignal,
+  ): AsyncGenerator<Leader | null, undefined, undefined> {
     const { watches, closing, ready } = this.#context
     await ready()
-    const ended = signal === undefined ? closing : AbortSignal.any([signal, closing])
+    const ended = AbortSignal.any([closing, returned, ...(signal === undefined ? [] : [signal])])
     const changes = new Changes()
     const stop = watches.watch(this.name, (view) => changes.see(view))
     const wake = () => changes.wake()
@@ -189,12 +206,19 @@ export class LockElection<Tx> implements Election<Tx> {
         if (change === undefined) await changes.next()
         else yield change.leader
       }
-      if (signal?.aborted !== true) this.#context.assertOpen()
+      if (!returned.aborted && signal?.aborted !== true) this.#context.assertOpen()
       return undefined
     } finally {
       ended.removeEventListener('abort', wake)
       stop()
     }
+  }
+
+  #signalOf(options: { readonly signal?: AbortSignal | undefined }): AbortSignal | undefined {
+    checkOptions(options)
+    const { signal } = options
+    this.#context.check(this.name, { ...this.#options, signal })
+    return signal
   }
 
   async requestResign(): Promise<boolean> {
@@ -216,7 +240,8 @@ class Changes {
 
   see(view: LockView | undefined): void {
     const [holder] = view?.holders ?? []
-    const token = holder?.token ?? view?.token ?? 0n
+    // Without a row, which was purged, nobody leads.
+    const token = holder?.token ?? view?.token ?? this.#newest
     // An answer that was overtaken by a later one.
     if (token < this.#newest) return
     this.#newest = token
@@ -247,6 +272,7 @@ class Changes {
   }
 }
 
-function pauseMs(failures: number): number {
-  return Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
+/** What a body rejects with since it was told to end is no failure of its own: the reason itself, or what has it for its cause. */
+function isOfTheEnd(error: unknown, { aborted, reason }: AbortSignal): boolean {
+  return aborted && (error === reason || (error instanceof Error && error.cause === reason))
 }

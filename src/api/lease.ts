@@ -173,6 +173,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   readonly #abortable = new LazySignal()
   readonly #lastDeadline: number
   readonly #keptUntil: number
+  /** The database knows that it is to last for `atLeastMs`. */
+  #isLong: boolean
   /** It is over for its holder, and stays taken. */
   #isKept = false
   #ttlMs: number
@@ -200,6 +202,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#lastDeadline = terms.sentAt + trusted(terms.maxHoldMs)
     this.#deadline = Math.min(this.#lastDeadline, terms.sentAt + trusted(terms.remainingMs))
     this.#confirmed = !terms.unconfirmed
+    this.#isLong = !terms.unconfirmed || terms.atLeastMs === 0
     this.#keptUntil = performance.now() + terms.atLeastMs
     context.leases.add(this)
     this.#watch()
@@ -232,7 +235,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   async extend(ttl: Duration): Promise<void> {
     const ttlMs = toTtl(ttl)
     this.#assertHeld()
-    const wanted = this.#withinMaxHold(ttlMs)
+    const wanted = this.#withinMaxHold(this.#isLong ? ttlMs : Math.max(ttlMs, this.#terms.atLeastMs))
     const extending = untilUnlocked(async () => {
       if (this.#isInDoubt) await this.#whereItIs()
       this.#assertHeld()
@@ -392,9 +395,17 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   async leave(): Promise<boolean> {
     if (performance.now() >= this.#keptUntil || !this.isHeld()) return this.release()
     // Until then it lasts for a moment.
-    if (!this.#confirmed) await this.#confirm()
+    if (!(await untilUnlocked(() => this.#lengthen(), this.#context.statementTimeoutMs)))
+      throw this.#stillLocked('keep')
+    this.#assertHeld()
     this.#keep()
     return true
+  }
+
+  /** Whether it lasts for as long as it is to, which it does from the first renewal on if it was handed over. */
+  async #lengthen(): Promise<boolean> {
+    if (!this.#isLong && this.isHeld()) await this.#confirm()
+    return this.#isLong || !this.isHeld()
   }
 
   /** Not renewed any more, nor released when the instance is closed. */
@@ -453,6 +464,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
     this.#deadline = Math.min(this.#lastDeadline, Math.max(this.#deadline, sentAt + trusted(renewal.remainingMs)))
     if (!this.isHeld()) return
     this.#confirmed ||= renewal.outcome === 'renewed'
+    this.#isLong ||= renewal.outcome === 'renewed'
     if (renewal.outcome === 'held') this.#context.events.emit({ type: 'held', ...this.#told() })
     else this.#context.events.emit({ type: 'renewed', ...this.#told(), remainingMs: this.remainingMs() })
   }
@@ -568,7 +580,7 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
 
   /** What was handed over gets its time with the first renewal. */
   get #nextTtlMs(): number {
-    return this.#confirmed ? this.#ttlMs : Math.max(this.#ttlMs, this.#terms.atLeastMs)
+    return this.#isLong ? this.#ttlMs : Math.max(this.#ttlMs, this.#terms.atLeastMs)
   }
 
   /** A hold that was handed over lasts for a moment: too short for a transaction that keeps it from being renewed. */

@@ -444,9 +444,12 @@ class Instance<Tx> implements Locks<Tx> {
   async waitUntilFree(name: string, options?: Pick<LockOptions, 'wait' | 'signal'>): Promise<void> {
     const { signal, waitMs } = this.#requestFor([name], options, false)
     this.#assertOpen()
-    signal?.throwIfAborted()
-    if (!this.#assessed) await this.#assess()
-    await this.#calls.run(signal, (call) => this.#watches.untilFree(call, name, waitMs))
+    const bound = new AnswerBound(null, this.#settings.statementTimeoutMs)
+    await this.#calls.run(signal, async (call) => {
+      call.throwIfCancelled()
+      if (!this.#assessed) await bound.race(call, this.#assess())
+      await this.#watches.untilFree(call, name, waitMs)
+    })
   }
 
   within(tx: Tx | (() => Tx), options: WithinOptions = {}): TransactionLocks<Tx> {

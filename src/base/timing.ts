@@ -71,8 +71,8 @@ const FIRST_BACKOFF_MS = 50
 const LONGEST_BACKOFF_MS = 1000
 
 /** How long to pause after so many failures in a row, in milliseconds. */
-export function backoff(failures: number): number {
-  return Math.min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
+export function backoff(failures: number, longestMs = LONGEST_BACKOFF_MS): number {
+  return Math.min(longestMs, FIRST_BACKOFF_MS * 2 ** (failures - 1)) * (0.5 + Math.random() / 2)
 }
 
 /** A row is locked for a moment by other statements, or for long by a transaction: asked again soon at first. */

@@ -19,6 +19,8 @@ export interface RunCoordinatorOptions {
 const PREFIX = 'node-cron:'
 const DEFAULT_KEEP_FOR = '1d'
 const DEFAULT_WAIT = '5s'
+/** Taking it is two statements: of a process that dies between them, others need not wait for long. */
+const TTL = '2s'
 
 /**
  * A RunCoordinator of node-cron, from 4.4 on: of all processes that share the database, each fire of a task runs in one. A fire
@@ -39,7 +41,7 @@ export function createRunCoordinator(
   const { keepFor = DEFAULT_KEEP_FOR, wait = DEFAULT_WAIT } = options
   return {
     async shouldRun(key) {
-      const { ran } = await locks.once(`${PREFIX}${key}`, { keepFor, wait }, () => undefined)
+      const { ran } = await locks.once(`${PREFIX}${key}`, { keepFor, wait, ttl: TTL }, () => undefined)
       return ran
     },
   }

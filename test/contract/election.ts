@@ -120,6 +120,37 @@ export function electionSuite(subject: Subject): void {
     expect(await locks.inspect(name)).toBeNull()
   })
 
+  it('a failure of a body that was told to end is an event; that it was told so is none', async () => {
+    const { locks } = subject
+    const name = freshName()
+    const events = recordEvents(locks)
+    const failure = new TypeError('flush failed')
+    for (const reject of [(signal: AbortSignal) => signal.reason, () => new Error('ended'), () => failure]) {
+      const stop = new AbortController()
+      const ended = locks.election(name).lead({ signal: stop.signal }, async ({ signal }) => {
+        stop.abort(new Error('enough'))
+        const error = reject(signal)
+        throw error.message === 'ended' ? new Error('ended', { cause: signal.reason }) : error
+      })
+      await ended
+    }
+    expect(events.filter((event) => event.type === 'error').map(({ cause }) => cause)).toEqual([failure])
+  })
+
+  it('an observer hears that nobody leads, though the row of the lock is gone', async () => {
+    const { locks, others } = subject
+    const name = freshName()
+    const leader = candidate(locks, name)
+    const observer = others.election(name).observe()
+    await eventually(() => expect(leader.terms).toHaveLength(1))
+    await eventually(async () => expect((await observer.next()).value).not.toBeNull())
+    leader.stop()
+    await leader.ended
+    await others.purge({ idleFor: 0 })
+    expect((await observer.next()).value).toBeNull()
+    await observer.return?.()
+  })
+
   it('is observed: who leads, and each change, in order', async () => {
     const { locks, others } = subject
     const name = freshName()
@@ -144,7 +175,9 @@ export function electionSuite(subject: Subject): void {
     await observing
     const again = others.election(name).observe()
     expect(await again.next()).toEqual({ done: false, value: null })
+    const pending = again.next()
     expect(await again.return?.()).toEqual({ done: true, value: undefined })
+    expect(await pending).toEqual({ done: true, value: undefined })
   })
 
   it('ends with the instance', async () => {
@@ -177,13 +210,24 @@ export function electionSuite(subject: Subject): void {
       () => locks.election('x', null as never),
     ]
     for (const call of wrong) expect(call).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
-    await expect(locks.election('x').lead({}, undefined as never)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    const lead = (...args: unknown[]) => locks.election('x').lead(...(args as [object, () => void]))
+    for (const args of [[{}], [undefined, () => 1], [{ signal: 'x' }, () => 1]]) {
+      await expect(lead(...args)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+    }
+    const observe = () => locks.election('x').observe({ signal: 'x' as never })
+    expect(observe).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
   })
 
   it('waitUntilFree waits until nobody holds a lock, and holds nothing', async () => {
     const { locks, others } = subject
     const [name, permits] = [freshName(), freshName()]
     await locks.waitUntilFree(name)
+    const closed = createLocks(subject.connected.adapter, DEFAULTS)
+    const inTheWay = await others.acquire(name)
+    const hanging = settled(closed.waitUntilFree(name, { wait: Number.POSITIVE_INFINITY }))
+    await closed.close()
+    expect(await hanging).toMatchObject({ reason: { code: 'INVALID_ARGUMENT' } })
+    await inTheWay.release()
     const lease = await others.acquire(name)
     await expect(locks.waitUntilFree(name, { wait: 300 })).rejects.toMatchObject({ code: 'LOCK_TIMEOUT', lock: name })
     const stop = new AbortController()
