@@ -54,7 +54,7 @@ export function mayNeverCommit(): DatabaseError {
 export function missingRight(table: string, error: unknown): DatabaseError {
   return new DatabaseError(
     'other',
-    `this user lacks a right: rowlock needs SELECT, INSERT and UPDATE on ${table} and on the tables of slots, gates and waits beside it, DELETE on the last of them (purge also on the first two), on PostgreSQL EXECUTE on the functions rowlock_* there, and USAGE on the schema; migrate needs CREATE: ${messageOf(error)}`,
+    `this user lacks a right: rowlock needs SELECT, INSERT and UPDATE on ${table} and on the tables of slots, gates, waits and marks beside it, DELETE on the last two of them (purge also on the first two), on PostgreSQL EXECUTE on the functions rowlock_* there, and USAGE on the schema; migrate needs CREATE: ${messageOf(error)}`,
     { cause: error },
   )
 }

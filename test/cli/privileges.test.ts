@@ -8,7 +8,8 @@ import { storeOn } from '../store/store-on.ts'
 
 /** What an application does all day. */
 const NEEDED = ['select', 'insert', 'update'] as const
-const ON_WAITS = [...NEEDED, 'delete'] as const
+/** On what comes and goes. */
+const ALL = [...NEEDED, 'delete'] as const
 
 describe.each(inject('servers'))('the least privileges on $name', (server) => {
   const isPostgres = server.engine === 'postgres'
@@ -56,7 +57,7 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
     const application = await createLogin([
       ...usage,
       ...[...kept, 'gates'].flatMap((name) => NEEDED.map((privilege) => `${privilege} on ${table(name)}`)),
-      ...ON_WAITS.map((privilege) => `${privilege} on ${table('waits')}`),
+      ...['waits', 'marks'].flatMap((name) => ALL.map((privilege) => `${privilege} on ${table(name)}`)),
       `select on ${table('migrations')}`,
     ])
     connected = application.connection
@@ -111,7 +112,7 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
     await locks.run(name, {}, () => undefined)
   })
 
-  it.each(ON_WAITS)('contain nothing that could be spared of the table of waits: %s', async (privilege) => {
+  it.each(ALL)('contain nothing that could be spared of the table of waits: %s', async (privilege) => {
     const store = storeOn(connected.adapter, naming)
     const publish = async () => {
       await store.publishWaits('process', 'waits')
@@ -120,10 +121,39 @@ describe.each(inject('servers'))('the least privileges on $name', (server) => {
     await revoke(`${privilege} on ${table('waits')}`)
     await expect(publish()).rejects.toMatchObject({
       code: 'DATABASE',
-      message: expect.stringMatching(/gates and waits beside it, DELETE on the last of them .*denied/),
+      message: expect.stringMatching(/waits and marks beside it, DELETE on the last two of them .*denied/),
     })
     await grant(`${privilege} on ${table('waits')}`)
     await publish()
+  })
+
+  it.each(ALL)('contain nothing that could be spared of the table of marks: %s', async (privilege) => {
+    const store = storeOn(connected.adapter, naming)
+    const use = async () => {
+      const mark = { kind: 'job', name: freshName(), part: '', value: null, token: 1n, keepMs: null } as const
+      await store.writeMark(mark)
+      await store.writeMark(mark)
+      await store.readMarks('job', [mark.name])
+      await store.deleteMark(mark)
+    }
+    await use()
+    await revoke(`${privilege} on ${table('marks')}`)
+    await expect(use()).rejects.toMatchObject({ code: 'DATABASE', message: expect.stringMatching(/marks .*denied/) })
+    await grant(`${privilege} on ${table('marks')}`)
+    await use()
+  })
+
+  it('let an application do its jobs', async () => {
+    const key = freshName()
+    expect(await locks.once(key, {}, () => 1)).toEqual({ ran: true, value: 1 })
+    expect(await connected.transaction((tx) => locks.within(tx).once(key, {}, () => 2))).toMatchObject({ value: 1 })
+    const lease = await locks.acquire(key, { metadata: 'mine' })
+    await lease.checkpoint(1)
+    await connected.transaction((tx) => lease.checkpoint(2, tx))
+    await lease.release()
+    const next = await locks.acquire(key)
+    expect(next.payload).toBe(2)
+    await next.release()
   })
 
   it.runIf(isPostgres)('contain nothing that could be spared: usage on the schema', async () => {

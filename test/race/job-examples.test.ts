@@ -1,6 +1,5 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { compile, compiled } from '../compiled.ts'
 import type { OpenEngine } from '../engines.ts'
@@ -73,7 +72,6 @@ describe.each(engines)('examples of jobs on $name', { timeout: 120_000 }, (engin
     await vi.waitUntil(async () => (await copied()).length > 5, { timeout: 60_000, interval: 20 })
     leader!.child.kill('SIGKILL')
     await Promise.all(candidates.map(({ ended }) => ended))
-    await sleep(0)
     expect((await copied()).sort((a, b) => a - b)).toEqual(Array.from({ length: 30 }, (_, index) => index + 1))
   })
 })
