@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createLocks, isTransactionAborted } from '../../src/index.ts'
 import { connectors } from '../adapters.ts'
@@ -79,6 +80,12 @@ async function retried<T>(call: () => Promise<T>): Promise<T> {
   }
 }
 
+// All begin at once.
+const begun = once(process, 'SIGUSR2')
+const running = setInterval(() => undefined, 1000)
+console.log('there')
+await begun
+clearInterval(running)
 await Promise.all(Array.from({ length: AT_ONCE }, worker))
 await locks.close()
 await close()

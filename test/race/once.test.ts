@@ -40,13 +40,20 @@ async function race(engine: TestEngine, way: 'lease' | 'transaction' | 'look', k
       await sql(`create table ${table} (entry varchar(255) not null, value varchar(64) not null)`)
     }
     const prefix = freshName()
-    const start = () => startScript('once-script.ts', way, engine.connector, open.url, prefix, `${KEYS}`)
-    const scripts = Array.from({ length: PROCESSES }, start)
+    const start = async () => {
+      const script = startScript('once-script.ts', way, engine.connector, open.url, prefix, `${KEYS}`)
+      await script.untilLine('there')
+      return script
+    }
+    const scripts = await Promise.all(Array.from({ length: PROCESSES }, start))
+    for (const script of scripts) script.signal('SIGUSR2')
     for (let killed = 0; killed < kills; killed++) {
       await sleep(randomInt(100, 500))
       const victim = scripts[randomInt(scripts.length)]!
       victim.signal('SIGKILL')
-      scripts.push(start())
+      const next = await start()
+      next.signal('SIGUSR2')
+      scripts.push(next)
     }
     const ends = await Promise.all(scripts.map(async (script) => [await script.ended, script.errors()]))
     expect(ends.filter(([end]) => end !== 'SIGKILL' && end !== 0)).toEqual([])

@@ -205,6 +205,54 @@ const COSTS = {
     mariadb: [3, 'whole', 'makeSlots', 'changeWithSlots'],
     sqlite: [8, 'read', 'write'],
   },
+  'once of what is done': {
+    pg: [1, 'readMarksOf'],
+    mysql: [1, 'readMarks'],
+    mariadb: [1, 'readMarks'],
+    sqlite: [4, 'readMarks'],
+  },
+  // The second look could be left out if the lock's token told that nobody has had it since the first one.
+  'once of a new key': {
+    pg: [5, 'readMarksOf', 'acquireOne', 'readMarksOf', 'writeMarkUnder', 'releaseOne'],
+    mysql: [8, 'readMarks', 'acquire', 'read', 'create', 'readMarks', 'makeMark', 'writeMarkUnder', 'release'],
+    mariadb: [
+      8,
+      'readMarks',
+      'acquire',
+      'read',
+      'createInMariadb',
+      'readMarks',
+      'makeMark',
+      'writeMarkUnder',
+      'release',
+    ],
+    sqlite: [24, 'readMarks', 'read', 'acquire', 'readMarks', 'writeMarkUnder', 'release'],
+  },
+  // A function of PostgreSQL's could do it with one.
+  'within(tx).once of a new key that has no value, the isolation said': {
+    pg: [2, 'acquireIn', 'beginMark'],
+    mysql: [6, 'read', 'lockRowNow', 'createFree', 'read', 'takeRowNow', 'beginMark'],
+    mariadb: [5, 'read', 'createFreeInMariadb', 'read', 'takeRowInMariadb', 'beginMark'],
+    sqlite: [3, 'acquireIn', 'select 1', 'beginMark'],
+  },
+  checkpoint: {
+    pg: [1, 'writeMarkUnder'],
+    mysql: [2, 'makeMark', 'writeMarkUnder'],
+    mariadb: [2, 'makeMark', 'writeMarkUnder'],
+    sqlite: [4, 'writeMarkUnder'],
+  },
+  'acquire of a lock in which somebody has left something': {
+    pg: [2, 'acquireOne', 'readMarksOf'],
+    mysql: [3, 'acquire', 'read', 'readMarks'],
+    mariadb: [3, 'acquire', 'read', 'readMarks'],
+    sqlite: [12, 'read', 'acquire', 'readMarks'],
+  },
+  'acquire with metadata': {
+    pg: [2, 'acquireOne', 'writeMark'],
+    mysql: [2, 'acquire', 'writeMark'],
+    mariadb: [2, 'acquire', 'writeMark'],
+    sqlite: [12, 'read', 'acquire', 'writeMark'],
+  },
 } as const satisfies Record<string, Costs>
 type Verb = keyof typeof COSTS
 
@@ -401,6 +449,33 @@ describe.each(engines().filter(({ name }) => name in MEASURED))('what is sent on
     async downgrade() {
       const lease = await leased()
       return cost(() => lease.downgrade())
+    },
+    async 'once of what is done'() {
+      const key = freshName()
+      await others.once(key, {}, () => 1)
+      return cost(() => locks.once(key, {}, () => 2))
+    },
+    async 'once of a new key'() {
+      return cost(() => locks.once(freshName(), {}, () => 1))
+    },
+    async 'within(tx).once of a new key that has no value, the isolation said'() {
+      const once = (tx: unknown) =>
+        locks.within(tx, { isolation: 'read committed' }).once(freshName(), {}, () => undefined)
+      return inTransaction((tx) => cost(() => once(tx)))
+    },
+    async checkpoint() {
+      const lease = await leased()
+      return cost(() => lease.checkpoint(1))
+    },
+    async 'acquire of a lock in which somebody has left something'() {
+      const lease = await others.acquire(freshName())
+      await lease.checkpoint(1)
+      await lease.release()
+      return cost(() => locks.acquire(lease.name))
+    },
+    async 'acquire with metadata'() {
+      const name = await freed()
+      return cost(() => locks.acquire(name, { metadata: 1 }))
     },
   }
 
