@@ -27,8 +27,8 @@ export interface JobOptions extends Pick<LockOptions, 'ttl' | 'maxHold' | 'takeo
 }
 
 export interface EveryOptions extends JobOptions {
-  /** From when the periods are counted. Default: 1970, in UTC. */
-  readonly from?: Date | undefined
+  /** From when the periods are counted: a Date, or milliseconds since 1970. Default: 1970, in UTC. */
+  readonly from?: Date | number | undefined
 }
 
 export interface CronOptions extends JobOptions {
@@ -55,7 +55,7 @@ export interface Job {
   readonly running: boolean
   /** When it is to run next, as far as this process knows; null if it is stopped. */
   next(): Date | null
-  /** Begins no more runs here. Resolves when the run under way has ended. */
+  /** Begins no more runs here. Resolves when the run under way has ended: a run that calls it does not await it. */
   stop(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
@@ -108,11 +108,15 @@ export class Jobs<Tx> {
   every(period: Duration, name: string, options: EveryOptions, body: Body<Tx>): Job {
     const every = toMilliseconds('the period of a job', period, { min: SHORTEST_PERIOD_MS, max: LONGEST_PERIOD_MS })
     checkOptions(options)
-    const { from = new Date(0), ...rest } = options
-    if (!(from instanceof Date) || Number.isNaN(from.getTime())) {
-      throw new LockError('INVALID_ARGUMENT', `from must be a Date, not ${inspect(from, { depth: 0 })}`)
+    const { from = 0, ...rest } = options
+    const fromMs = from instanceof Date ? from.getTime() : from
+    if (!Number.isSafeInteger(fromMs)) {
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        `from must be a Date, or milliseconds since 1970, not ${inspect(from, { depth: 0 })}`,
+      )
     }
-    return this.#begin(toSchedule({ every, from: from.getTime() }), name, rest, body)
+    return this.#begin(toSchedule({ every, from: fromMs }), name, rest, body)
   }
 
   cron(expression: string, name: string, options: CronOptions, body: Body<Tx>): Job {
