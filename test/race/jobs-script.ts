@@ -39,7 +39,12 @@ const body = async ({ scheduledAt }: JobRun<unknown>) => {
 
 const ways = {
   cron: () => locks.cron('* * * * * *', name, {}, body),
-  every: () => locks.every('1s', name, { guarantee: 'at-least-once' }, body),
+  /** A run that takes a while, so that a process is killed in it, and that can be taken up again long before the next one. */
+  every: () =>
+    locks.every('5s', name, { guarantee: 'at-least-once', ttl: '1s' }, async (run) => {
+      await sleep(1000)
+      await body(run)
+    }),
 
   'node-cron'() {
     const task = nodeCron.schedule(

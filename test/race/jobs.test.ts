@@ -19,14 +19,14 @@ describe.each(sharedEngines)('on $name', { concurrent: true, timeout: 120_000 + 
     expect(instants).toEqual(instants.map((_, index) => instants[0]! + index * 1000))
   })
 
-  it.sequential('each second of node-cron fires once, though clocks are half a minute off', async () => {
+  it.sequential('each second of node-cron fires once, though clocks differ', async () => {
     const { times } = await race(engine, 'node-cron')
     expect(times.filter((count) => count !== 1)).toEqual([])
   })
 
   it.sequential('a run whose process is killed is taken up again, if it is to be at least once', async () => {
-    const { instants } = await race(engine, 'every', Math.ceil(SECONDS / 4))
-    expect(instants).toEqual(instants.map((_, index) => instants[0]! + index * 1000))
+    const { instants } = await race(engine, 'every', 2)
+    expect(instants).toEqual(instants.map((_, index) => instants[0]! + index * 5000))
   })
 
   it.sequential('under a lock for the length of the handler it fires on each of them, as this test sees', async () => {
@@ -41,13 +41,15 @@ async function race(engine: TestEngine, way: 'cron' | 'every' | 'lock' | 'node-c
     const { sql } = open.connected
     await sql('create table fires (instant bigint not null, process bigint not null)')
     const name = freshName()
+    const locks = await open.locks()
     const start = async (clockError: number) => {
       const script = startScript('jobs-script.ts', way, engine.connector, open.url, name, `${clockError}`)
       await script.untilLine('there')
       return script
     }
-    // What is a second off already fires again in the run of the control.
-    const error = way === 'lock' ? 1000 : HALF_A_MINUTE
+    // Those who go by their own clocks come to the same instant so much later: in a short run, after a second.
+    const isByDatabase = way === 'cron' || way === 'every'
+    const error = isByDatabase || SECONDS > 90 ? HALF_A_MINUTE : 1000
     const scripts: Script[] = await Promise.all([start(-error), start(0), start(error)])
     const fires = async () => {
       const counts = new Map<number, number>()
@@ -57,12 +59,20 @@ async function race(engine: TestEngine, way: 'cron' | 'every' | 'lock' | 'node-c
       return counts
     }
     for (let killed = 0; killed < kills; killed++) {
-      await sleep(randomInt(1500, 3000))
-      const [victim] = scripts.splice(randomInt(scripts.length), 1)
-      victim!.signal('SIGKILL')
+      // In the middle of a run.
+      const runs = await vi.waitUntil(async () => (await locks.inspect(name))?.holder, {
+        timeout: 60_000,
+        interval: 20,
+      })
+      await sleep(randomInt(100, 800))
+      const victim = scripts.find(({ pid }) => runs.endsWith(`:${pid}`))!
+      scripts.splice(scripts.indexOf(victim), 1)
+      victim.signal('SIGKILL')
       scripts.push(await start(randomInt(-HALF_A_MINUTE, HALF_A_MINUTE)))
+      await vi.waitUntil(async () => (await fires()).size > killed, { timeout: 60_000, interval: 100 })
     }
-    await vi.waitUntil(async () => (await fires()).size >= SECONDS, { timeout: 60_000 + SECONDS * 2000, interval: 200 })
+    const enough = way === 'every' ? 3 : SECONDS
+    await vi.waitUntil(async () => (await fires()).size >= enough, { timeout: 60_000 + SECONDS * 2000, interval: 200 })
     for (const script of scripts) script.signal('SIGTERM')
     const ends = await Promise.all(scripts.map(async (script) => [await script.ended, script.errors()]))
     expect(ends).toEqual(ends.map(() => [0, '']))
