@@ -94,7 +94,7 @@ export class Jobs<Tx> {
   constructor(context: JobsContext<Tx>) {
     this.#context = context
     const { store } = context
-    this.#clock = new DatabaseClock(async () => (await store.readMarks('job', [''])).now)
+    this.#clock = new DatabaseClock(async () => (await store.readMarks('job', [''], true)).now)
     // Many are due at the same moment.
     this.#reads = new Batches(async (asked) => {
       const { now, marks } = await store.readMarks(

@@ -696,7 +696,7 @@ class Instance<Tx> implements Locks<Tx> {
   async #tell(lease: LeaseHandle<Tx>, value: string): Promise<void> {
     const { name, owner, token } = lease
     const mark = { kind: 'metadata', name, part: owner, token } as const
-    await this.#store.writeMark({ ...mark, value, keepMs: METADATA_KEPT_MS })
+    await this.#store.writeMark({ ...mark, value, keepMs: METADATA_KEPT_MS }, true)
     lease.onEnd(() =>
       this.#inBackground(`taking off metadata of ${JSON.stringify(name)}`, this.#store.deleteMark(mark)),
     )

@@ -30,7 +30,7 @@ export class Resignations {
 
   /** Asks the leader with that token. */
   ask(name: string, token: bigint): Promise<void> {
-    return this.#context.store.writeMark({ kind: 'resign', name, part: '', value: null, token, keepMs: KEPT_MS })
+    return this.#context.store.writeMark({ kind: 'resign', name, part: '', value: null, token, keepMs: KEPT_MS }, true)
   }
 
   /** Calls `onAsked` once if the leader with that token is asked, until what this answers is called. */
@@ -60,7 +60,7 @@ export class Resignations {
     this.#looking = true
     try {
       const asked = [...this.#led]
-      const { marks } = await this.#context.store.readMarks('resign', [...new Set(asked.map(({ name }) => name))])
+      const { marks } = await this.#context.store.readMarks('resign', [...new Set(asked.map(({ name }) => name))], true)
       const tokens = new Map(marks.map(({ name, token }) => [name, token]))
       for (const led of asked) {
         if (tokens.get(led.name) === led.token && this.#led.delete(led)) led.onAsked()

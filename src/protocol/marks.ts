@@ -44,16 +44,19 @@ export type MarkResult = 'written' | 'lost' | 'locked'
 
 /** The marks of one engine: one attempt per call, as of a `Store`. */
 export interface MarkStore<Tx> {
-  /** Those of these names, with all their parts; nothing that is past its time. */
-  readMarks(kind: MarkKind, names: readonly string[]): Promise<ReadMarks>
+  /**
+   * Those of these names, with all their parts; nothing that is past its time. `beside` what the application does with its pool, on
+   * rowlock's own connection: what leases and waiters need does not depend on the pool.
+   */
+  readMarks(kind: MarkKind, names: readonly string[], beside?: boolean): Promise<ReadMarks>
   /**
    * Writes it, which may be a checkpoint, if that exclusive hold stands at the commit, in one statement that makes the commit depend on it, as a guard does; 'lost'
    * if not, or if a mark with a higher token is there. Safe to repeat.
    */
   writeMarkUnder(hold: StandingHold, mark: NewMark): Promise<MarkResult>
-  /** Writes it whoever holds what, unless one with a higher token is there. Safe to repeat. */
-  writeMark(mark: NewMark): Promise<void>
-  /** Unless its token is higher. */
+  /** Writes it whoever holds what, unless one with a higher token is there. Safe to repeat. `beside` as of `readMarks`. */
+  writeMark(mark: NewMark, beside?: boolean): Promise<void>
+  /** Unless its token is higher. On rowlock's own connection. */
   deleteMark(mark: MarkKey & { readonly token: bigint }): Promise<void>
   /**
    * In the caller's transaction, which has the lock of that name, so that nobody else writes it meanwhile: writes the mark if

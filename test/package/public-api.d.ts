@@ -1014,8 +1014,8 @@ interface JobOptions extends Pick<LockOptions, 'ttl' | 'maxHold' | 'takeover' | 
     readonly missed?: 'skip' | 'once' | undefined;
 }
 interface EveryOptions extends JobOptions {
-    /** From when the periods are counted. Default: 1970, in UTC. */
-    readonly from?: Date | undefined;
+    /** From when the periods are counted: a Date, or milliseconds since 1970. Default: 1970, in UTC. */
+    readonly from?: Date | number | undefined;
 }
 interface CronOptions extends JobOptions {
     /** In which the expression is read, as `'Europe/Berlin'`. Default `'UTC'`, which is the same for all processes. */
@@ -1039,7 +1039,7 @@ interface Job {
     readonly running: boolean;
     /** When it is to run next, as far as this process knows; null if it is stopped. */
     next(): Date | null;
-    /** Begins no more runs here. Resolves when the run under way has ended. */
+    /** Begins no more runs here. Resolves when the run under way has ended: a run that calls it does not await it. */
     stop(): Promise<void>;
     [Symbol.asyncDispose](): Promise<void>;
 }

@@ -27,7 +27,7 @@ await locks.election(name, { ttl: Number(ttl) }).lead({ signal: stop.signal }, a
     await written.catch((error: { code?: string }) => {
       if (error.code !== 'LOCK_LOST' && error.code !== 'TRANSACTION_ABORTED') throw error
     })
-    await sleep(5)
+    await sleep(20)
   }
 })
 await locks.close()

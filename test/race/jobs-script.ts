@@ -69,9 +69,9 @@ const ways = {
 }
 
 const job = ways[way]()
-console.log('there')
 process.on('SIGTERM', async () => {
   await job.stop()
   await locks.close()
   await close()
 })
+console.log('there')

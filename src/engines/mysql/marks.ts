@@ -1,4 +1,5 @@
 import { type RawBuilder, sql } from 'kysely'
+import type { Statement } from '../../adapters/adapter.ts'
 import { toNumber } from '../../adapters/shape.ts'
 import type { Mark, MarkKind, MarkStore, NewMark, ReadMarks } from '../../protocol/marks.ts'
 import { statement } from '../statement.ts'
@@ -138,12 +139,13 @@ export function markStatements({ marks, locks, askedLocks }: Fragments) {
 
 export function marks<Tx>({ runner, server, fragments, read }: Context<Tx>): MarkStore<Tx> {
   const statements = markStatements(fragments)
+  const send = (query: Statement, beside?: boolean) => (beside ? runner.keep(query) : runner.run(query))
   return {
-    async readMarks(kind, names) {
+    async readMarks(kind, names, beside) {
       const asked = names.map((name) => ({ kind: bytes(kind), name: bytes(name) }))
       // What a holder on another node has written is to be seen by the next one.
       const query = afterAllCommits(await server.topology(), statements.readMarks(asked))
-      return toRead((await runner.run(query)).rows)
+      return toRead((await send(query, beside)).rows)
     },
 
     async writeMarkUnder(hold, mark) {
@@ -157,12 +159,12 @@ export function marks<Tx>({ runner, server, fragments, read }: Context<Tx>): Mar
       return isOurs(hold, rows) && rows.get(hold.name)?.held ? 'locked' : 'lost'
     },
 
-    async writeMark(mark) {
-      await runner.run(statements.writeMark(toAsked(mark)))
+    async writeMark(mark, beside) {
+      await send(statements.writeMark(toAsked(mark)), beside)
     },
 
     async deleteMark(mark) {
-      await runner.run(statements.deleteMark({ ...toKey(mark), token: mark.token }))
+      await runner.keep(statements.deleteMark({ ...toKey(mark), token: mark.token }))
     },
 
     async beginMarkIn(tx, mark) {

@@ -1,4 +1,5 @@
 import { type RawBuilder, sql } from 'kysely'
+import type { Statement } from '../../adapters/adapter.ts'
 import { toBoolean, toNumber } from '../../adapters/shape.ts'
 import type { Mark, MarkKey, MarkKind, MarkStore, NewMark, ReadMarks } from '../../protocol/marks.ts'
 import type { Hold } from '../../protocol/store.ts'
@@ -90,18 +91,19 @@ export function markStatements({ marks, locks }: Fragments) {
 export function marks<Tx>(context: Context<Tx>): MarkStore<Tx> {
   const { runner } = context
   const statements = compiled(context, markStatements)
+  const send = (query: Statement, beside?: boolean) => (beside ? runner.keep(query) : runner.run(query))
   const readIn = (tx: Tx, { kind, name, part }: MarkKey) =>
     runner.runIn(tx, statements().readMarksOf({ kind, name }), ({ rows }) =>
       toRead(rows).marks.find((mark) => mark.part === part),
     )
   return {
-    async readMarks(kind: MarkKind, names) {
+    async readMarks(kind: MarkKind, names, beside) {
       const [name] = names
       const query =
         names.length === 1 && name !== undefined
           ? statements().readMarksOf({ kind, name })
           : statements().readMarks({ kind, names: array(names) })
-      return toRead((await runner.run(query)).rows)
+      return toRead((await send(query, beside)).rows)
     },
 
     async writeMarkUnder({ name, owner }, mark) {
@@ -110,12 +112,12 @@ export function marks<Tx>(context: Context<Tx>): MarkStore<Tx> {
       return toBoolean(rows[0]?.ours) ? 'locked' : 'lost'
     },
 
-    async writeMark(mark) {
-      await runner.run(statements().writeMark(mark))
+    async writeMark(mark, beside) {
+      await send(statements().writeMark(mark), beside)
     },
 
     async deleteMark(mark) {
-      await runner.run(statements().deleteMark(mark))
+      await runner.keep(statements().deleteMark(mark))
     },
 
     async beginMarkIn(tx, mark) {

@@ -100,7 +100,7 @@ export function processStore<Tx>(
   const checkpoints = new Batches<{ readonly name: string }, string | null>(
     async (asked) => {
       const names = [...new Set(asked.map(({ name }) => name))]
-      const { marks } = await store.readMarks('checkpoint', names)
+      const { marks } = await store.readMarks('checkpoint', names, true)
       const values = new Map(marks.map(({ name, value }) => [name, value]))
       return asked.map(({ name }) => values.get(name) ?? null)
     },
