@@ -37,7 +37,7 @@ export interface MemoryRow {
 
 /**
  * Locks in this process's memory, for unit tests: pass one to as many `fromMemory` as there would be processes. Its clock
- * is `performance.now()`, so fake timers move it.
+ * begins at `Date.now()` when it is made, and goes on as `performance.now()` does, so fake timers set and move it.
  */
 export class MemoryDatabase {
   /** @internal */
@@ -49,6 +49,13 @@ export class MemoryDatabase {
 
   /** @internal What was done, and what holders left to others. */
   readonly marks = new Map<string, StoredMark>()
+
+  /** @internal Milliseconds since 1970: those of Date when it was made, and from then on as performance.now() goes. */
+  now(): number {
+    return this.#origin + performance.now()
+  }
+
+  readonly #origin = Date.now() - performance.now()
 
   /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
   async transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T> {

@@ -1,3 +1,4 @@
+import { MAX_TIMER_MS } from '../base/duration.ts'
 import { LockError, LockLostError, ResignedError } from '../base/errors.ts'
 import { backoff, sleep } from '../base/timing.ts'
 import type { Resignations } from '../process/resignations.ts'
@@ -22,6 +23,10 @@ export interface Term<Tx> {
   readonly signal: AbortSignal
   /** Makes the commit of `tx` depend on the term, as `lease.guard` does: no two leaders write under it. */
   guard(tx: Tx | (() => Tx)): Promise<void>
+  /** What the last leader left, or another holder of the lock of that name: see `lease.payload`. */
+  readonly payload: unknown
+  /** Leaves `value` to the next leader: see `lease.checkpoint`. */
+  checkpoint(value: unknown, tx?: Tx | (() => Tx)): Promise<void>
   /** Lets the next candidate lead at once. The body should end. */
   resign(): Promise<void>
 }
@@ -49,7 +54,7 @@ export interface Election<Tx> {
   ): Promise<void>
   /**
    * Who leads, and then each change of that, or null while nobody does, in order; the latest one for who reads slowly. Ends with
-   * `signal`. One statement for all that this process observes, a few times a second.
+   * `signal`, and when the instance is closed. One statement for all that this process observes, a few times a second.
    */
   observe(options?: { readonly signal?: AbortSignal | undefined }): AsyncIterableIterator<Leader | null>
   /** Asks the present leader to resign, who hears of it within a second or so. False if there is none. */
@@ -105,10 +110,16 @@ export class LockElection<Tx> implements Election<Tx> {
     this.#context.assertOpen()
     const ended = signal === undefined ? closing : AbortSignal.any([signal, closing])
     let failures = 0
-    while (!ended.aborted) {
-      const isSteady = await this.#leadOnce(ended, body)
-      failures = isSteady ? 0 : failures + 1
-      if (failures > 0) await sleep(backoff(failures, LONGEST_PAUSE_MS), ended).catch(() => undefined)
+    // Whoever leads has work to do, though it may be waiting for nothing but the end of its term.
+    const alive = setInterval(() => undefined, MAX_TIMER_MS)
+    try {
+      while (!ended.aborted) {
+        const isSteady = await this.#leadOnce(ended, body)
+        failures = isSteady ? 0 : failures + 1
+        if (failures > 0) await sleep(backoff(failures, LONGEST_PAUSE_MS), ended).catch(() => undefined)
+      }
+    } finally {
+      clearInterval(alive)
     }
   }
 
@@ -151,7 +162,9 @@ export class LockElection<Tx> implements Election<Tx> {
       name,
       token: lease.token,
       signal: over.signal,
+      payload: lease.payload,
       guard: (tx) => lease.guard(tx),
+      checkpoint: (value, tx) => lease.checkpoint(value, tx),
       resign: async () => {
         over.abort(new ResignedError(name, false))
         await lease.release()
@@ -195,6 +208,8 @@ export class LockElection<Tx> implements Election<Tx> {
   ): AsyncGenerator<Leader | null, undefined, undefined> {
     const { watches, closing, ready } = this.#context
     await ready()
+    // What is wrong with the database is told at once.
+    await this.#context.store.poll([this.name])
     const ended = AbortSignal.any([closing, returned, ...(signal === undefined ? [] : [signal])])
     const changes = new Changes()
     const stop = watches.watch(this.name, (view) => changes.see(view))
@@ -206,7 +221,6 @@ export class LockElection<Tx> implements Election<Tx> {
         if (change === undefined) await changes.next()
         else yield change.leader
       }
-      if (!returned.aborted && signal?.aborted !== true) this.#context.assertOpen()
       return undefined
     } finally {
       ended.removeEventListener('abort', wake)

@@ -43,6 +43,10 @@ export class Events {
     return () => void this.#listeners.delete(listener)
   }
 
+  get isHeard(): boolean {
+    return this.#listeners.size > 0
+  }
+
   emit(event: LockEvent): void {
     for (const listener of this.#listeners) {
       // A listener must not be able to break a lease, nor may its error vanish.

@@ -2,14 +2,14 @@ import { inspect } from 'node:util'
 import { type Duration, toMilliseconds } from '../base/duration.ts'
 import { LockError } from '../base/errors.ts'
 import { DatabaseClock } from '../process/jobs/database-clock.ts'
-import { JobRunner, type JobTerms, type RunnerContext } from '../process/jobs/runner.ts'
+import { type JobLease, JobRunner, type JobTerms, type RunnerContext } from '../process/jobs/runner.ts'
 import { type Schedule, toSchedule } from '../process/jobs/schedule.ts'
 import { Batches } from '../process/store/batches.ts'
 import type { Mark } from '../protocol/marks.ts'
 import type { Store } from '../protocol/store.ts'
 import type { Lease, LeaseHandle } from './lease.ts'
 import { checkOptions, type LockOptions, refuseMode } from './options.ts'
-import { outsideRuns } from './reentry.ts'
+import { heldAround, outsideRuns } from './reentry.ts'
 
 /** How a job is run. */
 export interface JobOptions extends Pick<LockOptions, 'ttl' | 'maxHold' | 'takeover' | 'metadata'> {
@@ -55,7 +55,7 @@ export interface Job {
   readonly running: boolean
   /** When it is to run next, as far as this process knows; null if it is stopped. */
   next(): Date | null
-  /** Begins no more runs here. Resolves when the run under way has ended: a run that calls it does not await it. */
+  /** Begins no more runs here. Resolves when the run under way has ended; at once if that run calls it. */
   stop(): Promise<void>
   [Symbol.asyncDispose](): Promise<void>
 }
@@ -142,7 +142,10 @@ export class Jobs<Tx> {
     checkOneOf('guarantee', guarantee, ['at-most-once', 'at-least-once'])
     checkOneOf('missed', missed, ['skip', 'once'])
     if (typeof body !== 'function') {
-      throw new LockError('INVALID_ARGUMENT', 'a job takes a function as its last argument: every("15m", name, {}, fn)')
+      throw new LockError(
+        'INVALID_ARGUMENT',
+        'a job takes a function as its last argument: every("15m", name, {}, fn), or cron(expression, name, {}, fn)',
+      )
     }
     if (this.#running.has(name)) {
       throw new LockError(
@@ -182,19 +185,21 @@ export class Jobs<Tx> {
   }
 }
 
+type Runner = Pick<JobRunner<JobLease>, 'lease' | 'next' | 'stop'>
+
 class ScheduledJob implements Job {
   readonly name: string
-  readonly #runner: Pick<JobRunner<never>, 'running' | 'next' | 'stop'>
-  readonly #onStopped: () => void
+  readonly #runner: Runner
+  readonly #onStopped: () => unknown
 
-  constructor(name: string, runner: Pick<JobRunner<never>, 'running' | 'next' | 'stop'>, onStopped: () => void) {
+  constructor(name: string, runner: Runner, onStopped: () => unknown) {
     this.name = name
     this.#runner = runner
     this.#onStopped = onStopped
   }
 
   get running(): boolean {
-    return this.#runner.running
+    return this.#runner.lease !== undefined
   }
 
   next(): Date | null {
@@ -203,8 +208,11 @@ class ScheduledJob implements Job {
   }
 
   async stop(): Promise<void> {
-    await this.#runner.stop()
-    this.#onStopped()
+    const { lease } = this.#runner
+    const ended = this.#runner.stop().then(this.#onStopped)
+    // A run that waited for itself would never end.
+    const isOwn = lease !== undefined && heldAround().some((held) => held === (lease as unknown))
+    if (!isOwn) await ended
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -215,7 +223,7 @@ class ScheduledJob implements Job {
 function checkOneOf(what: string, value: string, known: readonly string[]): void {
   if (known.includes(value)) return
   const names = known.map((each) => `'${each}'`).join(' or ')
-  throw new LockError('INVALID_ARGUMENT', `${what} must be ${names}, not ${JSON.stringify(value)}`)
+  throw new LockError('INVALID_ARGUMENT', `${what} must be ${names}, not ${inspect(value, { depth: 0 })}`)
 }
 
 function defaultTtl(schedule: Schedule, longestMs: number, now: number): number {

@@ -147,6 +147,8 @@ export function trusted(ttlMs: number): number {
   return ttlMs - Math.min(ttlMs / 20, ttlMs / 100 + 50)
 }
 
+const NOTHING = Promise.resolve()
+
 export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   readonly name: string
   readonly owner: string
@@ -183,6 +185,8 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
   #state: 'held' | 'released' | 'lost' = 'held'
   #reason = ''
   #confirmed: boolean
+  /** The last checkpoint. It ends without an error. */
+  #checkpointing: Promise<unknown> = NOTHING
   #releasing: Promise<boolean> | undefined
   #releaseUnderWay: Promise<boolean> | undefined
   #releaseFailure: unknown
@@ -301,12 +305,19 @@ export class LeaseHandle<Tx> implements Lease<Tx>, Renewable, RunLease {
       value: toJson('a checkpoint', value),
       keepMs: null,
     } as const
-    if (tx === undefined) return this.mark(mark)
+    if (tx === undefined) return this.#checkpointInTurn(mark)
     this.#assertExclusive()
     const transaction = currentTransaction(tx)
     await this.guard(transaction)
     const writing = this.#context.store.store.writeMarkIn(transaction, { ...mark, token: this.token })
     await this.#bound().withinTransaction(writing)
+  }
+
+  /** The last one is what stays, so they go one after the other. */
+  #checkpointInTurn(mark: Omit<NewMark, 'token'>): Promise<void> {
+    const writing = this.#checkpointing.then(() => this.mark(mark))
+    this.#checkpointing = writing.catch(() => undefined)
+    return writing
   }
 
   /** @internal Writes it if the lease stands; `result` is of what has been done under it. */

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { isAdapter, type MemoryAdapter, type SqlAdapter } from '../adapters/adapter.ts'
 import type { MemoryTransaction } from '../adapters/memory-database.ts'
 import { OwnConnection } from '../adapters/own-connection.ts'
@@ -346,11 +347,13 @@ class Instance<Tx> implements Locks<Tx> {
         if (!this.#assessed) await this.#assess()
       },
     }
+    // Each election has a listener of its own.
+    setMaxListeners(0, this.#closing.signal)
     const ofJobs = {
       ...this.#onceContext,
       assertOpen: () => this.#assertOpen(),
       check: (name: string, options: LockOptions) => void this.#requestFor([name], options, false),
-      failed: (during: string, cause: unknown) => this.#events.emit({ type: 'error', during, cause }),
+      failed: (during: string, cause: unknown) => this.#failed(during, cause),
     }
     const { ttlMs } = settings.defaults
     this.#jobs = new Jobs<Tx>({ ...ofJobs, ttlMs, warn: (message) => this.#warn(message) })
@@ -734,6 +737,19 @@ class Instance<Tx> implements Locks<Tx> {
       // While the database cannot be asked, the acquire itself tells what is wrong; the next one asks again.
       if (!(error instanceof DatabaseError)) throw error
     }
+  }
+
+  /** Nobody awaits a job: what goes wrong is an event, or, if nobody listens, a warning of the process, each once. */
+  #failed(during: string, cause: unknown): void {
+    if (this.#events.isHeard) {
+      this.#events.emit({ type: 'error', during, cause })
+      return
+    }
+    const message = cause instanceof Error ? cause.message : String(cause)
+    if (this.#warned.has(`${during}: ${message}`)) return
+    this.#warned.add(`${during}: ${message}`)
+    const error = cause instanceof Error ? cause : new Error(message)
+    process.emitWarning(error, { type: 'RowlockJobWarning', detail: `${during}; locks.on() hears of it as well` })
   }
 
   /** Each warning once. */

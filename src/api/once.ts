@@ -12,7 +12,7 @@ export interface OnceOptions extends Omit<LockOptions, 'mode'> {
   readonly keepFor?: Duration | undefined
 }
 
-/** The value is what the function gave, in this call or, as JSON carried it, in an earlier one. */
+/** The value is what the function gave, in this call or in an earlier one, as JSON carries it. */
 export type OnceOutcome<T> = { readonly ran: boolean; readonly value: T }
 
 export interface OnceContext<Tx> {
@@ -30,8 +30,8 @@ export async function once<Tx, T>(
   options: OnceOptions,
   body: (lease: Lease<Tx>) => Promise<T> | T,
 ): Promise<OnceOutcome<T>> {
-  const { keepMs, rest } = toOnce(key, options)
   checkOnceBody(body)
+  const { keepMs, rest } = toOnce(key, options)
   rest.signal?.throwIfAborted()
   await context.ready()
   const done = async () => outcomeOf<T>((await context.store.readMarks('once', [key])).marks[0])
@@ -43,8 +43,9 @@ export async function once<Tx, T>(
     const meanwhile = await done()
     if (meanwhile !== undefined) return meanwhile
     const value = await body(lease)
-    await lease.mark({ ...onceKey(key), value: toResult(key, value), keepMs }, value)
-    return { ran: true, value }
+    const result = toResult(key, value)
+    await lease.mark({ ...onceKey(key), value: result, keepMs }, value)
+    return { ran: true, value: fromJson(result) as T }
   })
 }
 
@@ -59,7 +60,10 @@ export function toOnce(key: string, options: OnceOptions): { keepMs: number | nu
 
 export function checkOnceBody(body: unknown): void {
   if (typeof body === 'function') return
-  throw new LockError('INVALID_ARGUMENT', 'once takes a key, options and a function: once(key, {}, async () => ...)')
+  throw new LockError(
+    'INVALID_ARGUMENT',
+    'once takes a key, options and then a function: once(key, {}, async () => ...)',
+  )
 }
 
 export function onceKey(name: string): MarkKey {

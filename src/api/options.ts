@@ -189,7 +189,7 @@ const SHARED_LOCK = { weight: SHARED, permits: null } as const
 
 function toMode(mode: Mode | undefined): Mode {
   if (mode === undefined || mode === 'exclusive' || mode === 'shared') return mode ?? 'exclusive'
-  throw new LockError('INVALID_ARGUMENT', `mode must be 'exclusive' or 'shared', not ${JSON.stringify(mode)}`)
+  throw new LockError('INVALID_ARGUMENT', `mode must be 'exclusive' or 'shared', not ${shown(mode)}`)
 }
 
 /** Where it would have no meaning, it must not seem to have one. */
@@ -269,7 +269,7 @@ function toTerms(options: LockOptions): Partial<Terms> {
   }
   if (takeover !== undefined) {
     if (takeover !== 'expiry' && takeover !== 'session') {
-      throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${JSON.stringify(takeover)}`)
+      throw new LockError('INVALID_ARGUMENT', `takeover must be 'expiry' or 'session', not ${shown(takeover)}`)
     }
     terms.takeover = takeover
   }

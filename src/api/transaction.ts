@@ -1,4 +1,5 @@
-import { isTransactionAborted, LockError, LockLostError } from '../base/errors.ts'
+import { DeadlockError, isTransactionAborted, LockError, LockLostError } from '../base/errors.ts'
+import { fromJson } from '../base/json.ts'
 import type { Call } from '../process/calls.ts'
 import type { SharedAttempts, SharedIn } from '../process/shared-attempts.ts'
 import type { TransactionAttempts, WantedIn } from '../process/transaction-attempts.ts'
@@ -131,9 +132,23 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
     options: TransactionOnceOptions,
     body: (hold: TransactionHold) => Promise<T> | T,
   ): Promise<OnceOutcome<T>> {
-    const { keepMs, rest } = toOnce(key, options)
     checkOnceBody(body)
-    const hold = await this.acquire(key, rest)
+    const { keepMs, rest } = toOnce(key, options)
+    const end = beginIn(this.#tx, key)
+    try {
+      return await this.#once(key, keepMs, rest, body)
+    } finally {
+      end()
+    }
+  }
+
+  async #once<T>(
+    key: string,
+    keepMs: number | null,
+    options: LockOptions,
+    body: (hold: TransactionHold) => Promise<T> | T,
+  ): Promise<OnceOutcome<T>> {
+    const hold = await this.acquire(key, options)
     const { marks } = this.#context
     const mark = { ...onceKey(key), value: null, token: hold.token, keepMs }
     const before = outcomeOf<T>(await marks.beginMarkIn(this.#tx, mark))
@@ -142,7 +157,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
       const value = await body(hold)
       const result = toResult(key, value)
       if (result !== null) await marks.writeMarkIn(this.#tx, { ...mark, value: result })
-      return { ran: true, value }
+      return { ran: true, value: fromJson(result) as T }
     } catch (error) {
       await this.#undo(mark, error)
       throw error
@@ -212,6 +227,22 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
       claims: this.#context.claims(request),
     }
   }
+}
+
+/** Keys at which a call is, by the handles of their transactions. */
+const underWay = new WeakMap<object, Set<string>>()
+
+/** What one call has begun is not done yet: a second one in the same transaction can neither run nor wait for it. */
+function beginIn(tx: unknown, key: string): () => void {
+  // No handle of a transaction, as the adapter will say.
+  if (Object(tx) !== tx) return () => undefined
+  const keys = underWay.get(tx as object) ?? new Set()
+  underWay.set(tx as object, keys)
+  if (keys.has(key)) {
+    throw new DeadlockError(key, 'another call of once() in this transaction is at it. Await that one before')
+  }
+  keys.add(key)
+  return () => keys.delete(key)
 }
 
 function isShared(request: LockRequest): boolean {

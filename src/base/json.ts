@@ -12,8 +12,8 @@ export function toJson(what: string, value: unknown, most = MOST_JSON_BYTES): st
   if (value === undefined) return null
   let text: string | undefined
   try {
-    text = JSON.stringify(value, (key, each: unknown) => {
-      const reason = isLost(each)
+    text = JSON.stringify(value, function (this: Record<string, unknown>, key, each: unknown) {
+      const reason = isLost(each) ?? isLostBefore(this[key])
       if (reason !== undefined) throw new Unfit(key === '' ? reason : `${reason} in ${JSON.stringify(key)}`)
       return each
     })
@@ -36,6 +36,12 @@ export function fromJson(text: string | null): unknown {
 }
 
 class Unfit extends Error {}
+
+/** Before its toJSON was called. */
+function isLostBefore(value: unknown): string | undefined {
+  if (ArrayBuffer.isView(value)) return `a ${value.constructor.name}`
+  return value instanceof Date && Number.isNaN(value.getTime()) ? 'an invalid Date' : undefined
+}
 
 function isLost(value: unknown): string | undefined {
   switch (typeof value) {

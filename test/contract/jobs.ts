@@ -199,6 +199,17 @@ export function jobsSuite(subject: Subject): void {
     await locks.every(PERIOD_MS, name, {}, () => undefined).stop()
   })
 
+  it('stop in a run does not wait for that run', async () => {
+    const { locks } = subject
+    let stopped = false
+    const job = locks.every(PERIOD_MS, freshName(), {}, async () => {
+      await job.stop()
+      stopped = true
+    })
+    await eventually(() => expect(stopped).toBe(true))
+    await eventually(() => expect(job.running).toBe(false))
+  })
+
   it('a period that a later process says counts for all, who are warned', async () => {
     const { locks, others } = subject
     const name = freshName()

@@ -24,6 +24,8 @@ const UNSTORABLE = [
   Number.NaN,
   { deep: [Number.POSITIVE_INFINITY] },
   new Map(),
+  new Date(Number.NaN),
+  Buffer.from('bytes'),
   CIRCLE,
   [undefined],
   'x'.repeat(65_536),
@@ -117,7 +119,8 @@ export function onceSuite(subject: Subject): void {
     const { locks } = subject
     const key = freshName()
     const at = new Date(86_400_000)
-    await locks.once(key, {}, () => ({ at, none: undefined }))
+    const first = await locks.once(key, {}, () => ({ at, none: undefined }))
+    expect(first).toEqual({ ran: true, value: { at: at.toJSON() } })
     expect(await locks.once(key, {}, () => null)).toEqual({ ran: false, value: { at: at.toJSON() } })
   })
 
@@ -187,6 +190,24 @@ export function onceSuite(subject: Subject): void {
       { ran: true, value: 1 },
       { ran: false, value: 1 },
     ])
+  })
+
+  it('in a transaction a second call for a key at which one is, is refused at once', async () => {
+    const { locks, connected } = subject
+    const key = freshName()
+    const nested = await connected.transaction(async (tx) => {
+      const within = locks.within(tx)
+      return within.once(key, {}, async () => {
+        const inner = await settled(within.once(key, {}, () => 'inner'))
+        const both = await settled(locks.within(tx).once(key, {}, () => 'both'))
+        return [inner, both].map((each) => (each.status === 'rejected' ? each.reason.code : each.value))
+      })
+    })
+    expect(nested).toEqual({ ran: true, value: ['DEADLOCK', 'DEADLOCK'] })
+    // It is over with the first one.
+    expect(await connected.transaction(async (tx) => locks.within(tx).once(key, {}, () => 1))).toMatchObject({
+      ran: false,
+    })
   })
 
   it('in a transaction runs again after keepFor', async () => {

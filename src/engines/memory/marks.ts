@@ -7,18 +7,17 @@ import {
 import * as lockRow from '../../protocol/lock-row.ts'
 import type { MarkKey, MarkStore, NewMark } from '../../protocol/marks.ts'
 
-const { timeOrigin } = performance
-const clock = () => timeOrigin + performance.now()
-
 /** `world`: as its row is seen from outside of transactions. */
 export function marks(
   database: MemoryDatabase,
   world: (of: NonNullable<ReturnType<MemoryDatabase['rows']['get']>>) => lockRow.World,
 ): MarkStore<MemoryTransaction> {
   const stored = database.marks
+  const isPastNow = (mark: StoredMark) => isPast(mark, database.now())
+  const toStoredNow = (mark: NewMark) => toStored(mark, database.now())
 
   function put(mark: NewMark): void {
-    stored.set(keyOf(mark), toStored(mark))
+    stored.set(keyOf(mark), toStoredNow(mark))
   }
 
   /** What the transaction wrote, or what is there. */
@@ -40,8 +39,8 @@ export function marks(
 
   return {
     async readMarks(kind, names) {
-      const isAsked = (mark: StoredMark) => mark.kind === kind && names.includes(mark.name) && !isPast(mark)
-      return { now: clock(), marks: [...stored.values()].filter(isAsked) }
+      const isAsked = (mark: StoredMark) => mark.kind === kind && names.includes(mark.name) && !isPastNow(mark)
+      return { now: database.now(), marks: [...stored.values()].filter(isAsked) }
     },
 
     async writeMarkUnder(hold, mark) {
@@ -62,13 +61,13 @@ export function marks(
 
     async beginMarkIn(tx, mark) {
       const found = seenIn(tx, mark)
-      if (found !== undefined && !isPast(found)) return found
-      changeIn(tx, mark, toStored(mark))
+      if (found !== undefined && !isPastNow(found)) return found
+      changeIn(tx, mark, toStoredNow(mark))
       return undefined
     },
 
     async writeMarkIn(tx, mark) {
-      changeIn(tx, mark, toStored(mark))
+      changeIn(tx, mark, toStoredNow(mark))
     },
 
     async deleteMarkIn(tx, key) {
@@ -82,23 +81,24 @@ export function isCheckpointed({ marks }: MemoryDatabase, name: string): boolean
   return marks.has(keyOf({ kind: 'checkpoint', name, part: '' }))
 }
 
-export function purgeMarks({ marks, rows }: MemoryDatabase, idleMs: number): void {
+export function purgeMarks(database: MemoryDatabase, idleMs: number): void {
+  const { marks, rows } = database
+  const now = database.now()
   const isLeft = ({ kind, name, writtenAt }: StoredMark) =>
-    kind === 'checkpoint' && writtenAt <= clock() - idleMs && !rows.has(name)
-  for (const [key, mark] of marks) if (isPast(mark) || isLeft(mark)) marks.delete(key)
+    kind === 'checkpoint' && writtenAt <= now - idleMs && !rows.has(name)
+  for (const [key, mark] of marks) if (isPast(mark, now) || isLeft(mark)) marks.delete(key)
 }
 
 function keyOf({ kind, name, part }: MarkKey): string {
   return `${kind}\0${part}\0${name}`
 }
 
-function toStored({ keepMs, ...mark }: NewMark): StoredMark {
-  const writtenAt = clock()
+function toStored({ keepMs, ...mark }: NewMark, writtenAt: number): StoredMark {
   return { ...mark, writtenAt, expiresAt: keepMs === null ? Number.POSITIVE_INFINITY : writtenAt + keepMs }
 }
 
-function isPast({ expiresAt }: StoredMark): boolean {
-  return expiresAt <= clock()
+function isPast({ expiresAt }: StoredMark, now: number): boolean {
+  return expiresAt <= now
 }
 
 function isReplaceable(found: StoredMark | undefined, { token }: { readonly token: bigint }): boolean {

@@ -20,9 +20,8 @@ import { ofEachName } from '../kinds.ts'
 import { isCheckpointed, marks, purgeMarks } from './marks.ts'
 import { purgeWaits, waits } from './waits.ts'
 
-/** Taken now, since fake timers of tests may replace them later. Of the time, they are to move what passes alone. */
+/** Taken now, since fake timers of tests may replace it later. */
 const { queueMicrotask } = globalThis
-const { timeOrigin } = performance
 
 /** The decisions of lock-row.ts with a map around them. Every verb runs to its end without yielding, which makes it atomic. */
 export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> {
@@ -30,7 +29,7 @@ export function memoryStore(database: MemoryDatabase): Store<MemoryTransaction> 
 
   /** As `tx` sees it, which is not in its own way. */
   function world(of: MemoryRow, tx?: MemoryTransaction): lockRow.World {
-    const now = timeOrigin + performance.now()
+    const now = database.now()
     const isOthers = (other: MemoryTransaction) => other !== tx
     return {
       now,

@@ -1,12 +1,10 @@
 import type { MemoryDatabase } from '../../adapters/memory-database.ts'
 import { type Store, WAITS_FRESH_MS, WAITS_KEPT_MS } from '../../protocol/store.ts'
 
-const { timeOrigin } = performance
-
 export function waits(database: MemoryDatabase): Pick<Store<never>, 'publishWaits'> {
   return {
     async publishWaits(own, waits) {
-      const now = timeOrigin + performance.now()
+      const now = database.now()
       if (waits === null) database.waits.delete(own)
       else database.waits.set(own, { waits, saidAt: now })
       const others = [...database.waits].filter(
@@ -18,6 +16,6 @@ export function waits(database: MemoryDatabase): Pick<Store<never>, 'publishWait
 }
 
 export function purgeWaits(database: MemoryDatabase): void {
-  const old = timeOrigin + performance.now() - WAITS_KEPT_MS
+  const old = database.now() - WAITS_KEPT_MS
   for (const [process, { saidAt }] of database.waits) if (saidAt <= old) database.waits.delete(process)
 }

@@ -62,7 +62,7 @@ export class JobRunner<Lease extends JobLease> {
   #deployedAt = 0n
   #since = Number.POSITIVE_INFINITY
   #claimed: number | undefined
-  #isRunning = false
+  #lease: Lease | undefined
   readonly #ended: Promise<void>
 
   constructor(context: RunnerContext<Lease>, terms: JobTerms, body: (run: Run<Lease>) => Promise<unknown>) {
@@ -73,8 +73,9 @@ export class JobRunner<Lease extends JobLease> {
     this.#ended = this.#untilStopped()
   }
 
-  get running(): boolean {
-    return this.#isRunning
+  /** Of the run under way. */
+  get lease(): Lease | undefined {
+    return this.#lease
   }
 
   /** The next instant, as far as this process knows; null if it is stopped, or if there is none. */
@@ -172,7 +173,7 @@ export class JobRunner<Lease extends JobLease> {
       current = { ...current, ...change }
       await lease.mark({ kind: 'job', name, part: STATE, value: JSON.stringify(current), keepMs: null })
     }
-    this.#isRunning = true
+    this.#lease = lease
     try {
       await this.#context.run(lease, async () => {
         await keep({})
@@ -192,7 +193,7 @@ export class JobRunner<Lease extends JobLease> {
     } catch (error) {
       this.#context.failed(`a run of the job ${JSON.stringify(name)}`, error)
     } finally {
-      this.#isRunning = false
+      this.#lease = undefined
     }
   }
 
@@ -212,7 +213,8 @@ export class JobRunner<Lease extends JobLease> {
 
   /** Another process has come since, with another schedule. */
   #adopt({ terms, deployedAt }: Deployed): void {
-    if (deployedAt <= this.#deployedAt) return
+    // Of two that came in the same moment, the one that wrote last.
+    if (deployedAt < this.#deployedAt) return
     const before = this.#schedule.terms
     this.#schedule = toSchedule(terms)
     this.#context.warn(
