@@ -7,9 +7,10 @@ declare class MemoryTransaction {
 }
 /**
  * Locks in this process's memory, for unit tests: pass one to as many `fromMemory` as there would be processes. Its clock
- * is `performance.now()`, so fake timers move it.
+ * begins at `Date.now()` when it is made, and goes on as `performance.now()` does, so fake timers set and move it.
  */
 declare class MemoryDatabase {
+    #private;
     /** Gives guards and `within` something to hold on to. Only what locks do in it is undone if `body` rejects. */
     transaction<T>(body: (tx: MemoryTransaction) => Promise<T>): Promise<T>;
 }
@@ -954,6 +955,10 @@ interface Term<Tx> {
     readonly signal: AbortSignal;
     /** Makes the commit of `tx` depend on the term, as `lease.guard` does: no two leaders write under it. */
     guard(tx: Tx | (() => Tx)): Promise<void>;
+    /** What the last leader left, or another holder of the lock of that name: see `lease.payload`. */
+    readonly payload: unknown;
+    /** Leaves `value` to the next leader: see `lease.checkpoint`. */
+    checkpoint(value: unknown, tx?: Tx | (() => Tx)): Promise<void>;
     /** Lets the next candidate lead at once. The body should end. */
     resign(): Promise<void>;
 }
@@ -978,7 +983,7 @@ interface Election<Tx> {
     }, body: (term: Term<Tx>) => Promise<unknown> | unknown): Promise<void>;
     /**
      * Who leads, and then each change of that, or null while nobody does, in order; the latest one for who reads slowly. Ends with
-     * `signal`. One statement for all that this process observes, a few times a second.
+     * `signal`, and when the instance is closed. One statement for all that this process observes, a few times a second.
      */
     observe(options?: {
         readonly signal?: AbortSignal | undefined;
@@ -1039,7 +1044,7 @@ interface Job {
     readonly running: boolean;
     /** When it is to run next, as far as this process knows; null if it is stopped. */
     next(): Date | null;
-    /** Begins no more runs here. Resolves when the run under way has ended: a run that calls it does not await it. */
+    /** Begins no more runs here. Resolves when the run under way has ended; at once if that run calls it. */
     stop(): Promise<void>;
     [Symbol.asyncDispose](): Promise<void>;
 }
@@ -1049,7 +1054,7 @@ interface OnceOptions extends Omit<LockOptions, 'mode'> {
     /** For how long it counts as done; after that it may run again. Default `Infinity`. */
     readonly keepFor?: Duration | undefined;
 }
-/** The value is what the function gave, in this call or, as JSON carried it, in an earlier one. */
+/** The value is what the function gave, in this call or in an earlier one, as JSON carries it. */
 type OnceOutcome<T> = {
     readonly ran: boolean;
     readonly value: T;
