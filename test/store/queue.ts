@@ -1247,7 +1247,7 @@ export function queueSuite(engine: Subject): void {
       const holds = [hold, ...(await Promise.all(freshNames(others).map((other) => one.acquire(other))))]
       await inTransaction(async (tx) => {
         expect(await one.store.releaseIn(tx, hold)).toEqual({ awaited: false })
-        const renewals = await two.store.renew(holds.map((each) => ({ ...each, ttlMs: LONG_MS })))
+        const renewals = await two.store.renew(holds.map((each) => ({ ...each, ttlMs: 2 * LONG_MS })))
         expect(renewals.map(({ outcome }) => outcome)).toEqual(['held', ...holds.slice(1).map(() => 'renewed')])
         const results = await two.store.release(holds, two.process)
         expect(results.map(({ outcome }) => outcome)).toEqual(['locked', ...holds.slice(1).map(() => 'released')])
