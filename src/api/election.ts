@@ -105,10 +105,8 @@ export class LockElection<Tx> implements Election<Tx> {
         'lead takes options and a function: lead({ signal }, async (term) => ...)',
       )
     }
-    const signal = this.#signalOf(options)
-    const { closing } = this.#context
+    const ended = this.#endedBy(options)
     this.#context.assertOpen()
-    const ended = signal === undefined ? closing : AbortSignal.any([signal, closing])
     let failures = 0
     // Whoever leads has work to do, though it may be waiting for nothing but the end of its term.
     const alive = setInterval(() => undefined, MAX_TIMER_MS)
@@ -150,18 +148,12 @@ export class LockElection<Tx> implements Election<Tx> {
     const { name } = this
     const { run, failed, resignations } = this.#context
     const over = new AbortController()
-    const end = (signal: AbortSignal) => over.abort(signal.reason)
     const stopHeeding = resignations.heed(name, lease.token, () => over.abort(new ResignedError(name, true)))
-    const endings = [ended, lease.signal].map((signal) => {
-      const listener = () => end(signal)
-      if (signal.aborted) listener()
-      else signal.addEventListener('abort', listener, { once: true })
-      return () => signal.removeEventListener('abort', listener)
-    })
+    const signal = AbortSignal.any([ended, lease.signal, over.signal])
     const term: Term<Tx> = {
       name,
       token: lease.token,
-      signal: over.signal,
+      signal,
       payload: lease.payload,
       guard: (tx) => lease.guard(tx),
       checkpoint: (value, tx) => lease.checkpoint(value, tx),
@@ -174,21 +166,19 @@ export class LockElection<Tx> implements Election<Tx> {
       await run(lease, () => body(term))
       return true
     } catch (error) {
-      if (isOfTheEnd(error, over.signal) || (error instanceof LockLostError && error.lock === name)) return true
+      if (isOfTheEnd(error, signal) || (error instanceof LockLostError && error.lock === name)) return true
       failed(`a leader of ${JSON.stringify(name)}`, error)
       return false
     } finally {
       stopHeeding()
-      for (const stop of endings) stop()
     }
   }
 
   observe(
     options: { readonly signal?: AbortSignal | undefined } = {},
   ): AsyncIterableIterator<Leader | null, undefined, undefined> {
-    const signal = this.#signalOf(options)
     const returned = new AbortController()
-    const changes = this.#changes(signal, returned.signal)
+    const changes = this.#changes(AbortSignal.any([this.#endedBy(options), returned.signal]))
     return {
       next: () => changes.next(),
       // A generator would wait for the next change first.
@@ -202,15 +192,11 @@ export class LockElection<Tx> implements Election<Tx> {
     }
   }
 
-  async *#changes(
-    signal: AbortSignal | undefined,
-    returned: AbortSignal,
-  ): AsyncGenerator<Leader | null, undefined, undefined> {
-    const { watches, closing, ready } = this.#context
+  async *#changes(ended: AbortSignal): AsyncGenerator<Leader | null, undefined, undefined> {
+    const { watches, ready } = this.#context
     await ready()
     // What is wrong with the database is told at once.
     await this.#context.store.poll([this.name])
-    const ended = AbortSignal.any([closing, returned, ...(signal === undefined ? [] : [signal])])
     const changes = new Changes()
     const stop = watches.watch(this.name, (view) => changes.see(view))
     const wake = () => changes.wake()
@@ -228,11 +214,13 @@ export class LockElection<Tx> implements Election<Tx> {
     }
   }
 
-  #signalOf(options: { readonly signal?: AbortSignal | undefined }): AbortSignal | undefined {
+  /** By the caller's signal, or when the instance is closed. */
+  #endedBy(options: { readonly signal?: AbortSignal | undefined }): AbortSignal {
     checkOptions(options)
     const { signal } = options
-    this.#context.check(this.name, { ...this.#options, signal })
-    return signal
+    const { closing, check } = this.#context
+    check(this.name, { ...this.#options, signal })
+    return AbortSignal.any(signal === undefined ? [closing] : [signal, closing])
   }
 
   async requestResign(): Promise<boolean> {

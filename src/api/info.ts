@@ -1,6 +1,7 @@
 import { fromJson } from '../base/json.ts'
 import type { MarkStore } from '../protocol/marks.ts'
 import type { HolderState, LockState } from '../protocol/store.ts'
+import { MOST_NAMES } from './options.ts'
 
 /** One of those who hold a lock. */
 export interface HolderInfo extends HolderState {
@@ -14,9 +15,6 @@ export interface HolderInfo extends HolderState {
 export interface LockInfo extends LockState {
   readonly holders: readonly HolderInfo[]
 }
-
-/** As many names go in one statement. */
-const MOST_NAMES = 1000
 
 /** With what is kept beside the locks. */
 export async function toInfo(marks: MarkStore<never>, states: readonly LockState[]): Promise<LockInfo[]> {

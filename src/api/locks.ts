@@ -1,5 +1,4 @@
 import { randomBytes } from 'node:crypto'
-import { setMaxListeners } from 'node:events'
 import { isAdapter, type MemoryAdapter, type SqlAdapter } from '../adapters/adapter.ts'
 import type { MemoryTransaction } from '../adapters/memory-database.ts'
 import { OwnConnection } from '../adapters/own-connection.ts'
@@ -333,9 +332,7 @@ class Instance<Tx> implements Locks<Tx> {
       run: (lease, body) => this.#run(permitRuns.begin(lease), body),
       warn: (message) => this.#warn(message),
       assertOpen: () => this.#assertOpen(),
-      assessed: async () => {
-        if (!this.#assessed) await this.#assess()
-      },
+      assessed: () => this.#untilAssessed(),
     }
     this.#onceContext = {
       store,
@@ -344,11 +341,9 @@ class Instance<Tx> implements Locks<Tx> {
       run: (lease, body) => this.#run(this.#reentry.begin(lease), body),
       ready: async () => {
         this.#assertOpen()
-        if (!this.#assessed) await this.#assess()
+        await this.#untilAssessed()
       },
     }
-    // Each election has a listener of its own.
-    setMaxListeners(0, this.#closing.signal)
     const ofJobs = {
       ...this.#onceContext,
       assertOpen: () => this.#assertOpen(),
@@ -703,6 +698,10 @@ class Instance<Tx> implements Locks<Tx> {
     lease.onEnd(() =>
       this.#inBackground(`taking off metadata of ${JSON.stringify(name)}`, this.#store.deleteMark(mark)),
     )
+  }
+
+  async #untilAssessed(): Promise<void> {
+    if (!this.#assessed) await this.#assess()
   }
 
   /** Before the first lease, once for all who come meanwhile, which also keeps their order. */

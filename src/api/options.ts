@@ -117,7 +117,7 @@ const MAX_NAME_BYTES = 255
 /** Of each holder, since `list` shows those of all. */
 const MOST_METADATA_BYTES = 4096
 /** As many as go in one statement. */
-const MOST_NAMES = 1000
+export const MOST_NAMES = 1000
 /** A queue is part of the lock's row. Callers of one process take little room there, strangers in turn some 200 bytes each. */
 const DEFAULT_MAX_WAITERS = 10_000
 const MOST_WAITERS = 1_000_000

@@ -4,7 +4,7 @@ import type { Call } from '../process/calls.ts'
 import type { SharedAttempts, SharedIn } from '../process/shared-attempts.ts'
 import type { TransactionAttempts, WantedIn } from '../process/transaction-attempts.ts'
 import type { Claim } from '../protocol/circles.ts'
-import type { MarkKey, MarkStore } from '../protocol/marks.ts'
+import type { MarkStore, NewMark } from '../protocol/marks.ts'
 import type { Hold } from '../protocol/store.ts'
 import type { Lease } from './lease.ts'
 import { checkOnceBody, type OnceOptions, type OnceOutcome, onceKey, outcomeOf, toOnce, toResult } from './once.ts'
@@ -165,7 +165,7 @@ export class Transaction<Tx> implements TransactionLocks<Tx> {
   }
 
   /** The caller may go on to commit what else the transaction did. In one that has been aborted, nothing is left to be undone. */
-  async #undo(mark: MarkKey, reason: unknown): Promise<void> {
+  async #undo(mark: NewMark, reason: unknown): Promise<void> {
     try {
       await this.#context.marks.deleteMarkIn(this.#tx, mark)
     } catch (failure) {

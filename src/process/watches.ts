@@ -1,6 +1,7 @@
 import { LockTimeoutError } from '../base/errors.ts'
 import type { LockView, Store } from '../protocol/store.ts'
 import { type Call, TIME_OUT } from './calls.ts'
+import { Poll } from './wake/poll.ts'
 
 /** How often this process looks at the locks that it watches, all of them in one statement. */
 const WATCH_MS = 200
@@ -20,9 +21,7 @@ export interface WatchesContext {
 export class Watches {
   readonly #context: WatchesContext
   readonly #watchers = new Map<string, Set<Watcher>>()
-  #timer: NodeJS.Timeout | undefined
-  #looking = false
-  #lookAgain = false
+  readonly #poll = new Poll(() => this.#look(), 0)
   #closed = false
   #stopListening: (() => void) | undefined
 
@@ -64,45 +63,39 @@ export class Watches {
     }
   }
 
-  #rest(): void {
-    clearTimeout(this.#timer)
-    this.#stopListening?.()
-    this.#stopListening = undefined
-  }
-
-  #lookNow(): void {
-    if (this.#looking) this.#lookAgain = true
-    else this.#lookIn(0)
-  }
-
   close(): void {
     this.#closed = true
     this.#watchers.clear()
     this.#rest()
   }
 
-  #lookIn(ms: number): void {
-    clearTimeout(this.#timer)
-    if (this.#closed || this.#watchers.size === 0) return
-    this.#timer = setTimeout(() => this.#context.background('looking at locks', this.#look()), ms)
+  #rest(): void {
+    this.#poll.stop()
+    this.#stopListening?.()
+    this.#stopListening = undefined
+  }
+
+  #lookNow(): void {
+    if (!this.#closed) this.#poll.by(performance.now())
   }
 
   async #look(): Promise<void> {
-    this.#looking = true
-    this.#lookAgain = false
-    let againMs = FAILED_WATCH_MS
-    try {
-      // Who comes while this is asked must not hear of what was before.
-      const asked = [...this.#watchers].map(([name, watchers]) => ({ name, watchers: [...watchers] }))
-      const views = await this.#context.store.poll(asked.map(({ name }) => name))
-      const byName = new Map(views.map((view) => [view.name, view]))
-      for (const { name, watchers } of asked) {
-        for (const watcher of watchers) if (this.#watchers.get(name)?.has(watcher)) watcher(byName.get(name))
-      }
-      againMs = WATCH_MS
-    } finally {
-      this.#looking = false
-      this.#lookIn(this.#lookAgain ? 0 : againMs)
+    const looking = this.#tellAll()
+    this.#context.background('looking at locks', looking)
+    const againMs = await looking.then(
+      () => WATCH_MS,
+      () => FAILED_WATCH_MS,
+    )
+    if (this.#watchers.size > 0) this.#poll.by(performance.now() + againMs)
+  }
+
+  async #tellAll(): Promise<void> {
+    // Who comes while this is asked must not hear of what was before.
+    const asked = [...this.#watchers].map(([name, watchers]) => ({ name, watchers: [...watchers] }))
+    const views = await this.#context.store.poll(asked.map(({ name }) => name))
+    const byName = new Map(views.map((view) => [view.name, view]))
+    for (const { name, watchers } of asked) {
+      for (const watcher of watchers) if (this.#watchers.get(name)?.has(watcher)) watcher(byName.get(name))
     }
   }
 }

@@ -65,5 +65,5 @@ export interface MarkStore<Tx> {
   beginMarkIn(tx: Tx, mark: NewMark): Promise<Mark | undefined>
   /** The same, whatever is there. A checkpoint in a transaction that the hold of that token guards. */
   writeMarkIn(tx: Tx, mark: NewMark): Promise<void>
-  deleteMarkIn(tx: Tx, key: MarkKey): Promise<void>
+  deleteMarkIn(tx: Tx, mark: MarkKey & { readonly token: bigint }): Promise<void>
 }

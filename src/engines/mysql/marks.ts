@@ -183,13 +183,11 @@ export function marks<Tx>({ runner, server, fragments, read }: Context<Tx>): Mar
       await runner.runIn(tx, statements.checkpointed({ name, token: mark.token }), () => undefined)
     },
 
-    async deleteMarkIn(tx, key) {
-      await runner.runIn(tx, statements.deleteMark({ ...toKey(key), token: MOST_TOKEN }), () => undefined)
+    async deleteMarkIn(tx, mark) {
+      await runner.runIn(tx, statements.deleteMark({ ...toKey(mark), token: mark.token }), () => undefined)
     },
   }
 }
-
-const MOST_TOKEN = 2n ** 63n - 1n
 
 /** Of what is past its time, and of checkpoints whose lock is not known any more. */
 export function markPurger({ runner, fragments }: Pick<Context<never>, 'runner' | 'fragments'>) {

@@ -1,12 +1,13 @@
 import { type RawBuilder, sql } from 'kysely'
 import type { Statement } from '../../adapters/adapter.ts'
-import { toBoolean, toNumber } from '../../adapters/shape.ts'
-import type { Mark, MarkKey, MarkKind, MarkStore, NewMark, ReadMarks } from '../../protocol/marks.ts'
+import { toBoolean } from '../../adapters/shape.ts'
+import type { MarkKey, MarkKind, MarkStore, NewMark } from '../../protocol/marks.ts'
 import type { Hold } from '../../protocol/store.ts'
+import { toReadMarks } from '../mark-rows.ts'
 import { statement } from '../statement.ts'
 import { type Context, compiled } from './context.ts'
 import { durable, type Fragments, unseen } from './fragments.ts'
-import { array, type Row } from './rows.ts'
+import { array } from './rows.ts'
 
 type Under = Omit<NewMark, 'name'> & Hold
 
@@ -94,7 +95,7 @@ export function marks<Tx>(context: Context<Tx>): MarkStore<Tx> {
   const send = (query: Statement, beside?: boolean) => (beside ? runner.keep(query) : runner.run(query))
   const readIn = (tx: Tx, { kind, name, part }: MarkKey) =>
     runner.runIn(tx, statements().readMarksOf({ kind, name }), ({ rows }) =>
-      toRead(rows).marks.find((mark) => mark.part === part),
+      toReadMarks(rows).marks.find((mark) => mark.part === part),
     )
   return {
     async readMarks(kind: MarkKind, names, beside) {
@@ -103,7 +104,7 @@ export function marks<Tx>(context: Context<Tx>): MarkStore<Tx> {
         names.length === 1 && name !== undefined
           ? statements().readMarksOf({ kind, name })
           : statements().readMarks({ kind, names: array(names) })
-      return toRead((await send(query, beside)).rows)
+      return toReadMarks((await send(query, beside)).rows)
     },
 
     async writeMarkUnder({ name, owner }, mark) {
@@ -134,24 +135,8 @@ export function marks<Tx>(context: Context<Tx>): MarkStore<Tx> {
       await runner.runIn(tx, statements().writeMarkIn(mark), () => undefined)
     },
 
-    async deleteMarkIn(tx, key) {
-      await runner.runIn(tx, statements().deleteMark({ ...key, token: MOST_TOKEN }), () => undefined)
+    async deleteMarkIn(tx, mark) {
+      await runner.runIn(tx, statements().deleteMark(mark), () => undefined)
     },
-  }
-}
-
-const MOST_TOKEN = 2n ** 63n - 1n
-
-function toRead(rows: readonly Row[]): ReadMarks {
-  return { now: toNumber(rows[0]?.now), marks: rows.filter(({ kind }) => kind !== null).map(toMark) }
-}
-
-function toMark({ kind, name, part, value, token }: Row): Mark {
-  return {
-    kind: kind as MarkKind,
-    name: name as string,
-    part: part as string,
-    value: value as string | null,
-    token: BigInt(token as string),
   }
 }

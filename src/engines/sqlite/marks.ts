@@ -1,10 +1,10 @@
 import { type RawBuilder, sql } from 'kysely'
-import type { Mark, MarkKey, MarkKind, MarkStore, NewMark, ReadMarks } from '../../protocol/marks.ts'
+import type { MarkKey, MarkStore, NewMark } from '../../protocol/marks.ts'
 import type { Hold } from '../../protocol/store.ts'
+import { toReadMarks } from '../mark-rows.ts'
 import { statement } from '../statement.ts'
 import type { Context } from './context.ts'
 import { engine, type Fragments, now } from './fragments.ts'
-import type { Row } from './rows.ts'
 
 /** JSON and drivers have no bigint that all of them take. */
 type Asked = Omit<NewMark, 'token'> & { readonly token: string }
@@ -87,7 +87,7 @@ export function marks<Tx>({ runner, fragments, file }: Context<Tx>): MarkStore<T
   return {
     async readMarks(kind, names) {
       await file.assertSame()
-      return toRead((await runner.run(statements.readMarks({ kind, names: namesOf(names) }))).rows)
+      return toReadMarks((await runner.run(statements.readMarks({ kind, names: namesOf(names) }))).rows)
     },
 
     // There is one writer at a time, so nothing is ever locked for a moment; a busy file is an error, and asked again.
@@ -111,7 +111,7 @@ export function marks<Tx>({ runner, fragments, file }: Context<Tx>): MarkStore<T
       if (begun) return undefined
       const { kind, name, part } = mark
       return runner.runIn(tx, statements.readMarks({ kind, names: namesOf([name]) }), ({ rows }) =>
-        toRead(rows).marks.find((found) => found.part === part),
+        toReadMarks(rows).marks.find((found) => found.part === part),
       )
     },
 
@@ -119,13 +119,11 @@ export function marks<Tx>({ runner, fragments, file }: Context<Tx>): MarkStore<T
       await runner.runIn(tx, statements.writeMarkIn(toAsked(mark)), () => undefined)
     },
 
-    async deleteMarkIn(tx, key) {
-      await runner.runIn(tx, statements.deleteMark({ ...key, token: MOST_TOKEN }), () => undefined)
+    async deleteMarkIn(tx, { token, ...key }) {
+      await runner.runIn(tx, statements.deleteMark({ ...key, token: `${token}` }), () => undefined)
     },
   }
 }
-
-const MOST_TOKEN = `${2n ** 63n - 1n}`
 
 /** Of what is past its time, and of checkpoints whose lock is not known any more. */
 export function markPurger({ runner, fragments }: Pick<Context<never>, 'runner' | 'fragments'>) {
@@ -137,18 +135,4 @@ export function markPurger({ runner, fragments }: Pick<Context<never>, 'runner' 
 
 function toAsked({ token, ...mark }: NewMark): Asked {
   return { ...mark, token: `${token}` }
-}
-
-function toRead(rows: readonly Row[]): ReadMarks {
-  return { now: Number(rows[0]?.now), marks: rows.filter(({ kind }) => kind !== null).map(toMark) }
-}
-
-function toMark({ kind, name, part, value, token }: Row): Mark {
-  return {
-    kind: kind as MarkKind,
-    name: name as string,
-    part: part as string,
-    value: value as string | null,
-    token: BigInt(token as string),
-  }
 }

@@ -1,4 +1,5 @@
 import { isDeepStrictEqual } from 'node:util'
+import { MAX_TIMER_MS } from '../../base/duration.ts'
 import { LockError } from '../../base/errors.ts'
 import { backoff, sleep } from '../../base/timing.ts'
 import type { Mark, NewMark } from '../../protocol/marks.ts'
@@ -153,7 +154,7 @@ export class JobRunner<Lease extends JobLease> {
   async #acquireUntil(until: number): Promise<Lease | undefined> {
     const over = new AbortController()
     const leftMs = until - this.#context.clock.now()
-    const timer = leftMs < LONGEST_TIMER_MS ? setTimeout(() => over.abort(OVER), Math.max(0, leftMs)) : undefined
+    const timer = leftMs <= MAX_TIMER_MS ? setTimeout(() => over.abort(OVER), Math.max(0, leftMs)) : undefined
     try {
       return await this.#context.acquire(this.#terms.name, AbortSignal.any([over.signal, this.#stop.signal]))
     } catch (error) {
@@ -183,8 +184,8 @@ export class JobRunner<Lease extends JobLease> {
         } catch (error) {
           if (guarantee === 'at-least-once') {
             // Whoever takes it up again, it is not to spin.
-            const pauseMs = Math.min(LONGEST_RETRY_MS, backoff(1) * 2 ** failures)
-            await keep({ failures: failures + 1, retryAt: this.#context.clock.now() + pauseMs })
+            const retryAt = this.#context.clock.now() + backoff(failures + 1, LONGEST_RETRY_MS)
+            await keep({ failures: failures + 1, retryAt })
           }
           throw error
         }
@@ -238,8 +239,6 @@ interface Deployed {
 /** Reasons of aborts that are nobody's failure. */
 const STOPPED = new LockError('INVALID_ARGUMENT', 'the job was stopped')
 const OVER = new LockError('LOCK_TIMEOUT', 'the time of the job is over')
-
-const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 function stateOf(marks: readonly Mark[]): JobState | undefined {
   const value = marks.find(({ part }) => part === STATE)?.value
